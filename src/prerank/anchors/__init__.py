@@ -1,0 +1,1 @@
+"""finetune: histories -> AnchorModel; generate: AnchorModel -> InterestAnchors."""

@@ -1,0 +1,486 @@
+"""The typed artifacts that stages hand to each other.
+
+Frozen dataclasses over NumPy arrays, checked once where they are made. Users and items are dense
+indices into the Dataset's vocabularies; raw ids live in the vocabularies only.
+
+Letters in shapes: U users, I items, L levels, D dims, A anchors (of all users), N rows.
+Time is int64: UTC milliseconds, or a position in the user's order, or 0 (see ``TimeUnit``).
+A click is int8: 1 clicked, 0 seen and not clicked, -1 unknown. They are never mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.errors import ArtifactError, DataError
+from prerank.vocabulary import Vocabulary
+
+IntArray = NDArray[np.int32]
+TimeArray = NDArray[np.int64]
+ByteArray = NDArray[np.int8]
+FloatArray = NDArray[np.float32]
+TextArray = NDArray[np.object_]
+
+TimeUnit = Literal["ms", "order", "none"]
+"""``ms``: UTC milliseconds; ``order``: position in the user's sequence; ``none``: no time at all,
+histories are sets and the item of a row is left out of its own history."""
+
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = 0, 1, 2
+UNKNOWN_CLICK = -1
+UNIT_TOLERANCE = 1e-3
+
+
+def require(
+    ok: bool | np.bool_, what: str, *, where: str = "", must: str = "", got: object = ""
+) -> None:
+    """Raise DataError unless ``ok``."""
+    if not ok:
+        raise DataError(what, where=where, must=must, got=got)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table by column: every array field of a subclass is one column of equal length."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        lengths = {column: len(values) for column, values in self.columns().items()}
+        require(
+            len(set(lengths.values())) <= 1,
+            f"columns of {name} differ in length",
+            where=name,
+            must="one length",
+            got=lengths,
+        )
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns by name, in the order of their declaration."""
+        found = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in found if isinstance(value, np.ndarray)}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns().values())))
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Side information of users or items, by column.
+
+    Attributes:
+        n_rows: number of users or items described.
+        categorical: name -> (n_rows,) int32 code, -1 where missing.
+        categories: name -> the raw value of each code, in order.
+        numeric: name -> (n_rows,) float32, NaN where missing.
+    """
+
+    n_rows: int
+    categorical: Mapping[str, IntArray] = field(default_factory=dict)
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    numeric: Mapping[str, FloatArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, codes in self.categorical.items():
+            require(len(codes) == self.n_rows, "wrong length", where=f"feature {name}")
+            top = len(self.categories[name])
+            inside = not len(codes) or (codes.min() >= -1 and codes.max() < top)
+            require(inside, "code out of range", where=f"feature {name}", must=f"-1..{top - 1}")
+        for name, values in self.numeric.items():
+            require(len(values) == self.n_rows, "wrong length", where=f"feature {name}")
+            require(not np.isinf(values).any(), "infinite value", where=f"feature {name}")
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """What is known of the items' content.
+
+    Attributes:
+        title: (I,) short name to show to people.
+        text: (I,) all text an encoder may read (title, genres, brand ...).
+        features: side information for the pre-ranker.
+        vectors: (I, D) float32 given by the user, or None; a row of NaN means missing.
+    """
+
+    title: TextArray
+    text: TextArray
+    features: Features
+    vectors: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        require(len(self.title) == len(self.text) == self.features.n_rows, "catalog lengths differ")
+        if self.vectors is not None:
+            require(len(self.vectors) == len(self.title), "one given vector per item is needed")
+
+    def __len__(self) -> int:
+        return len(self.title)
+
+
+@dataclass(frozen=True, eq=False)
+class Exposures(Table):
+    """Items shown to users (D_e): what a production log has.
+
+    Attributes:
+        request: (N,) int64 id of the request.
+        user, item: (N,) int32.
+        time: (N,) int64.
+        click: (N,) int8 in {1, 0, -1 = unknown}.
+        position: (N,) int32 slot shown in, from 0; -1 unknown.
+        propensity: (N,) float32 probability of exposure in (0, 1]; NaN unknown.
+        split: (N,) int8 TRAIN, VALIDATION or TEST.
+    """
+
+    request: TimeArray
+    user: IntArray
+    item: IntArray
+    time: TimeArray
+    click: ByteArray
+    position: IntArray
+    propensity: FloatArray
+    split: ByteArray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(np.isin(self.click, (-1, 0, 1)).all(), "click out of range", must="1, 0 or -1")
+        require(np.isin(self.split, (0, 1, 2)).all(), "split out of range", must="0, 1 or 2")
+        known = self.propensity[~np.isnan(self.propensity)]
+        require(
+            ((known > 0) & (known <= 1)).all(), "propensity out of range", must="in (0, 1] or NaN"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates(Table):
+    """Recalled items of training requests, exposed or not; the unexposed ones are D_u.
+
+    Attributes:
+        request, user, item, time: as in Exposures.
+        stage: (N,) int8 code into ``stages``: the deepest stage of the cascade reached.
+        score: (N,) float32 score of the production system, NaN if not logged.
+        truth: (N,) float32 in [0, 1], the true click (or its probability) where an experiment
+            knows it, NaN otherwise. Read by the audit and the true-label ceiling only.
+        stages: names of the stage codes.
+    """
+
+    request: TimeArray
+    user: IntArray
+    item: IntArray
+    time: TimeArray
+    stage: ByteArray
+    score: FloatArray
+    truth: FloatArray
+    stages: tuple[str, ...] = ("recalled",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        top = len(self.stages)
+        inside = not len(self.stage) or (self.stage.min() >= 0 and self.stage.max() < top)
+        require(inside, "candidate stage out of range", must=f"0..{top - 1}")
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions(Table):
+    """Positive interactions, sorted by user then time: the source of all histories.
+
+    Attributes:
+        user, item: (N,) int32.
+        time: (N,) int64; not falling within a user.
+    """
+
+    user: IntArray
+    item: IntArray
+    time: TimeArray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        step = np.diff(self.user)
+        require((step >= 0).all(), "interactions are not sorted by user")
+        require((np.diff(self.time)[step == 0] >= 0).all(), "interactions are not sorted by time")
+
+    def offsets(self, n_users: int) -> TimeArray:
+        """Return (U+1,) int64: interactions of user u are rows offsets[u]:offsets[u+1]."""
+        return np.searchsorted(self.user, np.arange(n_users + 1)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Pools(Table):
+    """The rows to evaluate on, with the truth. Training never reads them.
+
+    Attributes:
+        pool: (N,) int16 code into ``pools`` (exposed, unexposed, uniform-99, ...).
+        split: (N,) int8 VALIDATION or TEST.
+        request: (N,) int64; HR@k and NDCG@k rank the rows of one (pool, request) together.
+        user, item, time: as in Exposures.
+        click: (N,) int8 in {0, 1}: the truth.
+        pools: names of the pool codes.
+    """
+
+    pool: NDArray[np.int16]
+    split: ByteArray
+    request: TimeArray
+    user: IntArray
+    item: IntArray
+    time: TimeArray
+    click: ByteArray
+    pools: tuple[str, ...] = ("exposed",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(np.isin(self.split, (VALIDATION, TEST)).all(), "pool rows must not be training")
+        require(np.isin(self.click, (0, 1)).all(), "pool truth must be known", must="0 or 1")
+        top = len(self.pools)
+        inside = not len(self.pool) or (self.pool.min() >= 0 and self.pool.max() < top)
+        require(inside, "pool code out of range", must=f"0..{top - 1}")
+
+    def take(self, rows: NDArray[Any]) -> Pools:
+        """Return the pools restricted to ``rows`` (mask or indices)."""
+        columns = {name: values[rows] for name, values in self.columns().items()}
+        return Pools(**columns, pools=self.pools)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The moments that separate what may be known when; None where the data has no time.
+
+    Attributes:
+        anchors: anchors and all that is fitted for them see interactions before this only, and
+            pseudo-labels are given to candidates from this moment on.
+        validation: the first moment of validation.
+        test: the first moment of test.
+    """
+
+    anchors: int | None = None
+    validation: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Everything the other stages read: logs, catalog, histories, pools and the split.
+
+    ``notes`` states what a reader of results must know: sampled negatives, no time order,
+    a closed world, and so on.
+    """
+
+    name: str
+    time_unit: TimeUnit
+    users: Vocabulary
+    items: Vocabulary
+    user_features: Features
+    catalog: Catalog
+    exposures: Exposures
+    candidates: Candidates
+    interactions: Interactions
+    pools: Pools
+    cuts: Cuts = Cuts()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(len(self.catalog) == len(self.items), "catalog and item vocabulary differ")
+        require(self.user_features.n_rows == len(self.users), "user features differ in length")
+        tables: tuple[tuple[str, Exposures | Candidates | Interactions | Pools], ...] = (
+            ("exposures", self.exposures),
+            ("candidates", self.candidates),
+            ("interactions", self.interactions),
+            ("pools", self.pools),
+        )
+        for name, table in tables:
+            for column, size in (("user", len(self.users)), ("item", len(self.items))):
+                index = getattr(table, column)
+                inside = not len(index) or (index.min() >= 0 and index.max() < size)
+                require(inside, f"{column} index out of range", where=name, must=f"0..{size - 1}")
+        self._check_time()
+
+    def _check_time(self) -> None:
+        """No training fact may lie at or after the moment it would leak from."""
+        if self.time_unit != "ms":
+            return
+        if self.cuts.validation is not None:
+            train = self.exposures.time[self.exposures.split == TRAIN]
+            require(
+                (train < self.cuts.validation).all(), "training exposures reach into validation"
+            )
+            require(
+                (self.candidates.time < self.cuts.validation).all(),
+                "training candidates reach into validation",
+            )
+        if self.cuts.test is not None:
+            early = self.exposures.time[self.exposures.split != TEST]
+            require((early < self.cuts.test).all(), "validation exposures reach into test")
+            require((self.interactions.time < self.cuts.test).all(), "interactions reach into test")
+
+
+@dataclass(frozen=True, eq=False)
+class ItemEmbeddings:
+    """The frozen semantic space: one unit vector per item.
+
+    Attributes:
+        vectors: (I, D) float32, unit rows; an item without any content has a row of zeros.
+    """
+
+    vectors: FloatArray
+
+    def __post_init__(self) -> None:
+        require(self.vectors.ndim == 2, "item embeddings must be (I, D)", got=self.vectors.shape)
+        require(self.vectors.dtype == np.float32, "item embeddings must be float32")
+        require(np.isfinite(self.vectors).all(), "item embeddings hold NaN or infinity")
+        norm = np.linalg.norm(self.vectors, axis=1)
+        unit = (np.abs(norm - 1) < UNIT_TOLERANCE) | (norm == 0)
+        require(unit.all(), "item embeddings are not unit rows", got=f"{(~unit).sum()} rows")
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticIds:
+    """Hierarchical codes of the items, from content alone.
+
+    Attributes:
+        codes: (I, L) int32, codes[i, l] < codebook_sizes[l]; items may share a semantic ID.
+        codebook_sizes: (L,) int32.
+        codebooks: (sum of codebook_sizes, D) float32: the centroids of level 0, then level 1, ...
+        quality: the quality report, plain JSON values.
+    """
+
+    codes: IntArray
+    codebook_sizes: IntArray
+    codebooks: FloatArray
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.codes.ndim == 2, "semantic IDs must be (I, L)", got=self.codes.shape)
+        require(self.codes.shape[1] == len(self.codebook_sizes), "one codebook size a level")
+        inside = (self.codes >= 0) & (self.codes < self.codebook_sizes)
+        require(inside.all(), "code out of range", must="below the level's codebook size")
+        require(len(self.codebooks) == self.codebook_sizes.sum(), "codebook rows differ")
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels, L."""
+        return len(self.codebook_sizes)
+
+    def level(self, level: int) -> FloatArray:
+        """Return the (K, D) codebook of one level."""
+        start = int(self.codebook_sizes[:level].sum())
+        return self.codebooks[start : start + int(self.codebook_sizes[level])]
+
+
+@dataclass(frozen=True, eq=False)
+class InterestAnchors:
+    """Each user's interest anchors: points of content space with their probabilities.
+
+    Attributes:
+        offsets: (U+1,) int64; anchors of user u are rows offsets[u]:offsets[u+1], best first.
+        codes: (A, L) int32 semantic IDs.
+        vectors: (A, D) float32 unit rows in the frozen semantic space.
+        logprob: (A,) float32 <= 0, over each level's whole codebook.
+        logprob_legal: (A,) float32 <= 0, over the legal children only.
+        source: llm, history, random, popular, shuffled, or several joined by ``+``.
+    """
+
+    offsets: TimeArray
+    codes: IntArray
+    vectors: FloatArray
+    logprob: FloatArray
+    logprob_legal: FloatArray
+    source: str
+
+    def __post_init__(self) -> None:
+        n = len(self.vectors)
+        require(len(self.offsets) > 0 and self.offsets[0] == 0, "offsets must start at 0")
+        require((np.diff(self.offsets) >= 0).all(), "offsets must not fall")
+        require(int(self.offsets[-1]) == n, "offsets must end at the number of anchors")
+        same = len(self.codes) == len(self.logprob) == len(self.logprob_legal) == n
+        require(same, "anchor arrays differ in length")
+        require((self.logprob <= 0).all(), "logprob above 0")
+        require((self.logprob_legal <= 0).all(), "logprob_legal above 0")
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, U."""
+        return len(self.offsets) - 1
+
+    def users(self) -> IntArray:
+        """Return (A,) int32: the user of each anchor."""
+        return np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(self.offsets))
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels(Table):
+    """Soft labels of unexposed pairs (D_u).
+
+    Attributes:
+        user, item: (N,) int32, unique pairs, none of them exposed in training.
+        time: (N,) int64 moment of the candidate; its history lies strictly before.
+        label: (N,) float32 in [0, 1].
+        confidence: (N,) float32 >= 0; 0 = abstain. Rescaled to mean 1 over the non-abstaining.
+        relevance: (N,) float32, the raw match r(u, h); NaN where the source has none.
+        anchor: (N,) int64 row of the matched anchor in InterestAnchors, -1 if none.
+        dispersion, history, llm: (N,) float32 the three confidence factors, NaN where absent.
+        source: which label source made them.
+        fit: what was fitted (map, prior, skill ...), plain JSON values.
+    """
+
+    user: IntArray
+    item: IntArray
+    time: TimeArray
+    label: FloatArray
+    confidence: FloatArray
+    relevance: FloatArray
+    anchor: TimeArray
+    dispersion: FloatArray
+    history: FloatArray
+    llm: FloatArray
+    source: str = ""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(((self.label >= 0) & (self.label <= 1)).all(), "label out of range", must="[0, 1]")
+        require(np.isfinite(self.confidence).all(), "confidence is not finite")
+        require((self.confidence >= 0).all(), "confidence below 0")
+        pair = self.user.astype(np.int64) << 32 | self.item
+        require(len(np.unique(pair)) == len(pair), "pseudo-labels hold a pair twice")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a report; the stable interface of ``report.json``.
+
+    ``value`` is None when the metric is undefined there; ``reason`` then says why.
+    ``n`` counts users (or requests) behind the value and ``seeds`` the training seeds.
+    """
+
+    method: str
+    pool: str
+    segment: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    seeds: int
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.value is None and not self.reason:
+            raise ArtifactError("a null value needs a reason", where=f"{self.method}/{self.metric}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """metric x pool x segment for every method, and paired differences between methods.
+
+    Attributes:
+        records: one line a method, pool, segment and metric.
+        differences: the same lines for ``method`` minus ``baseline`` (method reads
+            ``"gpl - exposed-only"``), paired by user and seed.
+        extra: everything the pages show besides: label histograms, reliability, codebook use,
+            sample anchors, timings, notes; plain JSON values.
+    """
+
+    records: tuple[Record, ...]
+    differences: tuple[Record, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)

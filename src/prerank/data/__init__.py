@@ -1,0 +1,1 @@
+"""prepare: logs of any kind -> Dataset."""

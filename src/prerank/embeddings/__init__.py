@@ -1,0 +1,1 @@
+"""encode: catalog -> ItemEmbeddings, the frozen semantic space."""

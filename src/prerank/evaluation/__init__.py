@@ -1,0 +1,1 @@
+"""evaluate: scores of pools -> Report."""

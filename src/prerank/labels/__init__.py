@@ -1,0 +1,1 @@
+"""label: anchors and unexposed candidates -> PseudoLabels."""

@@ -1,0 +1,1 @@
+"""train: clicks and pseudo-labels -> PreRanker."""

@@ -1,0 +1,1 @@
+"""tokenize: ItemEmbeddings -> SemanticIds."""

@@ -1,0 +1,388 @@
+"""Artifact folders: data files first, manifest last, then one rename into place.
+
+A folder without a manifest is unfinished and never read. The manifest names kind, schema, config,
+seed, the parents' fingerprints, the hash of every file and the packages that wrote them.
+The fingerprint is a hash of all that decides the content: equal fingerprint, nothing to redo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from prerank import artifacts as a
+from prerank.errors import ArtifactError, SchemaError, StaleArtifactError
+from prerank.vocabulary import Vocabulary
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+PACKAGES = ("prerank", "numpy", "polars", "scikit-learn", "torch", "transformers")
+
+
+def fingerprint(
+    kind: str, config: Mapping[str, Any], seed: int | None, parents: Mapping[str, str]
+) -> str:
+    """Return the hash of all that decides an artifact's content."""
+    decided = [kind, SCHEMA_VERSION, config, seed, dict(sorted(parents.items()))]
+    text = json.dumps(decided, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is and where it came from."""
+
+    kind: str
+    fingerprint: str
+    config: Mapping[str, Any]
+    seed: int | None
+    parents: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
+    packages: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
+    created: str = ""
+    seconds: float = 0.0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Return the manifest of the artifact folder ``path``; None if it is not finished."""
+    file = path / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text())
+        schema = values.get("schema")
+        if schema != SCHEMA_VERSION:
+            raise SchemaError(
+                "this prerank cannot read the artifact",
+                where=str(path),
+                must=f"schema {SCHEMA_VERSION}",
+                got=schema,
+                hint="run the stage again",
+            )
+        return Manifest(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError("the manifest is damaged", where=str(file), got=error) from None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def verify(path: Path, manifest: Manifest) -> None:
+    """Raise ArtifactError unless every file of the artifact is there with its hash."""
+    for name, digest in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError("a file of the artifact is missing", where=str(file))
+        if _hash(file) != digest:
+            raise ArtifactError(
+                "a file of the artifact is damaged",
+                where=str(file),
+                must=f"sha256 {digest[:12]}...",
+                hint="delete the folder and run the stage again",
+            )
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifacts of one run, by key (``dataset``, ``anchors/llm``, ``rankers/gpl/seed0``)."""
+
+    root: Path
+
+    def path(self, key: str) -> Path:
+        """Return the folder of ``key``; refuse a key that leaves the root."""
+        path = (self.root / key).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise ArtifactError("the artifact lies outside the run", where=key)
+        return path
+
+    def manifest(self, key: str) -> Manifest | None:
+        """Return the manifest of ``key``, None if there is no finished artifact."""
+        return read_manifest(self.path(key))
+
+    def has(self, key: str, fingerprint: str) -> bool:
+        """Say whether ``key`` is finished with exactly this fingerprint."""
+        try:
+            found = self.manifest(key)
+        except ArtifactError:
+            return False
+        return found is not None and found.fingerprint == fingerprint
+
+    def checked(self, key: str, fingerprint: str | None = None) -> Path:
+        """Return the folder of a finished, undamaged artifact; raise otherwise."""
+        manifest = self.manifest(key)
+        if manifest is None:
+            raise ArtifactError(
+                "the artifact is not there",
+                where=str(self.path(key)),
+                hint="run the stage that makes it, or `prerank run RECIPE`",
+            )
+        if fingerprint is not None and manifest.fingerprint != fingerprint:
+            raise StaleArtifactError(
+                "the artifact was made from another recipe or other parents",
+                where=str(self.path(key)),
+                must=f"fingerprint {fingerprint}",
+                got=manifest.fingerprint,
+                hint="run the stage again, or `prerank run RECIPE` for all that is stale",
+            )
+        verify(self.path(key), manifest)
+        return self.path(key)
+
+    def work(self, key: str, fingerprint: str) -> Path:
+        """Return a folder that survives a kill, for parts of the artifact to come."""
+        path = self.root / ".work" / f"{key.replace('/', '-')}-{fingerprint}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def publish(self, key: str, manifest: Manifest) -> Iterator[Path]:
+        """Yield an empty folder to fill; on a clean exit it becomes the artifact ``key``."""
+        final = self.path(key)
+        temporary = self.root / ".work" / f"new-{uuid.uuid4().hex}"
+        temporary.mkdir(parents=True)
+        started = time.monotonic()
+        try:
+            yield temporary
+            files = sorted(p for p in temporary.rglob("*") if p.is_file())
+            named = {str(p.relative_to(temporary)): _hash(p) for p in files}
+            complete = {
+                **asdict(manifest),
+                "files": named,
+                "packages": _versions(),
+                "python": platform.python_version(),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": manifest.seconds or round(time.monotonic() - started, 3),
+            }
+            (temporary / MANIFEST).write_text(json.dumps(complete, indent=1, default=str))
+            _swap(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(
+            self.root / ".work" / f"{key.replace('/', '-')}-{manifest.fingerprint}",
+            ignore_errors=True,
+        )
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Move ``temporary`` to ``final``; an old folder is moved away first, then deleted."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        old = temporary.with_name(f"old-{uuid.uuid4().hex}")
+        final.replace(old)
+        temporary.replace(final)
+        shutil.rmtree(old)
+    else:
+        temporary.replace(final)
+
+
+# ---- how each artifact is laid out in files -------------------------------------------------
+
+
+def _write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    frame = {
+        name: values.tolist() if values.dtype == object else values
+        for name, values in columns.items()
+    }
+    pl.DataFrame(frame).write_parquet(path, compression="zstd", statistics=False)
+
+
+def _read_table(path: Path) -> dict[str, NDArray[Any]]:
+    frame = pl.read_parquet(path)
+    return {name: frame[name].to_numpy(writable=True) for name in frame.columns}
+
+
+def _write_json(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, indent=1))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _write_features(path: Path, stem: str, features: a.Features) -> None:
+    columns: dict[str, NDArray[Any]]
+    columns = {f"c:{n}": v for n, v in features.categorical.items()}
+    columns |= {f"n:{n}": v for n, v in features.numeric.items()}
+    if columns:
+        _write_table(path / f"{stem}.parquet", columns)
+    names = {name: list(values) for name, values in features.categories.items()}
+    _write_json(path / f"{stem}.json", {"n_rows": features.n_rows, "categories": names})
+
+
+def _read_features(path: Path, stem: str) -> a.Features:
+    about = _read_json(path / f"{stem}.json")
+    file = path / f"{stem}.parquet"
+    columns = _read_table(file) if file.exists() else {}
+    return a.Features(
+        n_rows=about["n_rows"],
+        categorical={n[2:]: v for n, v in columns.items() if n.startswith("c:")},
+        categories={n: tuple(v) for n, v in about["categories"].items()},
+        numeric={n[2:]: v for n, v in columns.items() if n.startswith("n:")},
+    )
+
+
+def _save_dataset(path: Path, dataset: a.Dataset) -> None:
+    _write_table(path / "users.parquet", {"id": dataset.users.ids.astype(object)})
+    catalog = dataset.catalog
+    named = {
+        "id": dataset.items.ids.astype(object),
+        "title": catalog.title,
+        "text": catalog.text,
+    }
+    _write_table(path / "items.parquet", named)
+    if catalog.vectors is not None:
+        save_file({"vectors": catalog.vectors}, path / "vectors.safetensors")
+    _write_features(path, "user_features", dataset.user_features)
+    _write_features(path, "item_features", catalog.features)
+    for name in ("exposures", "candidates", "interactions", "pools"):
+        _write_table(path / f"{name}.parquet", getattr(dataset, name).columns())
+    about = {
+        "name": dataset.name,
+        "time_unit": dataset.time_unit,
+        "cuts": asdict(dataset.cuts),
+        "notes": dataset.notes,
+        "stages": dataset.candidates.stages,
+        "pools": dataset.pools.pools,
+    }
+    _write_json(path / "dataset.json", about)
+
+
+def _load_dataset(path: Path) -> a.Dataset:
+    about = _read_json(path / "dataset.json")
+    users = _read_table(path / "users.parquet")["id"].astype(np.str_)
+    items = _read_table(path / "items.parquet")
+    vectors = path / "vectors.safetensors"
+    catalog = a.Catalog(
+        title=items["title"],
+        text=items["text"],
+        features=_read_features(path, "item_features"),
+        vectors=load_file(vectors)["vectors"] if vectors.exists() else None,
+    )
+    tables = {
+        name: _read_table(path / f"{name}.parquet")
+        for name in ("exposures", "candidates", "interactions", "pools")
+    }
+    return a.Dataset(
+        name=about["name"],
+        time_unit=about["time_unit"],
+        users=Vocabulary(users),
+        items=Vocabulary(items["id"].astype(np.str_)),
+        user_features=_read_features(path, "user_features"),
+        catalog=catalog,
+        exposures=a.Exposures(**tables["exposures"]),
+        candidates=a.Candidates(**tables["candidates"], stages=tuple(about["stages"])),
+        interactions=a.Interactions(**tables["interactions"]),
+        pools=a.Pools(**tables["pools"], pools=tuple(about["pools"])),
+        cuts=a.Cuts(**about["cuts"]),
+        notes=tuple(about["notes"]),
+    )
+
+
+def _save_embeddings(path: Path, embeddings: a.ItemEmbeddings) -> None:
+    save_file({"vectors": np.ascontiguousarray(embeddings.vectors)}, path / "vectors.safetensors")
+
+
+def _load_embeddings(path: Path) -> a.ItemEmbeddings:
+    return a.ItemEmbeddings(load_file(path / "vectors.safetensors")["vectors"])
+
+
+def _save_semantic_ids(path: Path, ids: a.SemanticIds) -> None:
+    tensors = {
+        "codes": ids.codes,
+        "codebook_sizes": ids.codebook_sizes,
+        "codebooks": ids.codebooks,
+    }
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path / "sids.safetensors")
+    _write_json(path / "quality.json", ids.quality)
+
+
+def _load_semantic_ids(path: Path) -> a.SemanticIds:
+    tensors = load_file(path / "sids.safetensors")
+    return a.SemanticIds(**tensors, quality=_read_json(path / "quality.json"))
+
+
+ANCHOR_ARRAYS = ("offsets", "codes", "vectors", "logprob", "logprob_legal")
+
+
+def _save_anchors(path: Path, anchors: a.InterestAnchors) -> None:
+    tensors = {name: np.ascontiguousarray(getattr(anchors, name)) for name in ANCHOR_ARRAYS}
+    save_file(tensors, path / "anchors.safetensors", metadata={"source": anchors.source})
+    _write_json(path / "anchors.json", {"source": anchors.source})
+
+
+def _load_anchors(path: Path) -> a.InterestAnchors:
+    source = _read_json(path / "anchors.json")["source"]
+    return a.InterestAnchors(**load_file(path / "anchors.safetensors"), source=source)
+
+
+def _save_labels(path: Path, labels: a.PseudoLabels) -> None:
+    _write_table(path / "labels.parquet", labels.columns())
+    _write_json(path / "labels.json", {"source": labels.source, "fit": labels.fit})
+
+
+def _load_labels(path: Path) -> a.PseudoLabels:
+    about = _read_json(path / "labels.json")
+    columns: dict[str, Any] = _read_table(path / "labels.parquet")
+    return a.PseudoLabels(**columns, source=about["source"], fit=about["fit"])
+
+
+def _save_report(path: Path, report: a.Report) -> None:
+    _write_json(path / "report.json", asdict(report))
+
+
+def _load_report(path: Path) -> a.Report:
+    values = _read_json(path / "report.json")
+    return a.Report(
+        records=tuple(a.Record(**r) for r in values["records"]),
+        differences=tuple(a.Record(**r) for r in values["differences"]),
+        extra=values["extra"],
+    )
+
+
+CODECS: dict[type, tuple[Callable[[Path, Any], None], Callable[[Path], Any]]] = {
+    a.Dataset: (_save_dataset, _load_dataset),
+    a.ItemEmbeddings: (_save_embeddings, _load_embeddings),
+    a.SemanticIds: (_save_semantic_ids, _load_semantic_ids),
+    a.InterestAnchors: (_save_anchors, _load_anchors),
+    a.PseudoLabels: (_save_labels, _load_labels),
+    a.Report: (_save_report, _load_report),
+}
+
+
+def save(path: Path, artifact: object) -> None:
+    """Write the files of ``artifact`` into the folder ``path`` (no manifest)."""
+    CODECS[type(artifact)][0](path, artifact)
+
+
+def load(path: Path, kind: type[Any]) -> Any:
+    """Read the artifact of class ``kind`` from the folder ``path``; DataError if it is unfit."""
+    return CODECS[kind][1](path)
