@@ -1,0 +1,119 @@
+"""The unexposed pairs D_u, and how often each item was exposed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import (
+    TEST,
+    TRAIN,
+    Dataset,
+    FloatArray,
+    IntArray,
+    Table,
+    TimeArray,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class UnexposedPairs(Table):
+    """Recalled but unexposed pairs, each once, sorted by user then item.
+
+    Attributes:
+        user, item: (N,) int32.
+        time: (N,) int64, of the pair's latest request.
+        truth: (N,) float32, NaN where unknown; for audits and the true-label ceiling only.
+    """
+
+    user: IntArray
+    item: IntArray
+    time: TimeArray
+    truth: FloatArray
+
+
+def pair_keys(user: IntArray, item: IntArray) -> TimeArray:
+    """Return (N,) int64, one number a (user, item) pair; sorts by user, then item."""
+    return user.astype(np.int64) << 32 | item.astype(np.int64)
+
+
+def exposure_counts(dataset: Dataset) -> TimeArray:
+    """Return (I,) int64: how often each item was exposed in training."""
+    shown = dataset.exposures.item[dataset.exposures.split == TRAIN]
+    return np.bincount(shown, minlength=len(dataset.items)).astype(np.int64)
+
+
+def interaction_counts(dataset: Dataset) -> TimeArray:
+    """Return (I,) int64: how often each item stands in the interactions."""
+    return np.bincount(dataset.interactions.item, minlength=len(dataset.items)).astype(np.int64)
+
+
+def known_pairs(dataset: Dataset) -> TimeArray:
+    """Return the sorted unique keys of pairs that are no D_u: exposed before test, or interacted.
+
+    Test exposures are left in on purpose: leaving them out would tell training which pairs
+    the test holds.
+    """
+    seen = dataset.exposures.split != TEST
+    exposed = pair_keys(dataset.exposures.user[seen], dataset.exposures.item[seen])
+    interacted = pair_keys(dataset.interactions.user, dataset.interactions.item)
+    return np.unique(np.concatenate([exposed, interacted]))
+
+
+def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
+    """Return the logged candidates that were neither exposed nor interacted with.
+
+    Candidates of requests before the anchor cut are dropped: anchors would know their future.
+    """
+    rows = dataset.candidates
+    late = dataset.cuts.anchors is None or dataset.time_unit == "none"
+    keep = np.ones(len(rows), bool) if late else rows.time >= np.int64(dataset.cuts.anchors or 0)
+    key = pair_keys(rows.user, rows.item)
+    keep &= ~_contains(known_pairs(dataset), key)
+    index = np.flatnonzero(keep)
+    # Latest request of each pair: sort by (key, time), keep the last of each run.
+    index = index[np.lexsort((rows.time[index], key[index]))]
+    last = np.append(key[index][1:] != key[index][:-1], True) if len(index) else index.astype(bool)
+    index = index[last]
+    return UnexposedPairs(rows.user[index], rows.item[index], rows.time[index], rows.truth[index])
+
+
+def propose_pairs(
+    dataset: Dataset, n_per_user: int, power: float, rng: np.random.Generator
+) -> UnexposedPairs:
+    """Draw unexposed pairs from a stated proposal distribution, for logs without candidates.
+
+    ``n_per_user`` items a user with any interaction, drawn with probability proportional to
+    (interactions + 1) ** power (0: uniform, .75: the usual one); known pairs and repeats are
+    dropped, so a user may get fewer. Time is just after training (all histories count).
+    """
+    weight = (interaction_counts(dataset) + 1.0) ** power
+    active = np.unique(dataset.interactions.user)
+    item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
+    key = np.unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
+    key = key[~_contains(known_pairs(dataset), key)]
+    user, item_of = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
+    return UnexposedPairs(
+        user=user,
+        item=item_of,
+        time=np.full(len(key), _after_training(dataset), dtype=np.int64),
+        truth=np.full(len(key), np.nan, dtype=np.float32),
+    )
+
+
+def _after_training(dataset: Dataset) -> int:
+    if dataset.time_unit == "none":
+        return 0
+    cuts = (dataset.cuts.validation, dataset.cuts.test)
+    known = [cut for cut in cuts if cut is not None]
+    last = int(dataset.interactions.time.max(initial=0)) + 1
+    return min([last, *known])
+
+
+def _contains(sorted_keys: TimeArray, keys: TimeArray) -> NDArray[np.bool_]:
+    if not len(sorted_keys):
+        return np.zeros(len(keys), dtype=np.bool_)
+    position = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return sorted_keys[position] == keys
