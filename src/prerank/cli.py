@@ -1,0 +1,210 @@
+"""The command line: verbs only; all logic lives in the packages beneath.
+
+stdout carries data (``--json`` for machines), stderr carries the log and progress bars.
+Exit codes: 0 fine, 1 our failure, 2 usage or recipe, 3 data or artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from prerank import __version__, progress
+from prerank.errors import PrerankError
+
+app = typer.Typer(
+    name="prerank",
+    help="Generative Pseudo-Labeling for the pre-ranking stage (arXiv 2602.20995).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="override a key: stage.key=value; may be repeated"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON value on stdout")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="print the resolved recipe and the plan, do nothing")
+]
+
+
+def _out(value: object) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"prerank {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="show the traceback of an error")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="no log, no progress bars")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    progress.silence(quiet)
+
+
+def _run(recipe: Path, overrides: list[str] | None, as_json: bool, dry: bool, *stages: str) -> None:
+    from prerank.pipeline import Run, describe, run_recipe
+    from prerank.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    if dry:
+        _print_plan(loaded.to_toml(), describe(Run(loaded)), stages, as_json)
+        return
+    steps = run_recipe(loaded, stages)
+    report = loaded.folder / "report"
+    finished = not stages or "evaluate" in stages
+    if as_json:
+        records = json.loads((report / "report.json").read_text())["records"] if finished else []
+        _out({"folder": str(loaded.folder), "steps": steps, "records": records})
+    elif finished:
+        _print_report(report)
+    else:
+        _print_steps(steps)
+
+
+def _print_plan(toml: str, plan: dict[str, Any], stages: tuple[str, ...], as_json: bool) -> None:
+    steps = [step for step in plan["steps"] if not stages or step["stage"] in stages]
+    if as_json:
+        _out({"recipe": toml, **plan, "steps": steps})
+        return
+    print(toml)
+    _print_steps([{**step, "status": "done before" if step["done"] else "to do"} for step in steps])
+
+
+def _print_steps(steps: list[dict[str, Any]]) -> None:
+    table = Table("stage", "artifact", "fingerprint", "status", box=None)
+    for step in steps:
+        table.add_row(step["stage"], step["key"], step["fingerprint"], step["status"])
+    Console().print(table)
+
+
+def _print_report(folder: Path) -> None:
+    from prerank.artifacts import Report
+    from prerank.evaluation.table import print_table
+    from prerank.store import load
+
+    print_table(load(folder, Report))
+    print(f"\nreport: {folder / 'report.html'}")
+
+
+@app.command()
+def run(
+    recipe: RecipePath, set_: Overrides = None, as_json: Json = False, dry_run: DryRun = False
+) -> None:
+    """Run every stage of RECIPE; what is done already is skipped."""
+    _run(recipe, set_, as_json, dry_run)
+
+
+def _stage_command(stage: str, text: str) -> Callable[..., None]:
+    def command(
+        recipe: RecipePath, set_: Overrides = None, as_json: Json = False, dry_run: DryRun = False
+    ) -> None:
+        _run(recipe, set_, as_json, dry_run, stage)
+
+    command.__name__, command.__doc__ = stage, text
+    return command
+
+
+for _stage, _text in {
+    "prepare": "Read logs into a Dataset: vocabularies, histories, split, pools.",
+    "encode": "Encode the catalog into the frozen semantic space.",
+    "tokenize": "Give every item a semantic ID.",
+    "finetune": "Train the LLM on next-semantic-ID prediction.",
+    "generate": "Generate each user's interest anchors (and the controls).",
+    "label": "Turn anchors into confidence-weighted pseudo-labels.",
+    "train": "Train the pre-rankers of all methods and seeds.",
+    "evaluate": "Score the test pools and write report.json and report.html.",
+}.items():
+    app.command(name=_stage)(_stage_command(_stage, _text))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")],
+    as_json: Json = False,
+) -> None:
+    """Print the methods of one or more finished RUNS side by side."""
+    from prerank.artifacts import Report
+    from prerank.evaluation.table import print_table
+    from prerank.store import Store, load
+
+    reports = {str(run): load(Store(run).checked("report"), Report) for run in runs}
+    if as_json:
+        _out({name: [vars(r) for r in report.records] for name, report in reports.items()})
+        return
+    for name, report in reports.items():
+        print(f"\n{name}")
+        print_table(report)
+
+
+@app.command()
+def show(
+    artifact: Annotated[Path, typer.Argument(help="the folder of an artifact or of a run")],
+    as_json: Json = False,
+) -> None:
+    """Describe an ARTIFACT (or every artifact of a run): what, from what, and its quality."""
+    from prerank.show import describe_folder, print_description
+
+    description = describe_folder(artifact)
+    if as_json:
+        _out(description)
+    else:
+        print_description(description)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has and what prerank can do with it."""
+    from prerank.doctor import examine, print_examination
+
+    found = examine()
+    if as_json:
+        _out(found)
+    else:
+        print_examination(found)
+
+
+def main() -> None:
+    """Run the command line and leave with the documented exit code."""
+    verbose = any(flag in sys.argv[1:] for flag in ("-v", "--verbose"))
+    try:
+        app(prog_name="prerank")
+    except PrerankError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept, run the same command to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        print(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            "  hint: run again as `prerank -v ...` for the traceback and report it",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -1,0 +1,465 @@
+"""The whole story, one function a verb: from logs to a report.
+
+    prepare -> encode -> tokenize -> finetune -> generate -> label -> train -> evaluate
+
+`plan` turns a recipe into steps. Each step makes one artifact; its fingerprint is a hash of its
+config, its seed and its parents' fingerprints, so what must be redone is known before anything
+starts. A step whose fingerprint already stands in the store is skipped; a killed run goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank import store as stores
+from prerank.artifacts import (
+    Dataset,
+    InterestAnchors,
+    ItemEmbeddings,
+    PseudoLabels,
+    Report,
+    SemanticIds,
+)
+from prerank.config import Config
+from prerank.errors import ArtifactError, ConfigError
+from prerank.progress import log
+from prerank.recipe import Recipe
+from prerank.store import Manifest, Store
+
+HASHED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact to make.
+
+    Attributes:
+        stage: the verb.
+        key: where the artifact lies in the store.
+        config: all settings that decide its content, plain JSON values.
+        seed: the seed that decides its content.
+        parents: key -> fingerprint of the artifacts it is made from.
+        fingerprint: hash of all of these.
+    """
+
+    stage: str
+    key: str
+    config: Mapping[str, Any]
+    seed: int
+    parents: Mapping[str, str]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """What the step is called on a progress line."""
+        return self.key.partition("/")[2]
+
+
+# ---- the plan --------------------------------------------------------------------------------
+
+
+class _Planner:
+    """Collects steps in order; a step's parents must have been added before it."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+
+    def add(
+        self, stage: str, key: str, config: Config | Mapping[str, Any], seed: int, *parents: str
+    ) -> str:
+        values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+        known = {parent: self.steps[parent].fingerprint for parent in parents}
+        mark = stores.fingerprint(stage, values, seed, known)
+        self.steps.setdefault(key, Step(stage, key, values, seed, known, mark))
+        return key
+
+
+def plan(recipe: Recipe) -> tuple[Step, ...]:
+    """Return every step of ``recipe`` in an order in which parents come first."""
+    planner, seed = _Planner(), recipe.seed
+    source = {**recipe.prepare.model_dump(mode="json"), "files": source_files(recipe)}
+    dataset = planner.add("prepare", "dataset", source, seed)
+    embeddings = planner.add("encode", "embeddings", recipe.encode, seed, dataset)
+    sids = planner.add("tokenize", "semantic_ids", recipe.tokenize, seed, embeddings)
+    for source_name in sorted({m.anchors for m in recipe.methods.values() if m.anchors}):
+        _plan_anchors(planner, recipe, source_name, (dataset, embeddings, sids))
+    labels = _plan_labels(planner, recipe, (dataset, embeddings))
+    rankers = [
+        planner.add(
+            "train",
+            f"rankers/{name}/seed{k}",
+            recipe.train_of(method),
+            k,
+            *[parent for parent in (dataset, embeddings, labels[name]) if parent],
+        )
+        for name, method in recipe.methods.items()
+        for k in recipe.seeds
+    ]
+    others = [key for key in planner.steps if not key.startswith("rankers/")]
+    planner.add("evaluate", "report", recipe.evaluate, seed, *others, *rankers)
+    return tuple(planner.steps.values())
+
+
+def _plan_anchors(planner: _Planner, recipe: Recipe, name: str, parents: tuple[str, ...]) -> str:
+    """Add the anchors ``name`` and what they are made from."""
+    seed, config = recipe.seed, recipe.generate
+    if "+" in name:
+        made_from = [_plan_anchors(planner, recipe, part, parents) for part in name.split("+")]
+        return planner.add("generate", f"anchors/{name}", config, seed, *parents, *made_from)
+    if name == "shuffled":
+        llm = _plan_anchors(planner, recipe, "llm", parents)
+        return planner.add("generate", "anchors/shuffled", config, seed, *parents, llm)
+    if name == "llm":
+        dataset, _, sids = parents
+        model = planner.add("finetune", "anchor_model", recipe.finetune, seed, dataset, sids)
+        return planner.add("generate", "anchors/llm", config, seed, *parents, model)
+    if name not in ("history", "random", "popular"):
+        raise ConfigError(
+            "unknown anchors",
+            where="methods.*.anchors",
+            must="llm, history, random, popular, shuffled, or some of them joined by +",
+            got=name,
+        )
+    return planner.add("generate", f"anchors/{name}", config, seed, *parents)
+
+
+def _plan_labels(planner: _Planner, recipe: Recipe, parents: tuple[str, ...]) -> dict[str, str]:
+    """Add the pseudo-labels of every method; methods with equal settings share them."""
+    keys: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    for name, method in recipe.methods.items():
+        config = recipe.label_of(method)
+        if config.source == "none":
+            keys[name] = ""
+            continue
+        anchors = (f"anchors/{method.anchors}",) if config.source == "gpl" else ()
+        same = json.dumps([config.model_dump(mode="json"), anchors])
+        key = shared.setdefault(same, f"labels/{name}")
+        keys[name] = planner.add("label", key, config, recipe.seed, *parents, *anchors)
+    return keys
+
+
+def source_files(recipe: Recipe) -> list[list[Any]]:
+    """Return [name, bytes, hash of both ends] of each file that prepare would read.
+
+    Logs may be larger than one wants to read twice; a changed Parquet file changes its footer.
+    """
+    if not recipe.prepare.path:
+        return []
+    root = Path(recipe.prepare.path)
+    if not root.exists():
+        raise ConfigError(
+            "the data is not there",
+            where="prepare.path",
+            must="an existing file or folder",
+            got=str(root),
+            hint="set it with --set prepare.path=/your/logs",
+        )
+    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    return [[str(p.relative_to(root)), p.stat().st_size, _hash_ends(p)] for p in files]
+
+
+def _hash_ends(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(HASHED_BYTES))
+        file.seek(max(0, path.stat().st_size - HASHED_BYTES))
+        digest.update(file.read(HASHED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+# ---- the run ---------------------------------------------------------------------------------
+
+
+class Run:
+    """A recipe, its plan and its store: what the verbs below need."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.store = Store(recipe.folder)
+        self.steps = {step.key: step for step in plan(recipe)}
+        self._cache: dict[str, Any] = {}
+
+    def done(self, step: Step) -> bool:
+        """Say whether the step's artifact stands in the store with its fingerprint."""
+        return self.store.has(step.key, step.fingerprint)
+
+    def path(self, key: str) -> Path:
+        """Return the folder of a finished artifact of this recipe; raise if stale or damaged."""
+        return self.store.checked(key, self.steps[key].fingerprint)
+
+    def load(self, key: str, kind: type[Any]) -> Any:
+        """Return a finished artifact; the small shared ones are kept in memory."""
+        if key in self._cache:
+            return self._cache[key]
+        artifact = stores.load(self.path(key), kind)
+        if kind in (Dataset, ItemEmbeddings, SemanticIds):
+            self._cache[key] = artifact
+        return artifact
+
+    @property
+    def dataset(self) -> Dataset:
+        """The prepared dataset."""
+        found: Dataset = self.load("dataset", Dataset)
+        return found
+
+    @property
+    def embeddings(self) -> ItemEmbeddings:
+        """The frozen semantic space."""
+        found: ItemEmbeddings = self.load("embeddings", ItemEmbeddings)
+        return found
+
+    @property
+    def semantic_ids(self) -> SemanticIds:
+        """The items' semantic IDs."""
+        found: SemanticIds = self.load("semantic_ids", SemanticIds)
+        return found
+
+    def anchors(self, step: Step) -> InterestAnchors | None:
+        """Return the anchors that ``step`` is made from, None if it needs none."""
+        keys = [key for key in step.parents if key.startswith("anchors/")]
+        return self.load(keys[0], InterestAnchors) if keys else None
+
+    def labels(self, step: Step) -> PseudoLabels | None:
+        """Return the pseudo-labels that ``step`` is made from, None for exposed-only."""
+        keys = [key for key in step.parents if key.startswith("labels/")]
+        return self.load(keys[0], PseudoLabels) if keys else None
+
+
+# ---- one function a verb: fill the folder ``out`` with the step's artifact ---------------------
+
+
+def prepare(run: Run, step: Step, out: Path) -> None:
+    """Logs -> Dataset."""
+    from prerank.data.prepare import prepare as make
+
+    stores.save(out, make(run.recipe.prepare, step.seed))
+
+
+def encode(run: Run, step: Step, out: Path) -> None:
+    """Catalog -> ItemEmbeddings."""
+    from prerank.embeddings.encode import encode as make
+
+    stores.save(out, make(run.dataset, run.recipe.encode, step.seed))
+
+
+def tokenize(run: Run, step: Step, out: Path) -> None:
+    """ItemEmbeddings -> SemanticIds."""
+    from prerank.semantic_ids.tokenize import tokenize as make
+
+    stores.save(out, make(run.embeddings, run.recipe.tokenize, step.seed))
+
+
+def finetune(run: Run, step: Step, out: Path) -> None:
+    """Histories -> AnchorModel, a Hugging Face folder; checkpoints survive a kill."""
+    from prerank.anchors.finetune import finetune as make
+
+    work = run.store.work(step.key, step.fingerprint)
+    make(run.dataset, run.semantic_ids, run.recipe.finetune, step.seed, out, work)
+
+
+def generate(run: Run, step: Step, out: Path) -> None:
+    """AnchorModel -> InterestAnchors in shards; or one of the controls without an LLM."""
+    from prerank.anchors import controls
+
+    data, sids, space, config = run.dataset, run.semantic_ids, run.embeddings, run.recipe.generate
+    if step.name == "llm":
+        from prerank.anchors.generate import generate as make
+
+        work = run.store.work(step.key, step.fingerprint)
+        model = run.path("anchor_model")
+        anchors = make(data, sids, space, model, config, step.seed, work)
+    elif "+" in step.name:
+        first, *rest = step.name.split("+")
+        anchors = run.load(f"anchors/{first}", InterestAnchors)
+        for name in rest:
+            anchors = controls.join(anchors, run.load(f"anchors/{name}", InterestAnchors))
+    elif step.name == "shuffled":
+        anchors = controls.shuffled_anchors(run.load("anchors/llm", InterestAnchors), step.seed)
+    elif step.name == "history":
+        anchors = controls.history_anchors(data, sids, space, config.n_anchors)
+    elif step.name == "popular":
+        anchors = controls.popular_anchors(data, sids, space, config.n_anchors)
+    else:
+        anchors = controls.random_anchors(data, sids, space, config.n_anchors, step.seed)
+    stores.save(out, anchors)
+
+
+def label(run: Run, step: Step, out: Path) -> None:
+    """InterestAnchors and unexposed candidates -> PseudoLabels."""
+    from prerank.labels.config import LabelConfig
+    from prerank.labels.label import label as make
+
+    config = LabelConfig.parse(step.config)
+    stores.save(out, make(run.dataset, run.embeddings, run.anchors(step), config, step.seed))
+
+
+def train(run: Run, step: Step, out: Path) -> None:
+    """Clicks and pseudo-labels -> PreRanker."""
+    from prerank.ranking.config import TrainConfig
+    from prerank.ranking.train import train as make
+
+    config = TrainConfig.parse(step.config)
+    make(run.dataset, run.embeddings, run.labels(step), config, step.seed).save(out)
+
+
+def evaluate(run: Run, step: Step, out: Path) -> None:
+    """Scores of every pre-ranker on the test pools -> Report, as JSON and as one HTML page."""
+    from prerank.evaluation.evaluate import evaluate as make
+    from prerank.evaluation.report_html import write_html
+
+    report = make(run.dataset, run.embeddings, test_scores(run), run.recipe.evaluate, step.seed)
+    report = Report(report.records, report.differences, {**report.extra, **explain(run)})
+    stores.save(out, report)
+    write_html(report, out / "report.html", title=run.recipe.name)
+
+
+# ---- helpers of evaluate ---------------------------------------------------------------------
+
+
+def test_scores(run: Run) -> dict[str, NDArray[np.float32]]:
+    """Return method -> (seeds, N) scores over the rows of the test pools."""
+    from prerank.evaluation.evaluate import test_rows
+    from prerank.ranking.pre_ranker import PreRanker
+
+    pools = run.dataset.pools.take(test_rows(run.dataset))
+    scores = {}
+    for name in run.recipe.methods:
+        paths = [run.path(f"rankers/{name}/seed{k}") for k in run.recipe.seeds]
+        rows = [
+            PreRanker.load(path, run.dataset, run.embeddings).score_pools(pools) for path in paths
+        ]
+        scores[name] = np.stack(rows)
+    return scores
+
+
+def explain(run: Run) -> dict[str, Any]:
+    """Return what a report's pages show besides metrics."""
+    return {"notes": list(run.dataset.notes), "recipe": run.recipe.to_toml()}
+
+
+# ---- running ---------------------------------------------------------------------------------
+
+
+VERBS: Mapping[str, Callable[[Run, Step, Path], None]] = {
+    "prepare": prepare,
+    "encode": encode,
+    "tokenize": tokenize,
+    "finetune": finetune,
+    "generate": generate,
+    "label": label,
+    "train": train,
+    "evaluate": evaluate,
+}
+
+
+def execute(run: Run, step: Step) -> float:
+    """Make one step's artifact and publish it; return the seconds it took."""
+    start = time.monotonic()
+    manifest = Manifest(step.stage, step.fingerprint, step.config, step.seed, step.parents)
+    with run.store.publish(step.key, manifest) as out:
+        VERBS[step.stage](run, step, out)
+    return time.monotonic() - start
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; a second run on the same folder is refused."""
+    work = folder / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArtifactError(
+                "another run is working in this folder",
+                where=str(folder),
+                hint="wait for it, or give this run another --set name=...",
+            ) from None
+        for leftover in [*work.glob("new-*"), *work.glob("old-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Run the steps of ``stages`` (all by default) that are not done; return what was done.
+
+    Returns:
+        One dict a step: stage, key, fingerprint, status (``made`` or ``done before``), seconds.
+    """
+    run = Run(recipe)
+    chosen = [step for step in run.steps.values() if not stages or step.stage in stages]
+    with locked(recipe.folder):
+        (recipe.folder / "recipe.toml").write_text(recipe.to_toml())
+        made: dict[str, float] = {}
+        todo = [step for step in chosen if not run.done(step)]
+        for stage in dict.fromkeys(step.stage for step in chosen):
+            mine = [step for step in todo if step.stage == stage]
+            for step, seconds in _execute_all(run, mine):
+                made[step.key] = seconds
+                log(f"{step.stage:9s} {step.name or step.key:32s} {seconds:7.1f} s")
+            if not mine:
+                log(f"{stage:9s} done before")
+    return [
+        {
+            "stage": step.stage,
+            "key": step.key,
+            "fingerprint": step.fingerprint,
+            "status": "made" if step.key in made else "done before",
+            "seconds": round(made.get(step.key, 0.0), 3),
+        }
+        for step in chosen
+    ]
+
+
+def _execute_all(run: Run, steps: Sequence[Step]) -> Iterator[tuple[Step, float]]:
+    """Execute steps of one stage; pre-rankers side by side where the recipe has workers."""
+    if run.recipe.workers == 1 or len(steps) < 2 or steps[0].stage != "train":
+        for step in steps:
+            yield step, execute(run, step)
+        return
+    count = min(run.recipe.workers, len(steps))
+    with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (run.recipe,)) as pool:
+        waiting = {pool.submit(_execute_key, step.key): step for step in steps}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+_worker_run: Run | None = None
+
+
+def _start_worker(recipe: Recipe) -> None:
+    """Give each worker its share of the cores: two pools of threads on one core collapse."""
+    import torch
+
+    global _worker_run
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // recipe.workers))
+    _worker_run = Run(recipe)
+
+
+def _execute_key(key: str) -> float:
+    if _worker_run is None:
+        raise RuntimeError("the worker was not started")
+    return execute(_worker_run, _worker_run.steps[key])
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return the plan with what is done already, plain JSON values (``--dry-run``)."""
+    steps = [{**asdict(step), "done": run.done(step)} for step in run.steps.values()]
+    return {"folder": str(run.recipe.folder), "steps": steps}

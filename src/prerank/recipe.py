@@ -1,0 +1,158 @@
+"""A recipe: one TOML file that says a whole run. Every key has a default."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from prerank.anchors.config import FinetuneConfig, GenerateConfig
+from prerank.config import Config, from_validation
+from prerank.data.config import PrepareConfig
+from prerank.embeddings.config import EncodeConfig
+from prerank.errors import ConfigError
+from prerank.evaluation.config import EvaluateConfig
+from prerank.labels.config import LabelConfig
+from prerank.ranking.config import TrainConfig
+from prerank.semantic_ids.config import TokenizeConfig
+
+STAGES = ("prepare", "encode", "tokenize", "finetune", "generate", "label", "train", "evaluate")
+
+
+class MethodConfig(Config):
+    """One line of the comparison: which anchors, and what differs from the recipe's stages."""
+
+    anchors: str = Field(
+        "",
+        description="llm, history, random, popular, shuffled, or two joined by `+`; "
+        "empty for label sources that need no anchors",
+    )
+    label: dict[str, Any] = Field(
+        default_factory=dict, description="keys of [label] that differ for this method"
+    )
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="keys of [train] that differ for this method"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        LabelConfig.parse(self.label, where="label")
+        TrainConfig.parse(self.train, where="train")
+        return self
+
+
+def default_methods() -> dict[str, MethodConfig]:
+    """Return what every honest comparison holds: GPL, two baselines and the anchor controls."""
+    return {
+        "exposed-only": MethodConfig(label={"source": "none"}),
+        "negative-sampling": MethodConfig(label={"source": "negatives"}),
+        "gpl": MethodConfig(anchors="llm"),
+        "gpl-history": MethodConfig(anchors="history"),
+        "gpl-random": MethodConfig(anchors="random"),
+        "gpl-popular": MethodConfig(anchors="popular"),
+        "gpl-shuffled": MethodConfig(anchors="shuffled"),
+    }
+
+
+class Recipe(Config):
+    """A whole run: where it goes, its seeds, one section a stage, and the methods compared."""
+
+    name: str = Field("run", description="name of the run; also its folder under `out`")
+    out: str = Field("runs", description="folder that holds the run's folder")
+    seed: int = Field(0, ge=0, description="root seed of every stage before train")
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2, 3, 4), description="one pre-ranker is trained a method and seed"
+    )
+    workers: int = Field(1, ge=1, description="processes that train pre-rankers side by side")
+    prepare: PrepareConfig = PrepareConfig()
+    encode: EncodeConfig = EncodeConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    generate: GenerateConfig = GenerateConfig()
+    label: LabelConfig = LabelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    methods: dict[str, MethodConfig] = Field(default_factory=default_methods)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.methods:
+            raise ValueError("a recipe needs at least one method")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must be distinct, at least one")
+        for name, method in self.methods.items():
+            if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith("."):
+                raise ValueError(f"method name {name!r}: letters, digits and - _ . + only")
+            needs = self.label_of(method).source == "gpl"
+            if needs and not method.anchors:
+                raise ValueError(f"method {name!r}: label source gpl needs `anchors`")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.out) / self.name
+
+    def label_of(self, method: MethodConfig) -> LabelConfig:
+        """Return the label config of ``method``: the recipe's, with the method's differences."""
+        return LabelConfig.parse({**self.label.model_dump(), **method.label}, where="methods.label")
+
+    def train_of(self, method: MethodConfig) -> TrainConfig:
+        """Return the train config of ``method``: the recipe's, with the method's differences."""
+        return TrainConfig.parse({**self.train.model_dump(), **method.train}, where="methods.train")
+
+    def to_toml(self) -> str:
+        """Return the resolved recipe as TOML; reading it back gives an equal recipe."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe; ``overrides`` are ``stage.key=value`` texts.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or value is wrong; names both.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError("the recipe is not there", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the recipe cannot be read", where=str(path), got=error) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("the recipe is not valid TOML", where=str(path), got=error) from None
+    for text in overrides:
+        _override(values, text)
+    return parse_recipe(values, where=str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], *, where: str = "") -> Recipe:
+    """Check ``values`` and return the recipe; raise ConfigError naming file and key."""
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise from_validation(error, where=where) from None
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    """Apply one ``stage.key=value``; the value is read as TOML, else as text."""
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError("bad override", must="stage.key=value", got=text)
+    node = values
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError("bad override", where=path, must="a section", got=node)
+    node[keys[-1]] = _value(raw.strip())
+
+
+def _value(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw

@@ -1,0 +1,103 @@
+"""Describe stored artifacts: manifest, sizes, and what matters about each kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prerank.errors import ArtifactError
+from prerank.store import MANIFEST, Manifest, read_manifest, verify
+
+ABOUT = ("dataset.json", "quality.json", "anchors.json", "labels.json", "training.json")
+"""The small JSON files beside the arrays; each says what matters about its artifact."""
+
+
+def describe_folder(path: Path) -> dict[str, Any]:
+    """Return what lies in an artifact's folder, or in every artifact folder of a run.
+
+    Raises:
+        ArtifactError: there is no finished artifact, or one of its files is damaged.
+    """
+    manifest = read_manifest(path)
+    if manifest is not None:
+        verify(path, manifest)
+        return _describe(path, manifest)
+    found = sorted(p.parent for p in path.rglob(MANIFEST) if ".work" not in p.parts)
+    if not found:
+        raise ArtifactError(
+            "no artifact here",
+            where=str(path),
+            must=f"a folder with {MANIFEST}, or a run's folder",
+            hint="`prerank run RECIPE` prints where its artifacts lie",
+        )
+    manifests = {folder: read_manifest(folder) for folder in found}
+    return {
+        "run": str(path),
+        "artifacts": [
+            {
+                "key": str(folder.relative_to(path)),
+                "stage": m.kind,
+                "fingerprint": m.fingerprint,
+                "seconds": m.seconds,
+                "created": m.created,
+            }
+            for folder, m in manifests.items()
+            if m is not None
+        ],
+    }
+
+
+def _describe(path: Path, manifest: Manifest) -> dict[str, Any]:
+    about = {
+        name: json.loads((path / name).read_text()) for name in ABOUT if (path / name).exists()
+    }
+    return {
+        "artifact": str(path),
+        "stage": manifest.kind,
+        "fingerprint": manifest.fingerprint,
+        "seed": manifest.seed,
+        "created": manifest.created,
+        "seconds": manifest.seconds,
+        "parents": dict(manifest.parents),
+        "config": dict(manifest.config),
+        "files": {name: (path / name).stat().st_size for name in manifest.files},
+        "packages": dict(manifest.packages),
+        **about,
+    }
+
+
+def print_description(description: Mapping[str, Any]) -> None:
+    """Print `describe_folder`'s findings as tables."""
+    console = Console()
+    if "artifacts" in description:
+        table = Table("artifact", "stage", "fingerprint", "seconds", "created", box=None)
+        for row in description["artifacts"]:
+            table.add_row(
+                row["key"],
+                row["stage"],
+                row["fingerprint"],
+                f"{row['seconds']:.1f}",
+                row["created"],
+            )
+        console.print(table)
+        return
+    table = Table("what", "value", box=None)
+    for name, value in _flat(description):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            text = json.dumps(value) if isinstance(value, list | tuple) else str(value)
+            rows.append((f"{prefix}{key}", text if len(text) < 200 else text[:197] + "..."))
+    return rows

@@ -1,0 +1,119 @@
+"""Invariants of the typed artifacts, each broken once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prerank import artifacts as a
+from prerank.errors import ArtifactError, DataError
+from tiny import anchors, dataset, labels
+
+
+def test_a_sound_dataset_passes() -> None:
+    assert len(dataset().users) == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("exposures", {"click": [2, 0, 1, 0, -1]}, "click out of range"),
+        ("exposures", {"split": [0, 0, 0, 0, 3]}, "split out of range"),
+        ("exposures", {"propensity": [0.0, 1, 1, 1, 1]}, "propensity out of range"),
+        ("exposures", {"user": [0, 0, 1, 1]}, "differ in length"),
+        ("candidates", {"stage": [0, 0, 0, 0, 0, 9]}, "stage out of range"),
+        ("interactions", {"user": [1, 0, 2]}, "not sorted by user"),
+        ("interactions", {"user": [0, 0, 2], "time": [9, 1, 1]}, "not sorted by time"),
+        ("pools", {"click": [-1, 0, 0]}, "truth must be known"),
+        ("pools", {"split": [0, 2, 2]}, "must not be training"),
+    ],
+)
+def test_broken_table_is_refused(table: str, change: dict[str, Any], message: str) -> None:
+    sound = getattr(dataset(), table)
+    typed = {k: np.array(v, getattr(sound, k).dtype) for k, v in change.items()}
+    with pytest.raises(DataError, match=message):
+        replace(sound, **typed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: {"exposures": replace(d.exposures, item=np.full(5, 99, np.int32))},
+            "item index out of range",
+        ),
+        (lambda d: {"cuts": a.Cuts(0, 25, 60)}, "training exposures reach into validation"),
+        (lambda d: {"cuts": a.Cuts(0, 35, 38)}, "validation exposures reach into test"),
+    ],
+)
+def test_dataset_checks_indices_and_leaks(
+    change: Callable[[a.Dataset], dict[str, Any]], message: str
+) -> None:
+    sound = dataset()
+    with pytest.raises(DataError, match=message):
+        replace(sound, **change(sound))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([[np.nan, 1.0]], "NaN"),
+        ([[2.0, 0.0]], "unit rows"),
+        ([1.0, 0.0], r"\(I, D\)"),
+    ],
+)
+def test_item_embeddings_must_be_finite_unit_rows(vectors: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        a.ItemEmbeddings(np.array(vectors, np.float32))
+
+
+def test_item_without_content_has_a_zero_row() -> None:
+    assert len(a.ItemEmbeddings(np.array([[1, 0], [0, 0]], np.float32)).vectors) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offsets": np.array([0, 2, 1, 3])}, "must not fall"),
+        ({"offsets": np.array([1, 2, 3, 3])}, "start at 0"),
+        ({"offsets": np.array([0, 1, 1, 2])}, "end at the number"),
+        ({"logprob": np.array([0.1, 0, 0], np.float32)}, "logprob above 0"),
+    ],
+)
+def test_broken_anchors_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        replace(anchors(), **change)
+
+
+def test_anchor_users_follow_offsets() -> None:
+    assert anchors().users().tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": [1.5, 0]}, "label out of range"),
+        ({"confidence": [-1, 0]}, "below 0"),
+        ({"confidence": [np.inf, 0]}, "not finite"),
+        ({"user": [0, 0], "item": [1, 1]}, "pair twice"),
+    ],
+)
+def test_broken_labels_are_refused(change: dict[str, Any], message: str) -> None:
+    sound = labels()
+    typed = {k: np.array(v, getattr(sound, k).dtype) for k, v in change.items()}
+    with pytest.raises(DataError, match=message):
+        replace(sound, **typed)
+
+
+def test_semantic_id_codes_must_be_in_range() -> None:
+    with pytest.raises(DataError, match="code out of range"):
+        a.SemanticIds(
+            np.array([[2]], np.int32), np.array([2], np.int32), np.zeros((2, 2), np.float32)
+        )
+
+
+def test_null_record_needs_a_reason() -> None:
+    with pytest.raises(ArtifactError, match="needs a reason"):
+        a.Record("m", "p", "all", "auc", None, None, None, 0, 1)

@@ -1,0 +1,167 @@
+"""Artifact folders: round trips, atomic publication, damage, lineage."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prerank import artifacts as a
+from prerank import store as stores
+from prerank.errors import ArtifactError, SchemaError, StaleArtifactError
+from prerank.store import MANIFEST, Manifest, Store
+from tiny import anchors, dataset, labels
+
+MARK = Manifest("label", "abc", {"k": 1}, 0, {"dataset": "x"})
+
+
+def _assert_same(left: Any, right: Any) -> None:
+    assert type(left) is type(right)
+    for name, value in vars(left).items():
+        other = getattr(right, name)
+        if isinstance(value, np.ndarray):
+            assert value.dtype.kind == other.dtype.kind
+            np.testing.assert_array_equal(value, other)
+        elif hasattr(value, "__dataclass_fields__"):
+            _assert_same(value, other)
+        elif isinstance(value, dict):
+            assert value.keys() == other.keys()
+            for key in value:
+                np.testing.assert_array_equal(value[key], other[key])
+        else:
+            assert value == other
+
+
+def _sids() -> a.SemanticIds:
+    codes = np.array([[0, 1], [1, 0]], np.int32)
+    return a.SemanticIds(
+        codes, np.array([2, 2], np.int32), np.eye(4, 3, dtype=np.float32), {"x": 1}
+    )
+
+
+def _report() -> a.Report:
+    record = a.Record("gpl", "exposed", "all", "auc", 0.5, 0.4, 0.6, 10, 5)
+    return a.Report((record,), (), {"notes": ["n"]})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        dataset,
+        lambda: a.ItemEmbeddings(np.eye(3, dtype=np.float32)),
+        _sids,
+        anchors,
+        labels,
+        _report,
+    ],
+)
+def test_save_then_load_gives_the_same(tmp_path: Path, make: Callable[[], Any]) -> None:
+    artifact = make()
+    stores.save(tmp_path, artifact)
+    _assert_same(artifact, stores.load(tmp_path, type(artifact)))
+
+
+def test_given_vectors_survive(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    sound = dataset()
+    vectors = np.array([[1, 0], [0, 1], [np.nan, np.nan], [1, 1]], np.float32)
+    with_vectors = replace(sound, catalog=replace(sound.catalog, vectors=vectors))
+    stores.save(tmp_path, with_vectors)
+    np.testing.assert_array_equal(stores.load(tmp_path, a.Dataset).catalog.vectors, vectors)
+
+
+def _publish(store: Store, text: str = "hello", mark: Manifest = MARK) -> Path:
+    with store.publish("labels/gpl", mark) as out:
+        (out / "data.txt").write_text(text)
+    return store.path("labels/gpl")
+
+
+def test_publish_writes_manifest_with_hashes(tmp_path: Path) -> None:
+    path = _publish(Store(tmp_path))
+    manifest = stores.read_manifest(path)
+    assert manifest is not None
+    assert manifest.kind == "label" and manifest.parents == {"dataset": "x"}
+    digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    assert manifest.files == {"data.txt": digest}
+    assert not list((tmp_path / ".work").iterdir())
+
+
+def test_failed_stage_leaves_the_old_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = _publish(store)
+    with pytest.raises(RuntimeError), store.publish("labels/gpl", MARK) as out:
+        (out / "data.txt").write_text("half")
+        raise RuntimeError("killed")
+    assert (path / "data.txt").read_text() == "hello"
+    assert store.has("labels/gpl", "abc")
+
+
+def test_publish_replaces(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _publish(store)
+    path = _publish(store, "new")
+    assert (path / "data.txt").read_text() == "new"
+
+
+def test_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.path("dataset").mkdir()
+    assert not store.has("dataset", "abc")
+    with pytest.raises(ArtifactError, match="not there"):
+        store.checked("dataset")
+
+
+@pytest.mark.parametrize("damage", ["change", "truncate", "remove"])
+def test_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    file = _publish(store) / "data.txt"
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_text({"change": "hellO", "truncate": "hel"}[damage])
+    with pytest.raises(ArtifactError, match=r"damaged|missing"):
+        store.checked("labels/gpl", "abc")
+
+
+def test_other_parents_are_stale(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _publish(store)
+    with pytest.raises(StaleArtifactError, match="other parents"):
+        store.checked("labels/gpl", "other")
+
+
+def test_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    manifest = _publish(store) / MANIFEST
+    manifest.write_text(manifest.read_text()[:40])
+    assert not store.has("labels/gpl", "abc")
+    with pytest.raises(ArtifactError, match="damaged"):
+        store.checked("labels/gpl")
+
+
+def test_unknown_schema_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    manifest = _publish(store) / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 99}))
+    with pytest.raises(SchemaError, match="cannot read"):
+        store.checked("labels/gpl")
+
+
+def test_key_cannot_leave_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="outside"):
+        Store(tmp_path / "run").path("../other")
+
+
+def test_fingerprint_depends_on_all_that_decides() -> None:
+    base = stores.fingerprint("k", {"a": 1}, 0, {"p": "x"})
+    assert base == stores.fingerprint("k", {"a": 1}, 0, {"p": "x"})
+    others = {
+        stores.fingerprint("k2", {"a": 1}, 0, {"p": "x"}),
+        stores.fingerprint("k", {"a": 2}, 0, {"p": "x"}),
+        stores.fingerprint("k", {"a": 1}, 1, {"p": "x"}),
+        stores.fingerprint("k", {"a": 1}, 0, {"p": "y"}),
+    }
+    assert base not in others and len(others) == 4
