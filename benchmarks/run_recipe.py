@@ -1,0 +1,101 @@
+"""Run a recipe from nothing, measure it, and keep its figures in benchmarks/results/.
+
+    python benchmarks/run_recipe.py recipes/games.toml [--set key=value ...] [--headline POOL]
+
+Writes ``benchmarks/results/run-NAME.json``: the records and paired differences of the report, the
+seconds of every stage, the peak memory of the whole process tree (proportional set size, sampled
+twice a second), hardware and versions. ``docs/generate.py`` makes the pages from these files.
+``--keep`` reuses what the run's folder holds instead of starting from nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from prerank.recipe import load_recipe
+
+RESULTS = Path(__file__).parent / "results"
+SAMPLE_S = 0.5
+
+
+def descendants(pid: int) -> list[int]:
+    """Return ``pid`` and all its descendants."""
+    found = [pid]
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += descendants(int(child))
+    return found
+
+
+def tree_bytes(pid: int) -> int:
+    """Return the proportional set size of ``pid`` and its descendants."""
+    total = 0
+    try:
+        for one in descendants(pid):
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # a process ended while we looked
+    return total
+
+
+def hardware() -> str:
+    """Return the processor's name, its cores in use and the memory."""
+    names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{names[0].split(': ')[1]}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--headline", default="", help="pool whose table the README shows")
+    parser.add_argument("--keep", action="store_true", help="do not delete the run's folder first")
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    if not arguments.keep:
+        shutil.rmtree(recipe.folder, ignore_errors=True)
+    options = [x for text in arguments.set for x in ("--set", text)]
+    command = ["prerank", "run", str(arguments.recipe), *options]
+    start, peak = time.monotonic(), 0
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr)
+    while process.poll() is None:
+        peak = max(peak, tree_bytes(process.pid))
+        time.sleep(SAMPLE_S)
+    if process.returncode:
+        sys.exit(process.returncode)
+    seconds = time.monotonic() - start
+    report = json.loads((recipe.folder / "report" / "report.json").read_text())
+    manifest = json.loads((recipe.folder / "report" / "manifest.json").read_text())
+    kept = {
+        "name": recipe.name,
+        "command": " ".join(command),
+        "headline_pool": arguments.headline,
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "packages": manifest["packages"],
+        "seconds": round(seconds, 1),
+        "peak_gib": round(peak / 2**30, 2),
+        "seeds": len(recipe.seeds),
+        "notes": report["extra"].get("notes", []),
+        "stages": report["extra"].get("stages", []),
+        "records": report["records"],
+        "differences": report["differences"],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"run-{recipe.name}.json"
+    path.write_text(json.dumps(kept, indent=0) + "\n")
+    print(json.dumps({"kept": str(path), "seconds": seconds, "peak_gib": kept["peak_gib"]}))
+
+
+if __name__ == "__main__":
+    main()

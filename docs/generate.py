@@ -1,0 +1,170 @@
+"""Write every page that is made from code or from committed results.
+
+python docs/generate.py            # write docs/reference/*.md, docs/results.md, README tables
+python docs/generate.py --check    # exit 1 if any of them is not current (a test does this)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from prerank.cli import app
+from prerank.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- results: begin, made by docs/generate.py -->", "<!-- results: end -->"
+MADE = "<!-- made by docs/generate.py; do not edit -->\n"
+SHOWN = (("gauc", "all"), ("gauc", "tail"), ("hr@10", "all"), ("auc", "all"))
+
+
+# ---- reference -------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Return the help of every command."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="prerank")
+    parts = [MADE, "# Command line\n", _fenced(group.get_help(context))]
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        inner = typer.Context(command, info_name=name, parent=context)
+        parts += [f"\n## prerank {name}\n", _fenced(command.get_help(inner))]
+    return "\n".join(parts)
+
+
+def _fenced(text: str) -> str:
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return "```text\n" + "\n".join(lines) + "\n```"
+
+
+def recipe_page() -> str:
+    """Return every key of a recipe: its type, default and meaning."""
+    head = "# Recipe keys\n\nEvery key has a default; unknown keys are errors. Override one with\n"
+    parts = [MADE, head + "`--set stage.key=value`.\n"]
+    for path, model in _sections(Recipe, ""):
+        title = f"[{path}]" if path else "top level"
+        doc = (model.__doc__ or "").strip().splitlines()[0]
+        rows = [_key_row(name, f) for name, f in model.model_fields.items() if not _model(f)]
+        if rows:
+            table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows]
+            parts += [f"\n## {title}\n\n{doc}\n", "\n".join(table)]
+    return "\n".join(parts) + "\n"
+
+
+def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield path, model
+    for name, field in model.model_fields.items():
+        inner = _model(field)
+        if inner is not None:
+            yield from _sections(inner, f"{path}.{name}" if path else name)
+
+
+def _model(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the config class of a section; ``methods.NAME`` counts as one."""
+    kind: Any = field.annotation
+    if get_origin(kind) is dict:
+        kind = get_args(kind)[1]
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _key_row(name: str, field: FieldInfo) -> str:
+    kind = field.annotation
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    text = text.replace("typing.", "").replace("Literal", "one of ").replace("|", "or")
+    default = field.get_default(call_default_factory=True)
+    cells = (f"`{name}`", text, f"`{json.dumps(default, default=str)}`", field.description or "")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+# ---- results ---------------------------------------------------------------------------------
+
+
+def results_page() -> str:
+    """Return docs/results.md, from the committed JSON of finished runs."""
+    parts = [MADE, "# Results\n", (ROOT / "docs" / "results-intro.md").read_text()]
+    files = sorted(RESULTS.glob("run-*.json"))
+    parts += [_run_section(json.loads(file.read_text()), file.name) for file in files]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _run_section(run: dict[str, Any], source: str) -> str:
+    about = [
+        f"\n## {run['name']}\n",
+        f"`{run['command']}` on {run['hardware']}: {run['seconds']:.0f} s, "
+        f"peak {run['peak_gib']:.1f} GiB, {run['seeds']} seeds. "
+        f"From `benchmarks/results/{source}`.\n",
+        *[f"- {note}" for note in run["notes"]],
+    ]
+    pools = dict.fromkeys(record["pool"] for record in run["records"])
+    return "\n".join(about + [_pool_table(run, pool) for pool in pools])
+
+
+def _pool_table(run: dict[str, Any], pool: str) -> str:
+    records = [r for r in run["records"] if r["pool"] == pool]
+    by_key = {(r["method"], r["metric"], r["segment"]): r for r in records}
+    methods = dict.fromkeys(r["method"] for r in records)
+    columns = [c for c in SHOWN if any((m, *c) in by_key for m in methods)]
+    names = [metric if segment == "all" else f"{segment} {metric}" for metric, segment in columns]
+    rows = [
+        "| " + " | ".join([m, *(_cell(by_key.get((m, *c))) for c in columns)]) + " |"
+        for m in methods
+    ]
+    head = ["| " + " | ".join(["method", *names]) + " |", "|---" * (len(names) + 1) + "|"]
+    return "\n".join([f"\n### {run['name']}: {pool}\n", *head, *rows])
+
+
+def _cell(record: dict[str, Any] | None) -> str:
+    if record is None or record["value"] is None:
+        return "–"
+    if record["low"] is None:
+        return f"{record['value']:.3f}"
+    return f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
+
+
+def readme() -> str:
+    """Return the README with its results tables made anew."""
+    text = (ROOT / "README.md").read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    tables = []
+    for file in sorted(RESULTS.glob("run-*.json")):
+        run = json.loads(file.read_text())
+        if run.get("headline_pool"):
+            tables.append(_pool_table(run, run["headline_pool"]))
+    return f"{before}{BEGIN}\n" + "\n".join(tables) + f"\n\n{END}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated page with its text."""
+    return {
+        ROOT / "docs" / "reference" / "cli.md": cli_page(),
+        ROOT / "docs" / "reference" / "recipe.md": recipe_page(),
+        ROOT / "docs" / "results.md": results_page(),
+        ROOT / "README.md": readme(),
+    }
+
+
+def main() -> int:
+    """Write the pages, or say which are not current."""
+    stale = []
+    for path, text in pages().items():
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != text:
+                stale.append(str(path.relative_to(ROOT)))
+        else:
+            path.write_text(text)
+    if stale:
+        print("not current:", *stale, "\nrun `python docs/generate.py`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The command line, as a user meets it: a tiny world through every stage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = """
+name = "tiny"
+out = "{out}"
+seeds = [0, 1]
+
+[prepare.world]
+n_users = 150
+n_items = 200
+
+[encode]
+embedding_dim = 16
+
+[tokenize]
+codebook_size = 8
+
+[finetune]
+hidden_size = 16
+n_layers = 1
+n_heads = 2
+epochs = 1
+
+[generate]
+n_anchors = 5
+
+[train]
+epochs = 1
+
+[evaluate]
+n_resamples = 50
+
+[methods.exposed-only]
+label.source = "none"
+[methods.gpl]
+anchors = "llm"
+[methods.gpl-joined]
+anchors = "llm+history"
+[methods.gpl-shuffled]
+anchors = "shuffled"
+"""
+STAGES = ["prepare", "encode", "tokenize", "finetune", "generate", "label", "train", "evaluate"]
+
+
+def prerank(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prerank", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / "tiny.toml"
+    path.write_text(TINY.format(out=folder / "runs"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(recipe: Path) -> dict[str, Any]:
+    done = prerank("run", recipe, "--json")
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_run_makes_every_stage(first: dict[str, Any]) -> None:
+    assert list(dict.fromkeys(step["stage"] for step in first["steps"])) == STAGES
+    assert {step["status"] for step in first["steps"]} == {"made"}
+
+
+def test_records_have_the_stable_keys(first: dict[str, Any]) -> None:
+    keys = {"method", "pool", "segment", "metric", "value", "low", "high", "n", "seeds"}
+    assert all(keys <= record.keys() for record in first["records"])
+    assert {r["method"] for r in first["records"]} >= {"exposed-only", "gpl", "gpl-joined"}
+    assert {"auc", "gauc", "hr@10", "ndcg@10"} <= {r["metric"] for r in first["records"]}
+
+
+def test_report_page_is_self_contained(first: dict[str, Any]) -> None:
+    page = (Path(first["folder"]) / "report" / "report.html").read_text()
+    assert "<html" in page and "gpl-joined" in page
+    assert 'src="http' not in page and 'href="http' not in page.split("</style>")[0]
+
+
+def test_second_run_does_nothing(recipe: Path, first: dict[str, Any]) -> None:
+    again = json.loads(prerank("run", recipe, "--json").stdout)
+    assert {step["status"] for step in again["steps"]} == {"done before"}
+    assert [s["fingerprint"] for s in again["steps"]] == [s["fingerprint"] for s in first["steps"]]
+
+
+def test_changed_key_redoes_only_what_depends_on_it(recipe: Path, first: dict[str, Any]) -> None:
+    plan = prerank("run", recipe, "--dry-run", "--json", "--set", "label.prior=0.2")
+    todo = {s["stage"] for s in json.loads(plan.stdout)["steps"] if not s["done"]}
+    assert todo == {"label", "train", "evaluate"}
+
+
+def test_dry_run_prints_a_recipe_that_reads_back(
+    recipe: Path, first: dict[str, Any], tmp_path: Path
+) -> None:
+    shown = json.loads(prerank("run", recipe, "--dry-run", "--json").stdout)
+    copy = tmp_path / "copy.toml"
+    copy.write_text(shown["recipe"])
+    again = json.loads(prerank("run", copy, "--dry-run", "--json").stdout)
+    assert again["steps"] == shown["steps"]
+
+
+def test_human_output(recipe: Path, first: dict[str, Any]) -> None:
+    done = prerank("run", recipe)
+    assert "gpl" in done.stdout and "report.html" in done.stdout
+    assert "done before" in done.stderr
+    plan = prerank("run", recipe, "--dry-run")
+    assert "[prepare.world]" in plan.stdout and "done before" in plan.stdout
+
+
+def test_show_run_and_each_artifact(first: dict[str, Any]) -> None:
+    folder = Path(first["folder"])
+    listed = json.loads(prerank("show", folder, "--json").stdout)["artifacts"]
+    assert {a["key"] for a in listed} == {s["key"] for s in first["steps"]}
+    sids = json.loads(prerank("show", folder / "semantic_ids", "--json").stdout)
+    assert sids["stage"] == "tokenize" and sids["quality.json"]
+    assert "fingerprint" in prerank("show", folder / "anchors" / "llm").stdout
+
+
+def test_compare_prints_runs_side_by_side(first: dict[str, Any]) -> None:
+    found = prerank("compare", first["folder"])
+    assert found.returncode == 0 and "gpl-shuffled" in found.stdout
+
+
+def test_doctor() -> None:
+    assert json.loads(prerank("doctor", "--json").stdout)["cores"] >= 1
+
+
+def test_no_pickle_in_a_run(first: dict[str, Any]) -> None:
+    suffixes = {p.suffix for p in Path(first["folder"]).rglob("*") if p.is_file()}
+    assert suffixes <= {".parquet", ".safetensors", ".json", ".html", ".toml", ".jinja", ""}
+
+
+def test_stage_alone_needs_its_parents(recipe: Path, tmp_path: Path) -> None:
+    done = prerank("encode", recipe, "--set", f"out='{tmp_path}'")
+    assert done.returncode == 3
+    assert "artifact is not there" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_stage_of_another_recipe_is_stale(recipe: Path, first: dict[str, Any]) -> None:
+    done = prerank("tokenize", recipe, "--set", "encode.embedding_dim=8")
+    assert done.returncode == 3
+    assert "other parents" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "absent.toml"], 2, "recipe is not there"),
+        (["run", "RECIPE", "--set", "train.epoch=3"], 2, "unknown key `train.epoch`"),
+        (["run", "RECIPE", "--set", "train.epochs=many"], 2, "train.epochs"),
+        (["run", "RECIPE", "--set", "train"], 2, "stage.key=value"),
+        (["run", "RECIPE", "--set", "prepare.source=games"], 2, "prepare.path"),
+        (["run", "RECIPE", "--set", "methods.x.anchors=psychic"], 2, "unknown anchors"),
+        (["run", "RECIPE", "--set", "methods.x.label.source=gpl"], 2, "needs `anchors`"),
+        (["show", "nowhere"], 3, "no artifact here"),
+        (["fly"], 2, "No such command"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(
+    recipe: Path, arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    filled = [str(recipe) if a == "RECIPE" else a for a in arguments]
+    done = prerank(*filled, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_toml_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("name = ")
+    done = prerank("run", path)
+    assert done.returncode == 2 and "not valid TOML" in done.stderr
+
+
+def test_killed_run_goes_on_and_ends_alike(recipe: Path, first: dict[str, Any]) -> None:
+    """Kill -9 at several moments; the artifacts end as those of the undisturbed run."""
+    out = recipe.parent / "killed"
+    command = [sys.executable, "-m", "prerank", "run", str(recipe), "--set", f"out='{out}'"]
+    for seconds in (4.0, 7.0, 10.0):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = prerank("run", recipe, "--set", f"out='{out}'", "--json")
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert [s["fingerprint"] for s in again["steps"]] == [s["fingerprint"] for s in first["steps"]]
+    values = [r["value"] for r in first["records"]]
+    assert [r["value"] for r in again["records"]] == values
+
+
+def test_two_runs_on_one_folder_are_refused(recipe: Path, first: dict[str, Any]) -> None:
+    import fcntl
+
+    with (Path(first["folder"]) / ".work" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = prerank("run", recipe)
+    assert done.returncode == 3 and "another run" in done.stderr
+
+
+def test_damaged_artifact_is_never_used(recipe: Path, first: dict[str, Any]) -> None:
+    vectors = Path(first["folder"]) / "embeddings" / "vectors.safetensors"
+    sound = vectors.read_bytes()
+    vectors.write_bytes(sound[:-4] + b"\0\0\0\1")
+    try:
+        done = prerank("run", recipe, "--set", "label.prior=0.3")
+        assert done.returncode == 3 and "damaged" in done.stderr
+    finally:
+        vectors.write_bytes(sound)
