@@ -101,4 +101,5 @@ def anchor_histories(dataset: Dataset, length: int) -> IntArray:
 
 def mask_of(history_NH: IntArray) -> NDArray[np.bool_]:
     """Return (N, H) bool: True where the history has an item."""
-    return history_NH != PAD
+    mask: NDArray[np.bool_] = history_NH != PAD
+    return mask

@@ -71,7 +71,7 @@ def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
     late = dataset.cuts.anchors is None or dataset.time_unit == "none"
     keep = np.ones(len(rows), bool) if late else rows.time >= np.int64(dataset.cuts.anchors or 0)
     key = pair_keys(rows.user, rows.item)
-    keep &= ~_contains(known_pairs(dataset), key)
+    keep &= ~contains(known_pairs(dataset), key)
     index = np.flatnonzero(keep)
     # Latest request of each pair: sort by (key, time), keep the last of each run.
     index = index[np.lexsort((rows.time[index], key[index]))]
@@ -93,7 +93,7 @@ def propose_pairs(
     active = np.unique(dataset.interactions.user)
     item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
     key = np.unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
-    key = key[~_contains(known_pairs(dataset), key)]
+    key = key[~contains(known_pairs(dataset), key)]
     user, item_of = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
     return UnexposedPairs(
         user=user,
@@ -112,8 +112,10 @@ def _after_training(dataset: Dataset) -> int:
     return min([last, *known])
 
 
-def _contains(sorted_keys: TimeArray, keys: TimeArray) -> NDArray[np.bool_]:
+def contains(sorted_keys: TimeArray, keys: TimeArray) -> NDArray[np.bool_]:
+    """Return (N,) bool: which ``keys`` stand in ``sorted_keys`` (ascending)."""
     if not len(sorted_keys):
         return np.zeros(len(keys), dtype=np.bool_)
     position = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return sorted_keys[position] == keys
+    found: NDArray[np.bool_] = sorted_keys[position] == keys
+    return found

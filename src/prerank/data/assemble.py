@@ -1,0 +1,359 @@
+"""From tables of raw ids to a Dataset: vocabularies, indices, split, histories, pools.
+
+Every reader returns `Logs`; everything that follows is decided here, once for all sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prerank.artifacts import (
+    TEST,
+    TRAIN,
+    ByteArray,
+    Candidates,
+    Catalog,
+    Cuts,
+    Dataset,
+    Exposures,
+    Features,
+    FloatArray,
+    Interactions,
+    TimeArray,
+    TimeUnit,
+)
+from prerank.data.config import PoolsConfig, SplitConfig
+from prerank.data.ids import indices, vocabulary
+from prerank.data.negatives import popularity_weights
+from prerank.data.pools import Columns, exposed_rows, join_pools, positives_of, sampled_rows
+from prerank.data.split import (
+    NO_CUTS,
+    check_leaks,
+    given_cuts,
+    random_split,
+    split_at,
+    temporal_cuts,
+)
+from prerank.data.unexposed import contains, pair_keys
+from prerank.seeds import rng
+from prerank.vocabulary import Vocabulary
+
+CATEGORICAL, NUMERIC = "c:", "n:"
+NO_INTERACTIONS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
+
+
+@dataclass(frozen=True, eq=False)
+class Logs:
+    """What a reader returns: polars frames of raw ids (text or integers).
+
+    Attributes:
+        name: name of the data set.
+        time_unit: unit of every ``time`` column; ``none``: the columns are absent.
+        items: ``item``, ``title``, ``text``, features as ``c:name`` (text) and ``n:name``
+            (numbers).
+        exposures: ``user``, ``item`` and, where known, ``request``, ``time``, ``click`` (1, 0,
+            null), ``position``, ``propensity``, ``split`` (0, 1, 2: then taken as it is).
+        users: ``user`` and features; users without a row have no features.
+        candidates: ``user``, ``item`` and, where known, ``request``, ``time``, ``stage`` (code),
+            ``score``, ``truth``.
+        interactions: ``user``, ``item``, ``time``, known apart from the exposures; rows of one
+            user and moment keep their order.
+        clicks_are_interactions: clicked exposures join the interactions.
+        pools: name -> ``split``, ``request``, ``user``, ``item``, ``click`` and ``time``: pools
+            with the truth that come with the data.
+        exposed_pool: make the pool of held-out exposures.
+        sampled_pools: our names of the uniform and of the popular sampled pool; empty: none.
+        vectors: (rows of ``items``, D) float32 given by the user, NaN rows where missing.
+        stages: names of the candidates' stage codes.
+        cuts: moments that the source itself dictates.
+        notes: what a reader of results must know.
+    """
+
+    name: str
+    time_unit: TimeUnit
+    items: pl.DataFrame
+    exposures: pl.DataFrame
+    users: pl.DataFrame | None = None
+    candidates: pl.DataFrame | None = None
+    interactions: pl.DataFrame | None = None
+    clicks_are_interactions: bool = True
+    pools: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    exposed_pool: bool = True
+    sampled_pools: tuple[str, ...] = ("unexposed-uniform", "unexposed-popular")
+    vectors: FloatArray | None = None
+    stages: tuple[str, ...] = ("recalled",)
+    cuts: Cuts = NO_CUTS
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, *notes: str) -> Logs:
+        """Return the logs with more notes."""
+        return replace(self, notes=self.notes + notes)
+
+
+def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> Dataset:
+    """Build the Dataset and check it.
+
+    Args:
+        logs: what a reader returned.
+        split: the split, used unless the exposures carry one.
+        pools: sizes of the sampled pools.
+        seed: root seed of the random split and of the sampled negatives.
+
+    Raises:
+        DataError: an id is unknown, the log is too short to be cut, or the split leaks.
+    """
+    frames = [f for f in (logs.exposures, logs.candidates, logs.interactions) if f is not None]
+    known = [f["user"] for f in (*frames, *logs.pools.values())]
+    users = vocabulary([*known, *([] if logs.users is None else [logs.users["user"]])])
+    items = vocabulary([logs.items["item"]])
+    notes = list(logs.notes)
+
+    shown, offered, liked = (
+        _indexed(frame, users, items, logs.time_unit, name)
+        for name, frame in (
+            ("exposures", logs.exposures),
+            ("candidates", logs.candidates),
+            ("interactions", logs.interactions),
+        )
+    )
+    shown["request"], offered["request"] = _requests(shown, offered, logs)
+    if logs.time_unit == "none" and "split" not in shown:
+        notes.append("no time: exposures are split at random, histories are sets")
+    exposures, cuts = _exposures(shown, logs, split, seed)
+    interactions = _interactions(exposures, liked, cuts, logs, notes)
+    candidates = _candidates(offered, cuts, logs, notes)
+    met = np.unique(
+        np.concatenate([pair_keys(table.user, table.item) for table in (interactions, exposures)])
+    )
+    parts: list[tuple[str, Columns]] = []
+    if logs.exposed_pool:
+        parts.append(("exposed", exposed_rows(exposures)))
+    if logs.sampled_pools:
+        positives = positives_of(exposures)
+        train = interactions.item
+        for name, power in zip(logs.sampled_pools, (0.0, pools.popularity_power), strict=True):
+            weights = popularity_weights(train, len(items), power)
+            parts.append((name, sampled_rows(name, positives, met, weights, pools, seed)))
+        notes.append(_pools_note(logs.sampled_pools, pools))
+    for name, frame in logs.pools.items():
+        rows = _indexed(frame, users, items, logs.time_unit, f"pool {name}")
+        parts.append((name, rows))
+    idle = len(users) - len(np.unique(np.concatenate([exposures.user, interactions.user])))
+    if idle:
+        notes.append(f"{idle} of {len(users)} users have neither an exposure nor an interaction")
+
+    dataset = Dataset(
+        name=logs.name,
+        time_unit=logs.time_unit,
+        users=users,
+        items=items,
+        user_features=_features(logs.users, "user", users),
+        catalog=_catalog(logs, items),
+        exposures=exposures,
+        candidates=candidates,
+        interactions=interactions,
+        pools=join_pools(parts),
+        cuts=cuts,
+        notes=tuple(notes),
+    )
+    check_leaks(dataset)
+    return dataset
+
+
+def _indexed(
+    frame: pl.DataFrame | None, users: Vocabulary, items: Vocabulary, unit: TimeUnit, where: str
+) -> dict[str, NDArray[Any]]:
+    """Return a frame's columns as arrays, users and items as indices, time always there."""
+    if frame is None:
+        frame = pl.DataFrame(schema=NO_INTERACTIONS)
+    raw = [name for name in frame.columns if name not in ("user", "item", "request", "click")]
+    columns: dict[str, NDArray[Any]] = {name: frame[name].to_numpy() for name in raw}
+    columns["user"] = indices(frame["user"], users, where)
+    columns["item"] = indices(frame["item"], items, where)
+    if "click" in frame.columns:
+        columns["click"] = frame["click"].cast(pl.Int8).fill_null(-1).to_numpy()
+    if "request" in frame.columns:
+        request = frame["request"]
+        columns["request"] = request.to_numpy()
+    if unit == "none" or "time" not in columns:
+        columns["time"] = np.zeros(len(frame), dtype=np.int64)
+    return columns
+
+
+def _requests(
+    shown: dict[str, NDArray[Any]], offered: dict[str, NDArray[Any]], logs: Logs
+) -> tuple[TimeArray, TimeArray]:
+    """Return request codes of exposures and candidates, one numbering for both.
+
+    A table without request ids: the rows of one user at one moment are a request.
+    """
+    tables = (shown, offered)
+    named = [
+        pl.Series("request", t["request"]) for t in tables if "request" in t and len(t["user"])
+    ]
+    names = pl.concat([s.cast(pl.String) for s in named]).unique().sort() if named else None
+    moments = np.unique(np.concatenate([table["time"] for table in tables]))
+    keys = [
+        t["user"].astype(np.int64) * len(moments) + np.searchsorted(moments, t["time"])
+        for t in tables
+    ]
+    unnamed = [k for k, t in zip(keys, tables, strict=True) if "request" not in t]
+    distinct = np.unique(np.concatenate(unnamed)) if unnamed else np.zeros(0, np.int64)
+    start = 0 if names is None else len(names)
+
+    def codes(table: dict[str, NDArray[Any]], key: TimeArray) -> TimeArray:
+        if "request" not in table:
+            return (start + np.searchsorted(distinct, key)).astype(np.int64)
+        if names is None:
+            return np.zeros(len(key), dtype=np.int64)
+        text = pl.Series("request", table["request"]).cast(pl.String)
+        order = pl.Series(np.arange(len(names), dtype=np.int64))
+        return text.replace_strict(names, order, return_dtype=pl.Int64).to_numpy()
+
+    return codes(shown, keys[0]), codes(offered, keys[1])
+
+
+def _exposures(
+    shown: dict[str, NDArray[Any]], logs: Logs, config: SplitConfig, seed: int
+) -> tuple[Exposures, Cuts]:
+    n, time = len(shown["user"]), shown["time"].astype(np.int64)
+    cuts = NO_CUTS
+    split: ByteArray
+    if "split" in shown:
+        split = shown["split"].astype(np.int8)
+        if logs.time_unit == "ms":
+            cuts = given_cuts(time, split, config.anchor_fraction)
+    elif logs.time_unit == "none":
+        grouped = "request" in logs.exposures.columns
+        group = shown["request"] if grouped else np.arange(n, dtype=np.int64)
+        split = random_split(group, config, rng(seed, "split"))
+    else:
+        cuts = temporal_cuts(time, config, logs.cuts)
+        split = split_at(time, cuts)
+
+    def column(name: str, default: float, kind: type[Any]) -> NDArray[Any]:
+        values = shown.get(name)
+        return np.full(n, default, kind) if values is None else values.astype(kind)
+
+    exposures = Exposures(
+        request=shown["request"],
+        user=shown["user"],
+        item=shown["item"],
+        time=time,
+        click=column("click", -1, np.int8),
+        position=column("position", -1, np.int32),
+        propensity=column("propensity", np.nan, np.float32),
+        split=split,
+    )
+    return exposures, cuts
+
+
+def _interactions(
+    exposures: Exposures,
+    liked: dict[str, NDArray[Any]],
+    cuts: Cuts,
+    logs: Logs,
+    notes: list[str],
+) -> Interactions:
+    """Return all positives that a history may hold, sorted by user and time."""
+    # With real times a validation click is history for test rows; otherwise it is held out.
+    allowed = exposures.split != TEST if logs.time_unit == "ms" else exposures.split == TRAIN
+    clicked = allowed & (exposures.click == 1) & logs.clicks_are_interactions
+    user = np.concatenate([liked["user"], exposures.user[clicked]])
+    item = np.concatenate([liked["item"], exposures.item[clicked]])
+    time = np.concatenate([liked["time"].astype(np.int64), exposures.time[clicked]])
+    if logs.time_unit == "ms" and cuts.test is not None:
+        early = time < cuts.test
+        if not early.all():
+            notes.append(f"{int((~early).sum())} interactions of the test period were left out")
+        user, item, time = user[early], item[early], time[early]
+    if logs.time_unit == "none":
+        held = exposures.split != TRAIN
+        held_keys = np.unique(pair_keys(exposures.user[held], exposures.item[held]))
+        key = np.unique(pair_keys(user, item))
+        key = key[~contains(held_keys, key)]
+        user, item = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
+        time = np.zeros(len(key), dtype=np.int64)
+    order = np.lexsort((time, user))
+    return Interactions(user=user[order], item=item[order], time=time[order])
+
+
+def _candidates(
+    offered: dict[str, NDArray[Any]], cuts: Cuts, logs: Logs, notes: list[str]
+) -> Candidates:
+    """Return the candidates of training requests."""
+    n = len(offered["user"])
+    keep = np.ones(n, dtype=np.bool_)
+    if logs.time_unit == "ms" and cuts.validation is not None:
+        keep = offered["time"] < cuts.validation
+        if not keep.all():
+            notes.append(f"{int((~keep).sum())} candidates after training were left out")
+
+    def column(name: str, default: float, kind: type[Any]) -> NDArray[Any]:
+        values = offered.get(name)
+        return np.full(n, default, kind)[keep] if values is None else values[keep].astype(kind)
+
+    return Candidates(
+        request=offered["request"][keep],
+        user=offered["user"][keep],
+        item=offered["item"][keep],
+        time=column("time", 0, np.int64),
+        stage=column("stage", 0, np.int8),
+        score=column("score", np.nan, np.float32),
+        truth=column("truth", np.nan, np.float32),
+        stages=logs.stages,
+    )
+
+
+def _pools_note(names: tuple[str, ...], config: PoolsConfig) -> str:
+    return (
+        f"pools {' and '.join(names)}: a clicked item beside up to {config.n_negatives} items "
+        "the user neither interacted with nor was shown, drawn uniformly and by (training "
+        f"interactions + 1)^{config.popularity_power:g}; assumed negatives, nobody asked"
+    )
+
+
+def _catalog(logs: Logs, items: Vocabulary) -> Catalog:
+    order = _order(logs.items["item"], items)
+    sorted_items = logs.items[order]
+    return Catalog(
+        title=np.array(sorted_items["title"].to_list(), dtype=object),
+        text=np.array(sorted_items["text"].to_list(), dtype=object),
+        features=_features(logs.items, "item", items),
+        vectors=None if logs.vectors is None else np.ascontiguousarray(logs.vectors[order]),
+    )
+
+
+def _order(ids: pl.Series, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """Return the row of each vocabulary entry in ``ids``, -1 where it has none."""
+    row = np.full(len(vocabulary), -1, dtype=np.int64)
+    row[indices(ids, vocabulary, "features")] = np.arange(len(ids))
+    return row
+
+
+def _features(frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary) -> Features:
+    """Return the ``c:`` and ``n:`` columns of a frame in the order of the vocabulary."""
+    n = len(vocabulary)
+    if frame is None:
+        return Features(n_rows=n)
+    row = _order(frame[key], vocabulary)
+    missing = row < 0
+    categorical, categories, numeric = {}, {}, {}
+    for name in frame.columns:
+        short = name.removeprefix(CATEGORICAL).removeprefix(NUMERIC)
+        if name.startswith(CATEGORICAL):
+            values = frame[name].cast(pl.String)
+            distinct = values.drop_nulls().unique().sort()
+            codes = values.cast(pl.Enum(distinct)).to_physical().cast(pl.Int32).fill_null(-1)
+            categorical[short] = np.where(missing, -1, codes.to_numpy()[row]).astype(np.int32)
+            categories[short] = tuple(distinct.to_list())
+        elif name.startswith(NUMERIC):
+            numbers = frame[name].cast(pl.Float32).fill_null(np.nan).to_numpy()
+            numeric[short] = np.where(missing, np.nan, numbers[row]).astype(np.float32)
+    return Features(n_rows=n, categorical=categorical, categories=categories, numeric=numeric)

@@ -1,0 +1,87 @@
+"""The pools to evaluate on: rows of one (pool, request) are ranked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import (
+    TEST,
+    TRAIN,
+    UNKNOWN_CLICK,
+    VALIDATION,
+    Exposures,
+    Pools,
+    TimeArray,
+)
+from prerank.data.config import PoolsConfig
+from prerank.data.negatives import with_negatives
+from prerank.seeds import rng
+
+Columns = dict[str, NDArray[Any]]
+ROW_COLUMNS = ("split", "request", "user", "item", "time", "click")
+
+
+def exposed_rows(exposures: Exposures) -> Columns:
+    """Return the held-out exposures whose click is known: the pool `exposed`, whole."""
+    held = (exposures.split != TRAIN) & (exposures.click != UNKNOWN_CLICK)
+    return {name: getattr(exposures, name)[held] for name in ROW_COLUMNS}
+
+
+def positives_of(exposures: Exposures) -> Columns:
+    """Return the clicked held-out exposures, from which the sampled pools are built."""
+    held = (exposures.split != TRAIN) & (exposures.click == 1)
+    return {name: getattr(exposures, name)[held] for name in ("split", "user", "item", "time")}
+
+
+def sampled_rows(
+    name: str,
+    positives: Columns,
+    met: TimeArray,
+    weights: NDArray[np.float64],
+    config: PoolsConfig,
+    seed: int,
+) -> Columns:
+    """Return a sampled pool: every clicked item beside items its user never met.
+
+    The negatives are assumed: nobody asked the user. At most ``max_requests`` test and
+    ``max_validation_requests`` validation requests are kept, drawn by ``seed``.
+
+    Args:
+        name: name of the pool, which also names its random numbers.
+        positives: ``split`` (N,) int8, ``user``, ``item`` (N,) int32, ``time`` (N,) int64.
+        met: sorted unique pair keys that must not be drawn.
+        weights: (I,) probabilities of the negatives.
+        config: sizes.
+        seed: root seed.
+
+    Returns:
+        The columns of a pool; a request is one positive.
+    """
+    parts = []
+    for code, limit in ((VALIDATION, config.max_validation_requests), (TEST, config.max_requests)):
+        index = np.flatnonzero(positives["split"] == code)
+        # One draw for all pools, so that they judge the same requests.
+        index = np.sort(rng(seed, "pools", code).permutation(index)[:limit])
+        picked = {key: values[index] for key, values in positives.items()} | {"request": index}
+        generator = rng(seed, "pools", name, code)
+        parts.append(with_negatives(picked, met, weights, config.n_negatives, generator))
+    return {key: np.concatenate([part[key] for part in parts]) for key in ROW_COLUMNS}
+
+
+def join_pools(parts: Sequence[tuple[str, Columns]]) -> Pools:
+    """Join named pools into one table; a pool without rows keeps its name."""
+    names = tuple(name for name, _ in parts)
+    code = [np.full(len(rows["user"]), n, np.int16) for n, (_, rows) in enumerate(parts)]
+    kinds = {"split": np.int8, "user": np.int32, "item": np.int32, "click": np.int8}
+
+    def column(name: str) -> NDArray[Any]:
+        kind = kinds.get(name, np.int64)
+        values = [rows[name].astype(kind) for _, rows in parts]
+        return np.concatenate(values) if values else np.zeros(0, dtype=kind)
+
+    pool = np.concatenate(code) if code else np.zeros(0, dtype=np.int16)
+    return Pools(pool=pool, **{name: column(name) for name in ROW_COLUMNS}, pools=names)

@@ -1,0 +1,1 @@
+"""Readers: files of one layout -> `prerank.data.assemble.Logs`."""

@@ -1,0 +1,120 @@
+"""Amazon Video Games as prepared by LLMRank: positives in order, seven recall channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from prerank.artifacts import TEST, TRAIN, VALIDATION
+from prerank.data.assemble import Logs
+from prerank.data.config import GamesConfig, PoolsConfig
+from prerank.data.simulated import simulated_exposures
+from prerank.data.tables import read_frame
+from prerank.seeds import rng
+
+
+def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -> Logs:
+    """Read ``items``, ``sequences`` and ``recall``; time is the position in a user's sequence.
+
+    History = all but the last two items, validation = the second last, test = the last.
+    Exposed negatives do not exist and are simulated. Pools: the test (validation) item beside
+    sampled items, and what the recall channels returned for the last item, together and one by
+    one, for the users whose last item was recalled.
+    """
+    titles = read_frame(path / "items.parquet", ["item_id", "title"])
+    items = titles.select(item="item_id", title="title", text="title")
+    events = _events(path)
+    train, held = pl.col("split") == TRAIN, pl.col("split") == VALIDATION
+    exposed = simulated_exposures(
+        events.filter((train & (pl.col("time") >= config.min_history)) | held),
+        events,
+        items["item"],
+        config.negatives_per_positive,
+        config.negative_power,
+        rng(seed, "games", "exposures"),
+    )
+    # The test items stand alone: the sampled pools are built around them.
+    last = events.filter(pl.col("split") == TEST).select(
+        "user",
+        pl.col("item").cast(pl.String),
+        "time",
+        "split",
+        request=pl.int_range(pl.len()) + pl.lit(exposed["request"].max()) + 1,
+        click=pl.lit(1, pl.Int8),
+    )
+    recalled = _recalled(path, events)
+    names = (f"uniform-{pools.n_negatives}", f"popular-{pools.n_negatives}")
+    return Logs(
+        name="games",
+        time_unit="order",
+        items=items,
+        exposures=pl.concat([exposed.select(last.columns), last]),
+        candidates=recalled.select("user", "item", "time").unique(maintain_order=True),
+        interactions=events.filter(train).select("user", "item", "time"),
+        clicks_are_interactions=False,
+        pools=_recall_pools(recalled),
+        exposed_pool=False,
+        sampled_pools=names,
+        notes=(
+            "time is the position in the user's sequence",
+            f"exposures are simulated: every positive beside {config.negatives_per_positive} items "
+            f"drawn by (interactions + 1)^{config.negative_power:g}, never an item of the user; "
+            "the data has positives only",
+            "candidates are the users' recall channels, made for the last item of each user "
+            f"({recalled['user'].n_unique()} of {events['user'].n_unique()} users)",
+            _shares(recalled),
+        ),
+    )
+
+
+def _events(path: Path) -> pl.DataFrame:
+    """Return ``user``, ``item``, ``time`` (position) and ``split`` of every event."""
+    sequences = read_frame(path / "sequences.parquet", ["user_id", "item_ids"])
+    length = pl.col("item_ids").list.len().cast(pl.Int64)
+    long = sequences.filter(length >= 3).select(
+        user="user_id",
+        item="item_ids",
+        time=pl.int_ranges(0, length),
+        left=pl.int_ranges(length - 1, -1, -1),
+    )
+    split = pl.when(pl.col("left") == 0).then(TEST).when(pl.col("left") == 1).then(VALIDATION)
+    return long.explode("item", "time", "left").select(
+        "user", "item", "time", split=split.otherwise(TRAIN).cast(pl.Int8)
+    )
+
+
+def _recalled(path: Path, events: pl.DataFrame) -> pl.DataFrame:
+    """Return ``user``, ``channel``, ``item``, ``time`` and ``click`` of every recalled item."""
+    lists = read_frame(path / "recall.parquet", ["user_id", "channel", "item_ids"])
+    last = events.filter(pl.col("split") == TEST).select("user", "time", target="item")
+    rows = lists.sort("user_id", "channel").select("channel", user="user_id", item="item_ids")
+    joined = rows.join(last, on="user", how="inner", maintain_order="left").explode("item")
+    return joined.with_columns(click=(pl.col("item") == pl.col("target")).cast(pl.Int8))
+
+
+def _recall_pools(recalled: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return the pools ``recalled`` and ``recalled/<channel>``: lists that hold the target."""
+    columns = (
+        pl.col("user").cast(pl.Int64).alias("request"),
+        pl.col("user", "item", "time", "click"),
+        pl.lit(TEST, pl.Int8).alias("split"),
+    )
+    hit = pl.col("click").max().over("user") == 1
+    union = recalled.unique(["user", "item"], keep="first", maintain_order=True)
+    pools = {"recalled": union.filter(hit).select(columns).sort("user", "item")}
+    for channel in recalled["channel"].unique().sort():
+        rows = recalled.filter(pl.col("channel") == channel).filter(hit)
+        pools[f"recalled/{channel}"] = rows.select(columns).sort("user", "item")
+    return pools
+
+
+def _shares(recalled: pl.DataFrame) -> str:
+    n = recalled["user"].n_unique()
+    hits = recalled.filter(pl.col("click") == 1)
+    found = dict(hits.group_by("channel").agg(pl.col("user").n_unique()).sort("channel").rows())
+    parts = [f"{channel} {count / n:.3f}" for channel, count in found.items()]
+    return (
+        f"share of users whose test item was recalled: {', '.join(parts)}, "
+        f"any {hits['user'].n_unique() / n:.3f}; the recalled pools hold those users only"
+    )

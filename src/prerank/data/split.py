@@ -1,0 +1,188 @@
+"""The split: where history ends, where validation and test begin, and the checks against leaks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    ByteArray,
+    Cuts,
+    Dataset,
+    TimeArray,
+)
+from prerank.data.config import SplitConfig
+from prerank.data.unexposed import contains, pair_keys
+from prerank.errors import ConfigError, DataError
+
+NO_CUTS = Cuts()
+
+
+def moment_ms(text: str, key: str) -> int | None:
+    """Return an ISO moment as UTC milliseconds, None for an empty text; no zone means UTC."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            "a moment cannot be read",
+            where=key,
+            must="ISO 8601, such as 2024-05-01 or 2024-05-01T12:00:00+00:00",
+            got=text,
+        ) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def temporal_cuts(time: TimeArray, config: SplitConfig, given: Cuts = NO_CUTS) -> Cuts:
+    """Return the cuts of a log with time.
+
+    The test cut is the ``1 - test_fraction`` quantile of exposure time, the validation cut the
+    quantile before it, the anchor cut the ``anchor_fraction`` quantile of the training exposures.
+    Rows at a cut belong to the later side, so equal times are never torn apart. Moments of the
+    config win over ``given`` (what the source dictates), which wins over the fractions.
+
+    Args:
+        time: (N,) int64 exposure times, any order.
+        config: fractions and moments.
+        given: moments that the source dictates.
+
+    Raises:
+        DataError: the cuts do not follow each other with events in between.
+    """
+    ordered = np.sort(time)
+    test = _first(moment_ms(config.test_from, "split.test_from"), given.test)
+    if test is None:
+        test = _quantile(ordered, 1 - config.test_fraction)
+    validation = _first(
+        moment_ms(config.validation_from, "split.validation_from"), given.validation
+    )
+    if validation is None:
+        kept = ordered[ordered < test]
+        share = config.validation_fraction / (1 - config.test_fraction)
+        validation = _quantile(kept, 1 - share) if len(kept) else test
+    anchors = _first(moment_ms(config.anchors_from, "split.anchors_from"), given.anchors)
+    if anchors is None:
+        train = ordered[ordered < validation]
+        anchors = _quantile(train, config.anchor_fraction) if len(train) else validation
+    counts = np.diff(np.searchsorted(ordered, [validation, test]), prepend=0)
+    n_test = len(ordered) - int(counts.sum())
+    if anchors > validation or validation >= test or 0 in counts or n_test == 0:
+        raise DataError(
+            "the log cannot be cut into training, validation and test",
+            where="exposures -> time",
+            must="exposures in every period and anchors <= validation < test",
+            got=f"cuts {anchors}, {validation}, {test} ms; "
+            f"{counts[0]} / {counts[1]} / {n_test} exposures",
+            hint="a longer log, other fractions, or split.*_from moments inside the log",
+        )
+    return Cuts(anchors=anchors, validation=validation, test=test)
+
+
+def _first(*moments: int | None) -> int | None:
+    return next((moment for moment in moments if moment is not None), None)
+
+
+def _quantile(ordered: TimeArray, share: float) -> int:
+    return int(ordered[min(int(len(ordered) * share), len(ordered) - 1)])
+
+
+def split_at(time: TimeArray, cuts: Cuts) -> ByteArray:
+    """Return (N,) int8: TRAIN before the validation cut, TEST from the test cut on."""
+    assert cuts.validation is not None and cuts.test is not None
+    late = (time >= cuts.validation).astype(np.int8) + (time >= cuts.test).astype(np.int8)
+    return late.astype(np.int8)
+
+
+def random_split(
+    group: NDArray[np.int64], config: SplitConfig, rng: np.random.Generator
+) -> ByteArray:
+    """Return (N,) int8: a random split that keeps the rows of one ``group`` (N,) together."""
+    groups, inverse = np.unique(group, return_inverse=True)
+    order = rng.permutation(len(groups))
+    n_test = round(len(groups) * config.test_fraction)
+    n_validation = round(len(groups) * config.validation_fraction)
+    split = np.full(len(groups), TRAIN, dtype=np.int8)
+    split[order[:n_test]] = TEST
+    split[order[n_test : n_test + n_validation]] = VALIDATION
+    return split[inverse]
+
+
+def given_cuts(time: TimeArray, split: ByteArray, anchor_fraction: float) -> Cuts:
+    """Return the cuts that a given split implies: the first moments of validation and test."""
+    first = [int(time[split == s].min()) if (split == s).any() else None for s in (1, 2)]
+    train = np.sort(time[split == TRAIN])
+    anchors = _quantile(train, anchor_fraction) if len(train) else None
+    return Cuts(anchors=anchors, validation=_first(*first), test=first[1])
+
+
+def check_leaks(dataset: Dataset) -> None:
+    """Raise DataError if training holds a fact from the period it is judged on.
+
+    With ``ms``: interactions, candidates and exposures lie before the cuts they must not cross,
+    and pool rows inside their period. With ``order``: no user has an interaction at or after the
+    first held-out moment of that user. With ``none``: no held-out clicked pair is an interaction.
+    """
+    if dataset.time_unit == "ms":
+        _check_cuts(dataset)
+    elif dataset.time_unit == "order":
+        _check_order(dataset)
+    else:
+        _check_sets(dataset)
+
+
+def _check_cuts(dataset: Dataset) -> None:
+    cuts, pools, rows = dataset.cuts, dataset.pools, dataset.exposures
+    _must((rows.split != TEST) | (rows.time >= (cuts.test or 0)), "a test exposure is too early")
+    if cuts.validation is not None:
+        train = rows.split == TRAIN
+        _must(~train | (rows.time < cuts.validation), "a training exposure is too late")
+        _must(dataset.candidates.time < cuts.validation, "a training candidate is too late")
+        _must(pools.time >= cuts.validation, "a pool row lies in training time")
+        _must(np.array((cuts.anchors or 0) <= cuts.validation), "the anchor cut lies in validation")
+    if cuts.test is not None:
+        _must(dataset.interactions.time < cuts.test, "an interaction lies in test time")
+        _must((rows.split == TEST) | (rows.time < cuts.test), "a validation exposure is too late")
+        late = pools.time >= cuts.test
+        _must(late == (pools.split == TEST), "a pool row lies outside its period")
+
+
+def _check_order(dataset: Dataset) -> None:
+    held = dataset.exposures.split != TRAIN
+    user = np.concatenate([dataset.exposures.user[held], dataset.pools.user])
+    time = np.concatenate([dataset.exposures.time[held], dataset.pools.time])
+    first = np.full(len(dataset.users), np.iinfo(np.int64).max)
+    np.minimum.at(first, user, time)
+    rows = dataset.interactions
+    _must(rows.time < first[rows.user], "an interaction is not before the user's held-out rows")
+
+
+def _check_sets(dataset: Dataset) -> None:
+    shown, pools = dataset.exposures, dataset.pools
+    held = (shown.split != TRAIN) & (shown.click == 1)
+    clicked = pools.click == 1
+    key = np.concatenate(
+        [
+            pair_keys(shown.user[held], shown.item[held]),
+            pair_keys(pools.user[clicked], pools.item[clicked]),
+        ]
+    )
+    kept = pair_keys(dataset.interactions.user, dataset.interactions.item)
+    _must(~contains(np.unique(key), kept), "a held-out clicked pair is an interaction")
+
+
+def _must(ok: NDArray[np.bool_], what: str) -> None:
+    if not ok.all():
+        raise DataError(
+            f"leak: {what}",
+            where="the split",
+            got=f"{int((~ok).sum())} rows",
+            hint="with split.method = given, training must end before validation begins "
+            "and validation before test",
+        )

@@ -1,0 +1,263 @@
+"""Reading tables of unknown quality: every complaint names file, column, row and value.
+
+Rows are counted from 1, without the header. CSV columns are read as text and parsed here, so that
+a bad value is named with its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prerank.artifacts import FloatArray
+from prerank.errors import DataError
+
+SECONDS, MILLISECONDS, MICROSECONDS = (1e8, 1e11), (1e11, 1e14), (1e14, 1e17)
+TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
+
+
+def read_frame(file: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """Read a Parquet, Feather or CSV file; only ``columns`` if any are named.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, or lacks a column.
+    """
+    if not file.is_file():
+        raise DataError("the file is not there", where=str(file), hint="check `prepare.path`")
+    scan: Callable[[Path], pl.LazyFrame]
+    if file.suffix in (".feather", ".arrow", ".ipc"):
+        scan = pl.scan_ipc
+    elif file.suffix in (".csv", ".tsv"):
+        separator = "\t" if file.suffix == ".tsv" else ","
+
+        def scan(path: Path) -> pl.LazyFrame:
+            return pl.scan_csv(path, separator=separator, infer_schema=False)
+    else:
+        scan = pl.scan_parquet
+    try:
+        lazy = scan(file)
+        present = lazy.collect_schema().names()
+        missing = [name for name in columns if name not in present]
+        if missing:
+            raise DataError(
+                f"column `{missing[0]}` is missing",
+                where=f"{file} -> {missing[0]}",
+                must=f"columns {', '.join(columns)}",
+                got=", ".join(present),
+                hint='map your column names in the recipe: `columns = {ours = "yours"}`',
+            )
+        frame = (lazy.select(columns) if columns else lazy).collect()
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            "the file cannot be read",
+            where=str(file),
+            must="a whole Parquet, Feather or CSV file",
+            got=first[:200],
+            hint="the file may be truncated or of another format; write it again",
+        ) from None
+    if not len(frame):
+        raise DataError("the table has no rows", where=str(file), must="at least one row")
+    return frame
+
+
+def complain(
+    values: pl.Series, bad: pl.Series, what: str, where: Path, must: str, hint: str = ""
+) -> None:
+    """Raise DataError naming the first row where ``bad`` is true; do nothing if there is none."""
+    n = int(bad.sum() or 0)
+    if not n:
+        return
+    row = int(bad.fill_null(False).arg_max() or 0)
+    value = values[row]
+    shown = "null" if value is None else repr(value)[:80]
+    raise DataError(
+        what,
+        where=f"{where} -> {values.name}, row {row + 1}",
+        must=must,
+        got=shown if n == 1 else f"{shown} (and {n - 1} more such rows)",
+        hint=hint,
+    )
+
+
+def wrong_type(values: pl.Series, file: Path, must: str, hint: str = "") -> DataError:
+    """Return the error for a column of a type that cannot be read."""
+    return DataError(
+        f"column `{values.name}` has the wrong type",
+        where=f"{file} -> {values.name}",
+        must=must,
+        got=str(values.dtype),
+        hint=hint,
+    )
+
+
+def as_ids(values: pl.Series, file: Path) -> pl.Series:
+    """Read ids: text or integers, never null or empty. Returns text."""
+    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise wrong_type(values, file, "text or integers", "cast the ids to text")
+    text = values.cast(pl.String)
+    complain(values, text.is_null() | (text == ""), "an id is empty", file, "an id in every row")
+    return text
+
+
+def as_numbers(values: pl.Series, file: Path) -> pl.Series:
+    """Read numbers; null and NaN mean missing, infinity is an error. Returns float64."""
+    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean)):
+        raise wrong_type(values, file, "numbers")
+    numbers = values.cast(pl.Float64, strict=False)
+    complain(
+        values, numbers.is_null() & values.is_not_null(), "not a number", file, "a number or null"
+    )
+    complain(values, numbers.is_infinite(), "an infinite number", file, "finite or null")
+    return numbers.fill_nan(None)
+
+
+def as_whole(values: pl.Series, file: Path) -> pl.Series:
+    """Read whole numbers from 0; null means unknown. Returns int64."""
+    numbers = as_numbers(values, file)
+    bad = (numbers < 0) | (numbers != numbers.floor())
+    complain(values, bad, "not a whole number from 0", file, "0, 1, 2 ... or null")
+    return numbers.cast(pl.Int64)
+
+
+def as_click(values: pl.Series, file: Path) -> pl.Series:
+    """Read clicks: 1, 0, or null = unknown. Returns int8 with nulls."""
+    numbers = as_numbers(values, file)
+    complain(
+        values,
+        ~numbers.is_in([0.0, 1.0]) & numbers.is_not_null(),
+        "click is neither 1, 0 nor null",
+        file,
+        "1 clicked, 0 seen and not clicked, null unknown",
+    )
+    return numbers.cast(pl.Int8)
+
+
+def as_probability(values: pl.Series, file: Path) -> pl.Series:
+    """Read propensities in (0, 1]; null means unknown. Returns float64."""
+    numbers = as_numbers(values, file)
+    bad = (numbers <= 0) | (numbers > 1)
+    complain(values, bad, "a propensity is out of range", file, "in (0, 1], or null if unknown")
+    return numbers
+
+
+def as_time(values: pl.Series, file: Path, unit: str) -> pl.Series:
+    """Read times as UTC milliseconds, int64.
+
+    Integers (and text of integers) are in ``unit``: s, ms, us, or auto = seconds if all lie in
+    [1e8, 1e11), milliseconds if all lie in [1e11, 1e14). Text is ISO 8601; datetimes and text
+    without a zone are UTC.
+    """
+    must = "an integer, an ISO 8601 text or a datetime, in every row"
+    if values.dtype == pl.Date:
+        values = values.cast(pl.Datetime("ms"))
+    if isinstance(values.dtype, pl.Datetime):
+        time = values.dt.epoch("ms")
+    elif values.dtype.is_numeric():
+        time = _numeric_time(values, values.cast(pl.Float64), file, unit)
+    elif values.dtype == pl.String:
+        numbers = values.cast(pl.Float64, strict=False)
+        if numbers.is_not_null().any():
+            complain(values, numbers.is_null(), "a time cannot be read", file, must)
+            time = _numeric_time(values, numbers, file, unit)
+        else:
+            time = _text_time(values)
+    else:
+        raise wrong_type(values, file, must)
+    complain(values, time.is_null(), "a time cannot be read", file, must)
+    complain(values, time < 0, "a time is negative", file, "a moment from 1970 on")
+    return time
+
+
+def _numeric_time(values: pl.Series, numbers: pl.Series, file: Path, unit: str) -> pl.Series:
+    complain(values, numbers.is_null() | numbers.is_nan(), "a time is missing", file, "a moment")
+    complain(values, numbers < 0, "a time is negative", file, "a moment from 1970 on")
+    if unit == "auto":
+        for name, (low, high) in (("s", SECONDS), ("ms", MILLISECONDS), ("us", MICROSECONDS)):
+            if ((numbers >= low) & (numbers < high)).all():
+                unit = name
+    if unit == "auto":
+        raise DataError(
+            "the unit of the times cannot be inferred",
+            where=f"{file} -> {values.name}",
+            must="all in [1e8, 1e11) (seconds) or all in [1e11, 1e14) (milliseconds)",
+            got=f"{numbers.min():.0f} .. {numbers.max():.0f}",
+            hint='declare it: logs.time_unit = "s", "ms" or "us"',
+        )
+    if values.dtype.is_integer() and unit == "ms":
+        return values.cast(pl.Int64)
+    return (numbers * TO_MS[unit]).round().cast(pl.Int64)
+
+
+def _text_time(values: pl.Series) -> pl.Series:
+    text = values.str.strip_chars().str.replace("T", " ", literal=True)
+    text = text.str.replace("Z$", "+00:00")
+    frame = text.alias("t").to_frame()
+    zoned = [pl.col("t").str.to_datetime(f, time_unit="ms", strict=False) for f in ZONED_FORMATS]
+    plain = [pl.col("t").str.to_datetime(f, time_unit="ms", strict=False) for f in TIME_FORMATS]
+    parsed = [e.dt.epoch("ms") for e in (*zoned, *plain)]
+    return frame.select(pl.coalesce(parsed))["t"]
+
+
+def as_vectors(values: pl.Series, file: Path) -> FloatArray:
+    """Read given vectors, (N, D) float32; a null row is missing and becomes NaN."""
+    if not isinstance(values.dtype, pl.List | pl.Array):
+        raise wrong_type(values, file, "a list or array of numbers", "vectors need Parquet")
+    inner = values.dtype.inner
+    if inner is None or not inner.is_numeric():
+        raise wrong_type(values, file, "a list or array of numbers")
+    lists = values.cast(pl.List(pl.Float32)) if isinstance(values.dtype, pl.Array) else values
+    length = lists.list.len()
+    known = length.drop_nulls()
+    dim = int(known[0]) if len(known) else 0
+    complain(
+        length.alias(values.name),
+        (length != dim) | (length == 0),
+        "a vector has another length",
+        file,
+        f"{dim} numbers, as in the first row" if dim else "at least one number",
+    )
+    flat = lists.drop_nulls().explode().cast(pl.Float32).to_numpy().reshape(len(known), dim)
+    here = values.is_not_null().to_numpy()
+    vectors = np.full((len(values), dim), np.nan, dtype=np.float32)
+    vectors[here] = flat
+    bad = here & ~np.isfinite(vectors).all(axis=1)
+    complain(
+        values,
+        pl.Series(bad),
+        "a vector holds NaN or infinity",
+        file,
+        "finite numbers; leave the whole vector null where it is missing",
+    )
+    return vectors
+
+
+def no_repeats(ids: pl.Series, file: Path, what: str) -> None:
+    """Raise DataError at the first id that stands there a second time."""
+    complain(
+        ids,
+        ~ids.is_first_distinct(),
+        f"{what} stands in the table twice",
+        file,
+        "one row an id",
+        "keep one row of each",
+    )
+
+
+def frequent(values: pl.Series, *, min_count: int = 1, max_values: int = 10_000) -> pl.Series:
+    """Return a category as text with its rare values set to null.
+
+    Args:
+        values: one value a row.
+        min_count: keep values that stand in at least so many rows.
+        max_values: of those, keep the most frequent (ties: smaller text first).
+    """
+    text = values.cast(pl.String)
+    counted = text.drop_nulls().value_counts(name="n").filter(pl.col("n") >= min_count)
+    kept = counted.sort(["n", values.name], descending=[True, False])[values.name].head(max_values)
+    return text.set(~text.is_in(kept.implode()), None)
