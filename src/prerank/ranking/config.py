@@ -1,0 +1,42 @@
+"""Settings of the pre-ranker and of its training. Light: imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prerank.config import Config
+
+
+class TrainConfig(Config):
+    """How the pre-ranker is built and trained: ``L_al(D_e) + pseudo_weight * L_pl(D_u)``."""
+
+    model: Literal["two-tower"] = Field("two-tower", description="architecture of the pre-ranker")
+    embedding_dim: int = Field(32, ge=1, description="size of id embeddings and of both vectors")
+    hidden: tuple[int, ...] = Field((64,), description="hidden layer sizes of each tower")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on hidden layers while training")
+    id_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of ids replaced by the unknown id while training"
+    )
+    learning_rate: float = Field(0.002, gt=0, description="AdamW step size")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
+    batch_size: int = Field(2048, ge=1, description="exposed rows in a step")
+    epochs: int = Field(20, ge=1, description="most passes over the exposed training rows")
+    patience: int = Field(3, ge=0, description="epochs without a better validation; 0: never stop")
+    validation: str = Field(
+        "exposures",
+        description="what early stopping watches: `exposures` (the logged validation exposures) "
+        "or the name of a pool, whose validation rows are used with their truth",
+    )
+    pseudo_weight: float = Field(1.0, ge=0, description="lambda, the weight of L_pl")
+    unexposed_ratio: float = Field(
+        1.0, gt=0, description="pseudo-labeled rows for each exposed row in a step"
+    )
+    max_history: int = Field(50, ge=1, description="interactions read of a user's history")
+    use_user_id: bool = Field(True, description="give the user tower an embedding of the user id")
+    use_item_id: bool = Field(True, description="give the item tower an embedding of the item id")
+    use_content: bool = Field(True, description="read the items' frozen content vectors")
+    use_history: bool = Field(True, description="read the user's history")
+    device: str = Field("cpu", description="`cpu`, `cuda` or `auto` (cuda where there is one)")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: as torch is set")

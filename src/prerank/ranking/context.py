@@ -1,0 +1,182 @@
+"""What a pre-ranker must know of the data to score: features, content vectors, histories.
+
+The last row of each feature table and of the content table describes the unknown user or item
+(index -1 outside): every feature missing, no content, no history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prerank.artifacts import (
+    Dataset,
+    Features,
+    FloatArray,
+    IntArray,
+    Interactions,
+    ItemEmbeddings,
+    TimeArray,
+    TimeUnit,
+    require,
+)
+from prerank.data.history import history_ends
+from prerank.data.unexposed import contains, pair_keys
+from prerank.ranking.config import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of users or items, ready for a model.
+
+    Attributes:
+        codes: (R + 1, F) int32 code + 1, 0 = missing, shifted so that each feature has its own
+            range of one common embedding table.
+        n_codes: rows of that table.
+        numeric: (R + 1, 2 G) float32: standardised values (0 = missing), then missing flags.
+    """
+
+    codes: IntArray
+    n_codes: int
+    numeric: FloatArray
+
+    @classmethod
+    def of(cls, features: Features) -> FeatureTable:
+        """Encode ``features``; columns in the order of their names."""
+        codes = np.zeros((features.n_rows + 1, len(features.categorical)), dtype=np.int32)
+        start = 0
+        for column, name in enumerate(sorted(features.categorical)):
+            codes[:-1, column] = features.categorical[name] + 1
+            codes[:, column] += start
+            start += len(features.categories[name]) + 1
+        values = [_standardised(features.numeric[name]) for name in sorted(features.numeric)]
+        numeric = np.zeros((features.n_rows + 1, 2 * len(values)), dtype=np.float32)
+        numeric[-1, len(values) :] = 1
+        for column, value in enumerate(values):
+            numeric[:-1, column] = np.nan_to_num(value)
+            numeric[:-1, len(values) + column] = np.isnan(value)
+        return cls(codes, start, numeric)
+
+    def __len__(self) -> int:
+        return len(self.codes) - 1
+
+
+def _standardised(values: FloatArray) -> NDArray[np.float64]:
+    known = values[~np.isnan(values)].astype(np.float64)
+    if not len(known) or known.std() == 0:
+        return values - (known.mean() if len(known) else 0.0)
+    return np.asarray((values - known.mean()) / known.std())
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringContext:
+    """All data-derived arrays behind a pre-ranker's scores.
+
+    Attributes:
+        time_unit: of the dataset; decides what a history is.
+        users, items: feature tables of U and I rows (and one for the unknown).
+        content: (I + 1, D) float32 frozen content vectors; D = 0 where the model reads none.
+        interactions: the source of histories; empty where the model reads none.
+    """
+
+    time_unit: TimeUnit
+    users: FeatureTable
+    items: FeatureTable
+    content: FloatArray
+    interactions: Interactions
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, embeddings: ItemEmbeddings, config: TrainConfig
+    ) -> ScoringContext:
+        """Take from ``dataset`` and ``embeddings`` what ``config`` lets the model read."""
+        require(
+            len(embeddings.vectors) == len(dataset.items),
+            "item embeddings and dataset differ in items",
+            must=f"{len(dataset.items)} rows",
+            got=len(embeddings.vectors),
+        )
+        n_items = len(dataset.items)
+        vectors = embeddings.vectors if config.use_content else np.zeros((n_items, 0), np.float32)
+        unknown = np.zeros((1, vectors.shape[1]), np.float32)
+        empty = np.zeros(0, np.int32)
+        nothing = Interactions(empty, empty, np.zeros(0, np.int64))
+        return cls(
+            time_unit=dataset.time_unit,
+            users=FeatureTable.of(dataset.user_features),
+            items=FeatureTable.of(dataset.catalog.features),
+            content=np.concatenate([vectors, unknown]),
+            interactions=dataset.interactions if config.use_history else nothing,
+        )
+
+    def history_ends(self, user: IntArray, time: TimeArray | None) -> TimeArray:
+        """Return (N,) int64: where each row's history ends; the last known item if no ``time``.
+
+        ``user`` may hold -1, whose history is empty.
+        """
+        known = user >= 0
+        ends = np.full(len(user), len(self.interactions), dtype=np.int64)
+        if time is None:
+            ends[known] = self.interactions.offsets(len(self.users))[1:][user[known]]
+        else:
+            ends[known] = history_ends(
+                self.interactions, len(self.users), self.time_unit, user[known], time[known]
+            )
+        return ends
+
+    def left_out(self, user: IntArray, item: IntArray) -> IntArray:
+        """Return (N,) int32: the item to leave out of each row's history, -1 for none.
+
+        Only data without time needs it: there a row's own item may stand in its user's set.
+        """
+        if self.time_unit != "none" or not len(self.interactions):
+            return np.full(len(item), -1, dtype=np.int32)
+        present = np.unique(pair_keys(self.interactions.user, self.interactions.item))
+        inside = contains(present, pair_keys(user, item)) & (item >= 0)
+        return np.where(inside, item, np.int32(-1)).astype(np.int32)
+
+
+class Histories:
+    """The interactions on a device, cut into ragged histories batch by batch."""
+
+    def __init__(self, context: ScoringContext, max_history: int, device: torch.device) -> None:
+        offsets = context.interactions.offsets(len(context.users) + 1)
+        self.offsets = torch.from_numpy(offsets).to(device)
+        self.item = torch.from_numpy(context.interactions.item).to(device)
+        self.max_history = max_history
+        self.is_set = context.time_unit == "none"
+
+    def ragged(self, user_B: Tensor, end_B: Tensor, left_out_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the histories end to end: items (T,) int32 and offsets (B + 1,) int32.
+
+        At most ``max_history`` items each: the latest ones, or an even spread over a set, which
+        has no latest.
+
+        Args:
+            user_B: (B,) int64, U = unknown.
+            end_B: (B,) int64 row of the interactions where the history ends.
+            left_out_B: (B,) int32 item to leave out, -1 for none.
+        """
+        start_B = self.offsets[user_B]
+        if not self.is_set:
+            start_B = torch.maximum(start_B, end_B - self.max_history)
+        size_B = end_B - start_B
+        taken_B = size_B.clamp_max(self.max_history)
+        offsets_B1 = torch.cat([taken_B.new_zeros(1), taken_B.cumsum(0)])
+        total = int(offsets_B1[-1])
+        row_T = torch.arange(len(user_B), device=user_B.device)
+        row_T = row_T.repeat_interleave(taken_B, output_size=total)
+        step_T = torch.arange(total, device=user_B.device) - offsets_B1[row_T]
+        if self.is_set:
+            step_T = step_T * size_B[row_T] // taken_B[row_T]
+        item_T = self.item[start_B[row_T] + step_T]
+        if self.is_set:
+            keep_T = item_T != left_out_B[row_T]
+            item_T = item_T[keep_T]
+            kept_T1 = torch.cat([keep_T.new_zeros(1, dtype=torch.int64), keep_T.cumsum(0)])
+            offsets_B1 = kept_T1[offsets_B1]
+        return item_T, offsets_B1.to(torch.int32)

@@ -1,0 +1,52 @@
+"""Mean of table rows over ragged histories, the hot spot of training.
+
+Histories stay ragged (no padding), and the gradient is computed as the transposed sum: sort the
+indices once, then pool the output gradients by item. That is several times faster on a CPU than
+the built-in backward pass, touches every memory line once, and is deterministic on every device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def _bag_sum(table: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+    return functional.embedding_bag(index, table, offsets, mode="sum", include_last_offset=True)
+
+
+class _RaggedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table_ID: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
+        ctx.save_for_backward(item_T, offsets_B1)
+        ctx.n_rows = len(table_ID)
+        return _bag_sum(table_ID, item_T, offsets_B1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        item_T, offsets_B1 = ctx.saved_tensors
+        sorted_T, order_T = torch.sort(item_T, stable=True)
+        lengths_B = offsets_B1.diff()
+        row_T = torch.arange(len(lengths_B), device=item_T.device, dtype=item_T.dtype)
+        row_T = row_T.repeat_interleave(lengths_B, output_size=len(item_T))[order_T]
+        edges = torch.arange(ctx.n_rows + 1, device=item_T.device, dtype=item_T.dtype)
+        by_item = torch.searchsorted(sorted_T, edges, out_int32=True)
+        return _bag_sum(grads[0].contiguous(), row_T, by_item), None, None
+
+
+def ragged_mean(table_ID: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
+    """Return (B, D): the mean of ``table_ID`` rows over each history; zeros for an empty one.
+
+    Args:
+        table_ID: (I, D) float32; receives a dense gradient if it asks for one.
+        item_T: (T,) int32, the items of all histories end to end.
+        offsets_B1: (B + 1,) int32; history b is ``item_T[offsets_B1[b]:offsets_B1[b + 1]]``.
+    """
+    if table_ID.requires_grad and torch.is_grad_enabled():
+        sum_BD: Tensor = _RaggedSum.apply(table_ID, item_T, offsets_B1)  # type: ignore[no-untyped-call]
+    else:
+        sum_BD = _bag_sum(table_ID.detach(), item_T, offsets_B1)
+    return sum_BD / offsets_B1.diff().clamp_min(1)[:, None]

@@ -1,0 +1,269 @@
+"""PreRanker: a trained pre-ranker that scores any user-item pair.
+
+On disk: ``weights.safetensors`` and ``pre_ranker.json``, no pickle. The dataset and the item
+embeddings are not copied into it; `PreRanker.load` takes them again and checks that they fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prerank.artifacts import (
+    Dataset,
+    Features,
+    FloatArray,
+    IntArray,
+    ItemEmbeddings,
+    Pools,
+    TimeArray,
+    require,
+)
+from prerank.errors import ArtifactError, ConfigError
+from prerank.ranking.config import TrainConfig
+from prerank.ranking.context import Histories, ScoringContext
+from prerank.ranking.two_tower import TwoTower
+
+WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
+SCORE_BLOCK = 8192
+UNTRAINED_RATE = 0.5
+
+
+def device_of(name: str) -> torch.device:
+    """Return the torch device called ``name``; ConfigError if it is unknown or absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            "unknown device", where="device", must="cpu, cuda or auto", got=name
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "there is no CUDA device here", where="device", got=name, hint="use cpu or auto"
+        )
+    return device
+
+
+def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
+    """Return what a pre-ranker needs of its inputs: sizes, features, kind of time."""
+
+    def features(table: Features) -> dict[str, Any]:
+        sizes = {name: len(table.categories[name]) for name in sorted(table.categorical)}
+        return {"n_rows": table.n_rows, "categorical": sizes, "numeric": sorted(table.numeric)}
+
+    return {
+        "users": features(dataset.user_features),
+        "items": features(dataset.catalog.features),
+        "content_dim": embeddings.vectors.shape[1],
+        "time_unit": dataset.time_unit,
+    }
+
+
+class PreRanker:
+    """Weights, config, feature schema and the data to score with.
+
+    Scores are logits of a click. They do not depend on the order or the company of the
+    candidates (up to the last bits of float32 sums). A user or an item of index -1 is unknown
+    and scored by its absence: unknown id, no content, no history.
+
+    Attributes:
+        config: the settings it was made with.
+        schema: see `schema_of`.
+        history: one record an epoch: losses, validation, speed.
+    """
+
+    def __init__(
+        self,
+        model: TwoTower,
+        context: ScoringContext,
+        config: TrainConfig,
+        schema: Mapping[str, Any],
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.model = model.eval()
+        self.context = context
+        self.config = config
+        self.schema = schema
+        self.history = tuple(history)
+        self.device = model.content.device
+        self._histories = Histories(context, config.max_history, self.device)
+        self._items: tuple[Tensor, Tensor] | None = None
+
+    def score(self, user: ArrayLike, items: ArrayLike, time: ArrayLike | None = None) -> FloatArray:
+        """Return the logits of each user's candidates, (B, C) float32.
+
+        Args:
+            user: (B,) int user indices, -1 = unknown.
+            items: (B, C) int item indices, -1 = unknown.
+            time: (B,) int64 moments of the requests; None = now, after all interactions.
+        """
+        user_B, items_BC = np.asarray(user, dtype=np.int32), np.asarray(items, dtype=np.int32)
+        require(
+            user_B.ndim == 1 and items_BC.ndim == 2 and len(user_B) == len(items_BC),
+            "score needs one row of candidates a user",
+            must="user (B,), items (B, C)",
+            got=f"{user_B.shape}, {items_BC.shape}",
+        )
+        width = items_BC.shape[1]
+        moments = None if time is None else np.repeat(np.asarray(time, dtype=np.int64), width)
+        flat = self.score_pairs(np.repeat(user_B, width), items_BC.ravel(), moments)
+        return flat.reshape(items_BC.shape)
+
+    def score_pools(self, pools: Pools) -> FloatArray:
+        """Return the logit of each row of ``pools``, (N,) float32."""
+        return self.score_pairs(pools.user, pools.item, pools.time)
+
+    def score_pairs(self, user: IntArray, item: IntArray, time: TimeArray | None) -> FloatArray:
+        """Return the logits of pairs, (N,) float32.
+
+        Each distinct (user, history) is put through the user tower once, each item once.
+
+        Args:
+            user, item: (N,) int32, -1 = unknown.
+            time: (N,) int64, or None = now.
+        """
+        for name, index, size in (
+            ("user", user, len(self.context.users)),
+            ("item", item, len(self.context.items)),
+        ):
+            inside = not len(index) or (index.min() >= -1 and index.max() < size)
+            require(inside, f"{name} index out of range", must=f"-1..{size - 1}")
+        if not len(user):
+            return np.zeros(0, dtype=np.float32)
+        end, left_out = self.context.history_ends(user, time), self.context.left_out(user, item)
+        order = np.lexsort((left_out, end, user))
+        new = np.append(
+            True,
+            (np.diff(user[order]) != 0)
+            | (np.diff(end[order]) != 0)
+            | (np.diff(left_out[order]) != 0),
+        )
+        state = np.empty(len(user), dtype=np.int64)
+        state[order] = np.cumsum(new) - 1
+        first = order[new]
+        return self._logits(user[first], end[first], left_out[first], state, item)
+
+    @torch.inference_mode()
+    def _logits(
+        self,
+        user_S: IntArray,
+        end_S: TimeArray,
+        left_out_S: IntArray,
+        state_N: NDArray[np.int64],
+        item_N: IntArray,
+    ) -> FloatArray:
+        """Return the logits of items for user states; S states, N pairs."""
+        vectors, biases = self.item_vectors()
+        users = np.where(user_S < 0, len(self.context.users), user_S).astype(np.int64)
+        user_SD = torch.cat(
+            [
+                self._user_vectors(users[block], end_S[block], left_out_S[block])
+                for block in _blocks(len(users))
+            ]
+        )
+        state_t = torch.from_numpy(state_N).to(self.device)
+        item_t = torch.from_numpy(item_N.astype(np.int64)).to(self.device)
+        logits = [
+            (user_SD[state_t[block]] * vectors[item_t[block]]).sum(1) + biases[item_t[block]]
+            for block in _blocks(len(item_N))
+        ]
+        scores: FloatArray = torch.cat(logits).cpu().numpy()
+        return scores
+
+    def _user_vectors(
+        self, user_B: NDArray[np.int64], end_B: TimeArray, left_out_B: IntArray
+    ) -> Tensor:
+        user, end, left_out = (
+            torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+            for values in (user_B, end_B, left_out_B)
+        )
+        return self.model.user_vectors(user, *self._histories.ragged(user, end, left_out))
+
+    @torch.inference_mode()
+    def user_vectors(self, user: ArrayLike, time: ArrayLike | None = None) -> Tensor:
+        """Return (B, D) user vectors over whole histories, nothing left out.
+
+        Args:
+            user: (B,) int user indices, -1 = unknown.
+            time: (B,) int64 moments; None = now.
+        """
+        user_B = np.asarray(user, dtype=np.int32)
+        end_B = self.context.history_ends(
+            user_B, None if time is None else np.asarray(time, dtype=np.int64)
+        )
+        known = np.where(user_B < 0, len(self.context.users), user_B).astype(np.int64)
+        return self._user_vectors(known, end_B, np.full(len(user_B), -1, dtype=np.int32))
+
+    @torch.inference_mode()
+    def item_vectors(self) -> tuple[Tensor, Tensor]:
+        """Return (I + 1, D) vectors and (I + 1,) biases of all items; the last is the unknown.
+
+        The logit of a pair is the dot product of both vectors plus the item's bias.
+        Computed on first use, then kept.
+        """
+        if self._items is None:
+            index = torch.arange(len(self.context.items) + 1, device=self.device)
+            parts = [self.model.item_vectors(index[block]) for block in _blocks(len(index))]
+            vectors, biases = zip(*parts, strict=True)
+            self._items = torch.cat(vectors), torch.cat(biases)
+        return self._items
+
+    def save(self, path: Path) -> None:
+        """Write the weights and all else that is not the data into the folder ``path``."""
+        path.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+        save_file(weights, path / WEIGHTS)
+        about = {
+            "config": self.config.model_dump(mode="json"),
+            "schema": self.schema,
+            "history": list(self.history),
+        }
+        (path / ABOUT).write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(
+        cls, path: Path, dataset: Dataset, embeddings: ItemEmbeddings, device: str = "cpu"
+    ) -> PreRanker:
+        """Read a pre-ranker from ``path``, to score with ``dataset`` and ``embeddings``.
+
+        Raises:
+            ArtifactError: files are missing, or the data is not what it was trained on.
+        """
+        try:
+            about = json.loads((path / ABOUT).read_text())
+            weights = load_file(path / WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                "the pre-ranker cannot be read", where=str(path), got=error
+            ) from None
+        schema = schema_of(dataset, embeddings)
+        if schema != about["schema"]:
+            raise ArtifactError(
+                "the pre-ranker was trained on other data",
+                where=str(path / ABOUT),
+                must=json.dumps(about["schema"]),
+                got=json.dumps(schema),
+                hint="load it with the dataset and the item embeddings it was trained on",
+            )
+        config = TrainConfig.parse(about["config"], where=str(path / ABOUT))
+        context = ScoringContext.of(dataset, embeddings, config)
+        model = TwoTower(config, context, UNTRAINED_RATE)
+        model.load_state_dict(weights)
+        return cls(model.to(device_of(device)), context, config, schema, about["history"])
+
+
+def _blocks(n_rows: int) -> list[slice]:
+    return [slice(start, start + SCORE_BLOCK) for start in range(0, n_rows, SCORE_BLOCK)]
