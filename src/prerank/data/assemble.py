@@ -40,7 +40,7 @@ from prerank.data.split import (
     split_at,
     temporal_cuts,
 )
-from prerank.data.unexposed import contains, pair_keys
+from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.seeds import rng
 from prerank.vocabulary import Vocabulary
 
@@ -128,7 +128,7 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     exposures, cuts = _exposures(shown, logs, split, seed)
     interactions = _interactions(exposures, liked, cuts, logs, notes)
     candidates = _candidates(offered, cuts, logs, notes)
-    met = np.unique(
+    met = sorted_unique(
         np.concatenate([pair_keys(table.user, table.item) for table in (interactions, exposures)])
     )
     parts: list[tuple[str, Columns]] = []
@@ -144,7 +144,7 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     for name, frame in logs.pools.items():
         rows = _indexed(frame, users, items, logs.time_unit, f"pool {name}")
         parts.append((name, rows))
-    idle = len(users) - len(np.unique(np.concatenate([exposures.user, interactions.user])))
+    idle = len(users) - len(sorted_unique(np.concatenate([exposures.user, interactions.user])))
     if idle:
         notes.append(f"{idle} of {len(users)} users have neither an exposure nor an interaction")
 
@@ -198,13 +198,13 @@ def _requests(
         pl.Series("request", t["request"]) for t in tables if "request" in t and len(t["user"])
     ]
     names = pl.concat([s.cast(pl.String) for s in named]).unique().sort() if named else None
-    moments = np.unique(np.concatenate([table["time"] for table in tables]))
+    moments = sorted_unique(np.concatenate([table["time"] for table in tables]))
     keys = [
         t["user"].astype(np.int64) * len(moments) + np.searchsorted(moments, t["time"])
         for t in tables
     ]
     unnamed = [k for k, t in zip(keys, tables, strict=True) if "request" not in t]
-    distinct = np.unique(np.concatenate(unnamed)) if unnamed else np.zeros(0, np.int64)
+    distinct = sorted_unique(np.concatenate(unnamed)) if unnamed else np.zeros(0, np.int64)
     start = 0 if names is None else len(names)
 
     def codes(table: dict[str, NDArray[Any]], key: TimeArray) -> TimeArray:
@@ -275,8 +275,8 @@ def _interactions(
         user, item, time = user[early], item[early], time[early]
     if logs.time_unit == "none":
         held = exposures.split != TRAIN
-        held_keys = np.unique(pair_keys(exposures.user[held], exposures.item[held]))
-        key = np.unique(pair_keys(user, item))
+        held_keys = sorted_unique(pair_keys(exposures.user[held], exposures.item[held]))
+        key = sorted_unique(pair_keys(user, item))
         key = key[~contains(held_keys, key)]
         user, item = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
         time = np.zeros(len(key), dtype=np.int64)

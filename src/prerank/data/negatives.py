@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import IntArray, TimeArray
-from prerank.data.unexposed import contains, pair_keys
+from prerank.data.unexposed import contains, pair_keys, sorted_unique
 
 ROUNDS = 30
 
@@ -54,7 +54,7 @@ def draw_unmet(
         drawn = np.searchsorted(cumulative, rng.random(len(row)) * cumulative[-1], side="right")
         item = np.minimum(drawn, len(weights) - 1).astype(np.int32)
         fresh = ~contains(met, pair_keys(user[row], item))
-        key = np.unique(row[fresh] << 32 | item[fresh].astype(np.int64))
+        key = sorted_unique(row[fresh] << 32 | item[fresh].astype(np.int64))
         taken = np.sort(np.concatenate([taken, key[~contains(taken, key)]]))
         missing = n - np.bincount(taken >> 32, minlength=len(user))
     return taken >> 32, (taken & 0xFFFFFFFF).astype(np.int32)

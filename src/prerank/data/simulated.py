@@ -7,7 +7,7 @@ import polars as pl
 
 from prerank.data.ids import indices, vocabulary
 from prerank.data.negatives import popularity_weights, with_negatives
-from prerank.data.unexposed import pair_keys
+from prerank.data.unexposed import pair_keys, sorted_unique
 
 
 def simulated_exposures(
@@ -41,7 +41,7 @@ def simulated_exposures(
     )
     rows = with_negatives(
         {"user": indices(positives["user"], users, "positives"), "item": item},
-        np.unique(met),
+        sorted_unique(met),
         popularity_weights(item, len(catalog), power),
         n,
         generator,

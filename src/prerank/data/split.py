@@ -17,7 +17,7 @@ from prerank.artifacts import (
     TimeArray,
 )
 from prerank.data.config import SplitConfig
-from prerank.data.unexposed import contains, pair_keys
+from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.errors import ConfigError, DataError
 
 NO_CUTS = Cuts()
@@ -174,7 +174,7 @@ def _check_sets(dataset: Dataset) -> None:
         ]
     )
     kept = pair_keys(dataset.interactions.user, dataset.interactions.item)
-    _must(~contains(np.unique(key), kept), "a held-out clicked pair is an interaction")
+    _must(~contains(sorted_unique(key), kept), "a held-out clicked pair is an interaction")
 
 
 def _must(ok: NDArray[np.bool_], what: str) -> None:

@@ -186,7 +186,7 @@ def _numeric_time(values: pl.Series, numbers: pl.Series, file: Path, unit: str) 
             "the unit of the times cannot be inferred",
             where=f"{file} -> {values.name}",
             must="all in [1e8, 1e11) (seconds) or all in [1e11, 1e14) (milliseconds)",
-            got=f"{numbers.min():.0f} .. {numbers.max():.0f}",
+            got=f"{numbers.to_numpy().min():.0f} .. {numbers.to_numpy().max():.0f}",
             hint='declare it: logs.time_unit = "s", "ms" or "us"',
         )
     if values.dtype.is_integer() and unit == "ms":

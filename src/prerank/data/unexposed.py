@@ -59,7 +59,7 @@ def known_pairs(dataset: Dataset) -> TimeArray:
     seen = dataset.exposures.split != TEST
     exposed = pair_keys(dataset.exposures.user[seen], dataset.exposures.item[seen])
     interacted = pair_keys(dataset.interactions.user, dataset.interactions.item)
-    return np.unique(np.concatenate([exposed, interacted]))
+    return sorted_unique(np.concatenate([exposed, interacted]))
 
 
 def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
@@ -92,7 +92,7 @@ def propose_pairs(
     weight = (interaction_counts(dataset) + 1.0) ** power
     active = np.unique(dataset.interactions.user)
     item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
-    key = np.unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
+    key = sorted_unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
     key = key[~contains(known_pairs(dataset), key)]
     user, item_of = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
     return UnexposedPairs(
@@ -119,3 +119,9 @@ def contains(sorted_keys: TimeArray, keys: TimeArray) -> NDArray[np.bool_]:
     position = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     found: NDArray[np.bool_] = sorted_keys[position] == keys
     return found
+
+
+def sorted_unique(keys: TimeArray) -> TimeArray:
+    """Return the distinct ``keys``, ascending; by sorting, as hashing them is slower by far."""
+    ordered = np.sort(keys)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

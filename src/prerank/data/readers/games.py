@@ -44,16 +44,17 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
         click=pl.lit(1, pl.Int8),
     )
     recalled = _recalled(path, events)
+    union = recalled.unique("pair", keep="first", maintain_order=True)
     names = (f"uniform-{pools.n_negatives}", f"popular-{pools.n_negatives}")
     return Logs(
         name="games",
         time_unit="order",
         items=items,
         exposures=pl.concat([exposed.select(last.columns), last]),
-        candidates=recalled.select("user", "item", "time").unique(maintain_order=True),
+        candidates=union.select("user", "item", "time"),
         interactions=events.filter(train).select("user", "item", "time"),
         clicks_are_interactions=False,
-        pools=_recall_pools(recalled),
+        pools=_recall_pools(recalled, union),
         exposed_pool=False,
         sampled_pools=names,
         notes=(
@@ -85,27 +86,35 @@ def _events(path: Path) -> pl.DataFrame:
 
 
 def _recalled(path: Path, events: pl.DataFrame) -> pl.DataFrame:
-    """Return ``user``, ``channel``, ``item``, ``time`` and ``click`` of every recalled item."""
+    """Return channel, user, item, time, click and pair number of every recalled item."""
     lists = read_frame(path / "recall.parquet", ["user_id", "channel", "item_ids"])
     last = events.filter(pl.col("split") == TEST).select("user", "time", target="item")
     rows = lists.sort("user_id", "channel").select("channel", user="user_id", item="item_ids")
     joined = rows.join(last, on="user", how="inner", maintain_order="left").explode("item")
-    return joined.with_columns(click=(pl.col("item") == pl.col("target")).cast(pl.Int8))
+    return joined.select(
+        "channel",
+        "user",
+        "item",
+        "time",
+        click=(pl.col("item") == pl.col("target")).cast(pl.Int8),
+        pair=pl.col("user").cast(pl.Int64) * 2**32 + pl.col("item"),
+    )
 
 
-def _recall_pools(recalled: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def _recall_pools(recalled: pl.DataFrame, union: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Return the pools ``recalled`` and ``recalled/<channel>``: lists that hold the target."""
     columns = (
         pl.col("user").cast(pl.Int64).alias("request"),
         pl.col("user", "item", "time", "click"),
         pl.lit(TEST, pl.Int8).alias("split"),
     )
-    hit = pl.col("click").max().over("user") == 1
-    union = recalled.unique(["user", "item"], keep="first", maintain_order=True)
-    pools = {"recalled": union.filter(hit).select(columns).sort("user", "item")}
+    lists = {"recalled": union}
     for channel in recalled["channel"].unique().sort():
-        rows = recalled.filter(pl.col("channel") == channel).filter(hit)
-        pools[f"recalled/{channel}"] = rows.select(columns).sort("user", "item")
+        lists[f"recalled/{channel}"] = recalled.filter(pl.col("channel") == channel)
+    pools = {}
+    for name, rows in lists.items():
+        found = rows.filter(pl.col("click") == 1)["user"].implode()
+        pools[name] = rows.filter(pl.col("user").is_in(found)).sort("pair").select(columns)
     return pools
 
 

@@ -1,0 +1,334 @@
+"""Own logs: up to five tables in Parquet or CSV, under any column names.
+
+The schema is docs/reference/log-schema.md. Every wrong row is named by file, column and row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prerank.artifacts import FloatArray
+from prerank.data.assemble import Logs
+from prerank.data.config import (
+    FeatureTableConfig,
+    ItemTableConfig,
+    LogsConfig,
+    SplitConfig,
+    TableConfig,
+)
+from prerank.data.split import moment_ms
+from prerank.data.tables import (
+    as_click,
+    as_ids,
+    as_numbers,
+    as_probability,
+    as_time,
+    as_vectors,
+    as_whole,
+    complain,
+    frequent,
+    no_repeats,
+    read_frame,
+    wrong_type,
+)
+from prerank.errors import ConfigError, DataError
+
+Parser = Callable[[pl.Series, Path], pl.Series]
+SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
+SUFFIXES = (".parquet", ".csv", ".feather")
+CAST: dict[str, Parser] = {
+    "request": as_ids,
+    "user": as_ids,
+    "item": as_ids,
+    "click": as_click,
+    "position": as_whole,
+    "propensity": as_probability,
+    "score": as_numbers,
+    "truth": as_numbers,
+}
+
+
+def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
+    """Read the tables below ``path``.
+
+    Times must be in all of exposures, candidates and interactions, or in none of them.
+
+    Raises:
+        DataError: naming file, column, row and value of the first thing wrong.
+        ConfigError: a column mapping names a column that prerank does not know.
+    """
+    items, vectors = _items(path, config.items)
+    users = _users(path, config.users)
+    catalog = items["item"]
+    read = partial(_events, path, config, catalog)
+    given = ("split",) if split.method == "given" else ()
+    optional = ("request", "time", "click", "position", "propensity")
+    exposures = read("exposures", config.exposures, ("user", "item", *given), optional)
+    if exposures is None:
+        raise DataError(
+            "there is no table `exposures`",
+            where=str(path),
+            must="exposures.parquet, exposures.csv, a folder `exposures`, or logs.exposures.file",
+        )
+    timed = ("time",) if "time" in exposures.columns else ()
+    more = ("request", "stage", "score", "truth")
+    candidates = read("candidates", config.candidates, ("user", "item", *timed), more)
+    interactions = read("interactions", config.interactions, ("user", "item", *timed), ())
+    _one_user_a_request(exposures, path / "exposures")
+    notes = ["times are UTC milliseconds" if timed else "the log has no time"]
+    if users is not None:
+        strangers = exposures["user"].unique().is_in(users["user"].implode())
+        if not strangers.all():
+            notes.append(f"{int((~strangers).sum())} users of the exposures have no features")
+    if "click" not in exposures.columns:
+        notes.append("the exposures have no click: every click is unknown")
+    if interactions is None:
+        notes.append("interactions are the clicked exposures")
+    return Logs(
+        name=path.name or "logs",
+        time_unit="ms" if timed else "none",
+        items=items,
+        users=users,
+        exposures=exposures,
+        candidates=candidates,
+        interactions=interactions,
+        clicks_are_interactions=interactions is None,
+        vectors=vectors,
+        stages=config.stages,
+        notes=tuple(notes),
+    )
+
+
+def _files(path: Path, name: str, config: TableConfig) -> list[Path]:
+    """Return the files of a table in the order of their names; none if it is not there."""
+    if config.file:
+        target = path / config.file
+        found = sorted(path.glob(config.file)) if "*" in config.file else [target]
+        if not found or not found[0].exists():
+            raise DataError(
+                f"the files of table `{name}` are not there",
+                where=str(target),
+                hint=f"check prepare.path and logs.{name}.file",
+            )
+    else:
+        found = [f for s in SUFFIXES if (f := path / f"{name}{s}").exists()][:1]
+        found = found or ([path / name] if (path / name).is_dir() else [])
+    files = []
+    for one in found:
+        inside = sorted(f for s in SUFFIXES for f in one.glob(f"*{s}")) if one.is_dir() else [one]
+        if not inside:
+            raise DataError(f"the folder of table `{name}` is empty", where=str(one))
+        files.extend(inside)
+    return files
+
+
+def _raw(
+    file: Path, name: str, config: TableConfig, required: Sequence[str], optional: Sequence[str]
+) -> pl.DataFrame:
+    """Read one file; columns keep the file's names."""
+    allowed = (*required, *optional)
+    strange = [ours for ours in config.columns if ours not in allowed]
+    if strange:
+        raise ConfigError(
+            "unknown column in the mapping",
+            where=f"logs.{name}.columns -> {strange[0]}",
+            must=", ".join(allowed),
+            got=strange[0],
+            hint="write it as {our name = your name}",
+        )
+    frame = read_frame(file)
+    wanted = [config.columns.get(ours, ours) for ours in required]
+    wanted += list(config.columns.values())
+    missing = [theirs for theirs in wanted if theirs not in frame.columns]
+    if missing:
+        raise DataError(
+            f"column `{missing[0]}` is missing",
+            where=f"{file} -> {missing[0]}",
+            must=f"columns {', '.join(wanted)}",
+            got=", ".join(frame.columns),
+            hint=f'map your names: logs.{name}.columns = {{ours = "yours"}}',
+        )
+    return frame
+
+
+def _column(frame: pl.DataFrame, config: TableConfig, ours: str) -> pl.Series | None:
+    theirs = config.columns.get(ours, ours)
+    return frame[theirs] if theirs in frame.columns else None
+
+
+def _events(
+    path: Path,
+    config: LogsConfig,
+    catalog: pl.Series,
+    name: str,
+    table: TableConfig,
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> pl.DataFrame | None:
+    """Read a table of events; None if it is not there."""
+    parts = []
+    last = moment_ms(config.log_end, "logs.log_end")
+    for file in _files(path, name, table):
+        raw = _raw(file, name, table, required, optional)
+        columns = {}
+        for ours in (*required, *optional):
+            values = _column(raw, table, ours)
+            if values is None:
+                continue
+            if ours == "time":
+                columns[ours] = as_time(values, file, config.time_unit)
+                _check_order(values, columns[ours], file, table.sorted, last)
+            elif ours == "stage":
+                columns[ours] = _codes(
+                    values, file, {n: code for code, n in enumerate(config.stages)}
+                )
+            elif ours == "split":
+                columns[ours] = _codes(values, file, SPLIT_CODES)
+            else:
+                columns[ours] = CAST[ours](values, file)
+        complain(
+            raw[table.columns.get("item", "item")],
+            ~columns["item"].is_in(catalog.implode()),
+            f"{name} name an item that the items table does not have",
+            file,
+            "an id of the items table",
+            "add the items or drop the rows",
+        )
+        parts.append(pl.DataFrame(columns))
+    return pl.concat(parts) if parts else None
+
+
+def _check_order(
+    values: pl.Series, time: pl.Series, file: Path, claims_order: bool, last: int | None
+) -> None:
+    if claims_order:
+        complain(
+            values,
+            time.diff() < 0,
+            "the times run backwards",
+            file,
+            "not before the row above, as the recipe says `sorted = true`",
+            "sort the file by time, or drop `sorted`",
+        )
+    if last is not None:
+        complain(values, time > last, "a time lies after the end of the log", file, "<= log_end")
+
+
+def _codes(values: pl.Series, file: Path, codes: dict[str, int]) -> pl.Series:
+    """Return the code of each name, int8."""
+    if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        raise wrong_type(values, file, f"text, one of {', '.join(codes)}")
+    text = values.cast(pl.String)
+    known = text.is_in(list(codes))
+    complain(values, ~known | text.is_null(), "an unknown name", file, ", ".join(codes))
+    return text.replace_strict(codes, return_dtype=pl.Int8)
+
+
+def _one_user_a_request(rows: pl.DataFrame, where: Path) -> None:
+    if "request" not in rows.columns:
+        return
+    first = pl.col("user").first().over("request")
+    bad = rows.select(bad=pl.col("user") != first)["bad"]
+    complain(
+        rows["request"],
+        bad,
+        "a request has two users",
+        where,
+        "one user a request",
+        "make request ids unique, for instance by joining user and request",
+    )
+
+
+def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArray | None]:
+    frames, vectors = [], []
+    for file in _files(path, "items", config):
+        raw = _raw(file, "items", config, ("item",), ("title", "vector"))
+        ids = as_ids(raw[config.columns.get("item", "item")], file)
+        title = _column(raw, config, "title")
+        name = ids if title is None else title.cast(pl.String).fill_null("")
+        text = [_text(raw, file, c) for c in config.text] or [name]
+        joined = pl.DataFrame({str(n): t for n, t in enumerate(text)}).select(
+            pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)
+        )
+        has_content = bool(config.text) or title is not None
+        frames.append(
+            pl.DataFrame(
+                {
+                    "item": ids,
+                    "title": name,
+                    "text": joined.to_series().str.strip_chars()
+                    if has_content
+                    else [""] * len(raw),
+                    **_feature_columns(raw, file, config),
+                }
+            )
+        )
+        given = _column(raw, config, "vector")
+        if given is not None:
+            vectors.append(as_vectors(given, file))
+    if not frames:
+        raise DataError(
+            "there is no table `items`",
+            where=str(path),
+            must="items.parquet, items.csv, a folder `items`, or logs.items.file",
+        )
+    items = pl.concat(frames)
+    no_repeats(items["item"], path / (config.file or "items"), "an item id")
+    if (vectors and len({v.shape[1] for v in vectors}) != 1) or 0 < len(vectors) < len(frames):
+        raise DataError("the files' vectors differ in length", where=str(path / "items"))
+    return _frequent_only(items, config), np.concatenate(vectors) if vectors else None
+
+
+def _users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
+    frames = []
+    for file in _files(path, "users", config):
+        raw = _raw(file, "users", config, ("user",), ())
+        ids = as_ids(raw[config.columns.get("user", "user")], file)
+        frames.append(pl.DataFrame({"user": ids, **_feature_columns(raw, file, config)}))
+    if not frames:
+        return None
+    users = pl.concat(frames)
+    no_repeats(users["user"], path / (config.file or "users"), "a user id")
+    return _frequent_only(users, config)
+
+
+def _text(raw: pl.DataFrame, file: Path, name: str) -> pl.Series:
+    values = _must_have(raw, file, name)
+    if isinstance(values.dtype, pl.List):
+        return values.cast(pl.List(pl.String)).list.join(" ")
+    return values.cast(pl.String)
+
+
+def _feature_columns(
+    raw: pl.DataFrame, file: Path, config: FeatureTableConfig
+) -> dict[str, pl.Series]:
+    columns = {}
+    for name in config.categorical:
+        values = _must_have(raw, file, name)
+        if values.dtype.is_nested():
+            raise wrong_type(values, file, "one value a row", "join the list into text columns")
+        columns[f"c:{name}"] = values.cast(pl.String)
+    for name in config.numeric:
+        columns[f"n:{name}"] = as_numbers(_must_have(raw, file, name), file)
+    return columns
+
+
+def _must_have(raw: pl.DataFrame, file: Path, name: str) -> pl.Series:
+    if name not in raw.columns:
+        raise DataError(
+            f"column `{name}` is missing",
+            where=f"{file} -> {name}",
+            must="the feature and text columns of the recipe",
+            got=", ".join(raw.columns),
+        )
+    return raw[name]
+
+
+def _frequent_only(frame: pl.DataFrame, config: FeatureTableConfig) -> pl.DataFrame:
+    names = [f"c:{name}" for name in config.categorical]
+    return frame.with_columns(frequent(frame[n], max_values=config.max_categories) for n in names)
