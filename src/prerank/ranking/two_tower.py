@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import FeatureTable, ScoringContext
 from prerank.ranking.pooling import ragged_mean
@@ -45,7 +46,13 @@ def _id_table(n_known: int, dim: int) -> nn.Embedding:
     return table
 
 
-def _tower(width: int, config: TrainConfig) -> nn.Sequential:
+def _tower(side: str, width: int, config: TrainConfig) -> nn.Sequential:
+    if width == 0:
+        raise ConfigError(
+            f"the {side} tower has nothing to read",
+            where="train",
+            hint="turn on one of use_user_id, use_item_id, use_content, use_history",
+        )
     layers: list[nn.Module] = []
     for size in config.hidden:
         layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(config.dropout)]
@@ -84,8 +91,8 @@ class TwoTower(nn.Module):
         self.id_dropout = config.id_dropout
         user_parts = (self.user_id is not None, self.history_id, reads_content)
         item_parts = (self.item_id is not None, bool(content_dim))
-        self.user_tower = _tower(sum(user_parts) * dim + self.user_features.width, config)
-        self.item_tower = _tower(sum(item_parts) * dim + self.item_features.width, config)
+        self.user_tower = _tower("user", sum(user_parts) * dim + self.user_features.width, config)
+        self.item_tower = _tower("item", sum(item_parts) * dim + self.item_features.width, config)
 
     def user_vectors(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         """Return (B, D) user vectors.

@@ -1,0 +1,136 @@
+"""The contract of every pre-ranker: what its scores may depend on, saving, loading."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prerank.errors import ArtifactError, ConfigError, DataError
+from prerank.ranking.pre_ranker import PreRanker, device_of
+from prerank.ranking.train import train
+
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(params=["order", "none"])
+def case(request, world, content, small):  # type: ignore[no-untyped-def]
+    data = world(request.param)
+    return data, content, train(data, content, None, small, seed=0)
+
+
+def test_order_and_company_of_candidates_do_not_matter(case) -> None:  # type: ignore[no-untyped-def]
+    _, _, ranker = case
+    users, items = np.arange(5), np.arange(40) + np.zeros((5, 1), int)
+    logits = ranker.score(users, items)
+    assert logits.shape == (5, 40)
+    assert logits.dtype == np.float32
+    shuffle = np.random.default_rng(1).permutation(40)
+    np.testing.assert_allclose(
+        ranker.score(users, items[:, shuffle]), logits[:, shuffle], **TOLERANCE
+    )
+    for b in range(5):
+        alone = [ranker.score([b], [[i]])[0, 0] for i in (0, 13, 39)]
+        np.testing.assert_allclose(alone, logits[b, [0, 13, 39]], **TOLERANCE)
+
+
+def test_score_pools_equals_score(case) -> None:  # type: ignore[no-untyped-def]
+    data, _, ranker = case
+    pools = data.pools.take(np.arange(50))
+    alone = [
+        ranker.score([u], [[i]], [t])[0, 0]
+        for u, i, t in zip(pools.user, pools.item, pools.time, strict=True)
+    ]
+    np.testing.assert_allclose(ranker.score_pools(pools), alone, **TOLERANCE)
+
+
+def test_training_forward_equals_scoring(case) -> None:  # type: ignore[no-untyped-def]
+    data, _, ranker = case
+    rows = data.exposures
+    user, item, time = rows.user[:70], rows.item[:70], rows.time[:70]
+    ends, left_out = ranker.context.history_ends(user, time), ranker.context.left_out(user, item)
+    torch = pytest.importorskip("torch")
+    ragged = ranker._histories.ragged(
+        *(torch.from_numpy(v) for v in (user.astype(np.int64), ends, left_out))
+    )
+    pair = (torch.from_numpy(user).long(), torch.from_numpy(item).long())
+    with torch.inference_mode():
+        logits = ranker.model(*pair, *ragged).numpy()
+    np.testing.assert_allclose(ranker.score_pairs(user, item, time), logits, **TOLERANCE)
+
+
+def test_vectors_give_the_logit(case) -> None:  # type: ignore[no-untyped-def]
+    _, _, ranker = case
+    user_BD, (item_ID, bias_I) = ranker.user_vectors([3, -1]), ranker.item_vectors()
+    logits = (user_BD @ item_ID.T + bias_I).numpy()
+    # Items 30-39 stand in no history, so nothing is left out of it.
+    fresh = np.arange(30, 40) + np.zeros((2, 1), int)
+    np.testing.assert_allclose(ranker.score([3, -1], fresh), logits[:, 30:40], **TOLERANCE)
+    np.testing.assert_allclose(ranker.score([3], [[-1]])[0, 0], logits[0, 40], **TOLERANCE)
+
+
+def test_unknown_users_and_items_score_finitely(case) -> None:  # type: ignore[no-untyped-def]
+    _, _, ranker = case
+    assert np.isfinite(ranker.score([-1, 0], [[-1, 0], [-1, 39]])).all()
+
+
+def test_indices_out_of_range_are_refused(case) -> None:  # type: ignore[no-untyped-def]
+    _, _, ranker = case
+    with pytest.raises(DataError, match="item index out of range"):
+        ranker.score([0], [[40]])
+    with pytest.raises(DataError, match="one row of candidates"):
+        ranker.score([0], [1, 2])
+
+
+def test_the_future_of_a_history_does_not_matter(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    ranker = train(data, content, None, small, seed=0)
+    early, late = ranker.score([1], [[39]], [20]), ranker.score([1], [[39]], [40])
+    inter = data.interactions
+    keep = inter.time < 20
+    past = replace(inter, **{name: values[keep] for name, values in inter.columns().items()})
+    context = replace(ranker.context, interactions=past)
+    without = PreRanker(ranker.model, context, ranker.config, ranker.schema)
+    np.testing.assert_array_equal(without.score([1], [[39]], [40]), early)
+    assert early != late
+
+
+def test_saved_and_loaded_score_alike_and_hold_no_pickle(case, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    data, content, ranker = case
+    ranker.save(tmp_path / "ranker")
+    again = PreRanker.load(tmp_path / "ranker", data, content)
+    np.testing.assert_array_equal(ranker.score_pools(data.pools), again.score_pools(data.pools))
+    assert again.config == ranker.config
+    assert again.history == ranker.history
+    names = {path.name for path in (tmp_path / "ranker").iterdir()}
+    assert names == {"weights.safetensors", "pre_ranker.json"}
+
+
+def test_history_is_strict_json_with_every_measure(case, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    case[2].save(tmp_path)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    about = json.loads((tmp_path / "pre_ranker.json").read_text(), parse_constant=refuse)
+    names = {"epoch", "loss_al", "loss_pl", "rows_per_second", "gauc", "auc", "log_loss"}
+    assert set(about["history"][0]) == names
+    assert [record["epoch"] for record in about["history"]] == [0, 1]
+
+
+def test_other_data_or_a_damaged_folder_is_refused(case, tmp_path, world) -> None:  # type: ignore[no-untyped-def]
+    data, content, ranker = case
+    ranker.save(tmp_path)
+    other = world("none" if data.time_unit == "order" else "order")
+    with pytest.raises(ArtifactError, match="trained on other data"):
+        PreRanker.load(tmp_path, other, content)
+    (tmp_path / "pre_ranker.json").write_text("{")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        PreRanker.load(tmp_path, data, content)
+
+
+def test_device_names() -> None:
+    assert device_of("cpu").type == "cpu"
+    assert device_of("auto").type in ("cpu", "cuda")
+    with pytest.raises(ConfigError, match="unknown device"):
+        device_of("abacus")

@@ -1,0 +1,164 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prerank.artifacts import Interactions
+from prerank.data.auc import auc
+from prerank.errors import ConfigError, DataError
+from prerank.ranking.pre_ranker import PreRanker
+from prerank.ranking.train import train
+
+
+def weights(ranker: PreRanker) -> dict[str, bytes]:
+    return {k: v.numpy().tobytes() for k, v in ranker.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("unit", ["order", "none"])
+def test_learns_items_never_exposed_from_content(world, content, small, unit: Any) -> None:  # type: ignore[no-untyped-def]
+    data = world(unit)
+    ranker = train(data, content, None, small.model_copy(update={"epochs": 12}), seed=0)
+    assert auc(data.pools.click, ranker.score_pools(data.pools)) > 0.8
+
+
+def test_without_content_items_never_exposed_stay_unknown(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    config = small.model_copy(update={"epochs": 6, "use_content": False})
+    ranker = train(data, content, None, config, seed=0)
+    assert auc(data.pools.click, ranker.score_pools(data.pools)) < 0.7
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
+    one, two = (train(world(), content, labels(0.2), small, seed=5) for _ in range(2))
+    assert weights(one) == weights(two)
+    assert weights(train(world(), content, labels(0.2), small, seed=6)) != weights(one)
+
+
+def test_training_leaves_torch_as_it_was(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    train(world(), content, None, small.model_copy(update={"threads": 2, "epochs": 1}), seed=0)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_weight_zero_equals_exposed_only(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
+    off = small.model_copy(update={"pseudo_weight": 0.0})
+    with_labels = train(world(), content, labels(1.0), off, seed=0)
+    assert weights(with_labels) == weights(train(world(), content, None, small, seed=0))
+
+
+def test_pseudo_labels_move_unexposed_items_their_way(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    low, none, high = (
+        train(data, content, given, small, seed=0).score_pools(data.pools).mean()
+        for given in (labels(0.01), None, labels(0.99))
+    )
+    assert low + 0.5 < none < high - 0.5
+
+
+def test_abstaining_rows_have_no_effect(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
+    sure = np.resize([1.0, 0.0], 600).astype(np.float32)
+    half = labels(0.9, sure)
+    half.label[sure == 0] = 0.1
+    flipped = replace(half, label=np.where(sure == 0, np.float32(0.7), half.label))
+    config = small.model_copy(update={"epochs": 1})
+    one, two = (train(world(), content, given, config, seed=0) for given in (half, flipped))
+    assert weights(one) == weights(two)
+    all_abstain = train(world(), content, labels(0.9, 0.0), config, seed=0)
+    assert weights(all_abstain) == weights(train(world(), content, None, config, seed=0))
+
+
+def test_early_stopping_keeps_the_best_epoch(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    config = small.model_copy(update={"epochs": 30, "patience": 2, "learning_rate": 0.02})
+    ranker = train(data, content, None, config, seed=0)
+    values = [record["gauc"] for record in ranker.history]
+    best = int(np.argmax(values))
+    assert len(values) == best + 3
+    short = train(data, content, None, config.model_copy(update={"epochs": best + 1}), seed=0)
+    assert weights(short) == weights(ranker)
+
+
+def test_a_pool_can_be_watched_instead(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    config = small.model_copy(update={"validation": "unexposed"})
+    ranker = train(data, content, None, config, seed=0)
+    best = max(record["auc"] for record in ranker.history)
+    assert auc(data.pools.click, ranker.score_pools(data.pools)) == pytest.approx(best)
+    with pytest.raises(ConfigError, match="no such validation pool"):
+        train(data, content, None, small.model_copy(update={"validation": "uniform"}), seed=0)
+
+
+def test_nothing_to_validate_runs_all_epochs(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    data.exposures.split[:] = 0
+    ranker = train(data, content, None, small, seed=0)
+    assert [record["gauc"] for record in ranker.history] == [None, None]
+
+
+def test_nothing_to_learn_from_is_refused(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    data.exposures.click[:] = -1
+    with pytest.raises(DataError, match="nothing to learn from"):
+        train(data, content, None, small, seed=0)
+
+
+def test_pseudo_labels_of_other_data_are_refused(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
+    foreign = labels(0.5)
+    foreign.item[0] = 40
+    with pytest.raises(DataError, match="item index out of range"):
+        train(world(), content, foreign, small, seed=0)
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"use_user_id": False},
+        {"use_item_id": False},
+        {"use_content": False},
+        {"use_history": False},
+        {"use_user_id": False, "use_item_id": False},
+        {"hidden": (), "dropout": 0.0, "id_dropout": 0.0},
+        {"batch_size": 70, "unexposed_ratio": 0.001, "epochs": 1},
+    ],
+)
+def test_every_switch_trains_and_scores(  # type: ignore[no-untyped-def]
+    world, content, small, labels, off: dict[str, Any], tmp_path
+) -> None:
+    data = world()
+    ranker = train(data, content, labels(0.1), small.model_copy(update=off), seed=0)
+    logits = ranker.score_pools(data.pools)
+    assert np.isfinite(logits).all()
+    assert np.ptp(logits) > 0
+    ranker.save(tmp_path)
+    again = PreRanker.load(tmp_path, data, content)
+    np.testing.assert_array_equal(again.score_pools(data.pools), logits)
+
+
+def test_a_model_that_reads_no_id_of_an_item_gives_twins_one_score(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    data = world("none")
+    vectors = content.vectors.copy()
+    vectors[33], codes = vectors[30], data.catalog.features
+    codes.categorical["colour"][33] = codes.categorical["colour"][30]
+    codes.numeric["length"][33] = codes.numeric["length"][30]
+    config = small.model_copy(update={"use_item_id": False})
+    ranker = train(data, replace(content, vectors=vectors), None, config, seed=0)
+    logits = ranker.score(np.arange(4), np.tile([30, 33], (4, 1)))
+    np.testing.assert_allclose(logits[:, 0], logits[:, 1], atol=1e-6)
+
+
+def test_no_history_at_all_is_fine(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    nothing = Interactions(np.zeros(0, "i4"), np.zeros(0, "i4"), np.zeros(0, "i8"))
+    data = replace(world("none"), interactions=nothing)
+    assert np.isfinite(train(data, content, None, small, seed=0).score_pools(data.pools)).all()
+
+
+def test_a_tower_must_read_something(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    blind = small.model_copy(update={"use_user_id": False, "use_history": False})
+    with pytest.raises(ConfigError, match="user tower has nothing to read"):
+        train(world(), content, None, blind, seed=0)
