@@ -1,0 +1,257 @@
+"""From relevance to label: a rising curve fitted on held-out exposed clicks, then shifted.
+
+Source: method.md stage 5. All of it is C (our choice): the paper's map is unknown, and a cosine
+is not a click rate. The exposed click rate is not that of the unexposed pairs either, hence the
+shift in logit space to a stated mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset, FloatArray, IntArray, TimeArray
+from prerank.data.history import anchor_ends
+from prerank.data.unexposed import pair_keys
+from prerank.errors import DataError
+
+DoubleArray = NDArray[np.float64]
+MAX_KNOTS = 64
+LEAST_RATE = 1e-3
+"""Fitted rates stay this far from 0 and 1, so that their logits can be shifted."""
+FLAT = 1e-9
+ONE_SIDED_95 = 1.645
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A rising curve from score to label: straight lines between knots in logit space.
+
+    Attributes:
+        score: (K,) float64 ascending; scores outside take the value of the nearest end.
+        logit: (K,) float64, not falling.
+    """
+
+    score: DoubleArray
+    logit: DoubleArray
+
+    def logits(self, score: FloatArray) -> DoubleArray:
+        """Return the logit of the label of each score, (N,) float64."""
+        return np.interp(score.astype(np.float64), self.score, self.logit)
+
+    def knots(self, shift: float) -> list[list[float]]:
+        """Return [score, label] pairs after adding ``shift`` to the logits, to draw the map."""
+        label = expit(self.logit + shift)
+        pairs = zip(self.score, label, strict=True)
+        return [[round(float(s), 6), round(float(y), 6)] for s, y in pairs]
+
+
+def held_out_rows(dataset: Dataset) -> TimeArray:
+    """Return the exposure rows whose click the anchors cannot have seen, ascending.
+
+    Those are the validation exposures and, where anchors stop at a moment in UTC
+    (``cuts.anchors``), also the training exposures from that moment on. Unknown clicks and pairs
+    that stand in the anchors' own history are left out.
+    """
+    rows = dataset.exposures
+    held = rows.split == VALIDATION
+    if dataset.time_unit == "ms" and dataset.cuts.anchors is not None:
+        held |= (rows.split == TRAIN) & (rows.time >= dataset.cuts.anchors)
+    past = dataset.interactions
+    visible = np.arange(len(past)) < anchor_ends(dataset)[past.user]
+    known = np.unique(pair_keys(past.user[visible], past.item[visible]))
+    held &= (rows.click >= 0) & ~np.isin(pair_keys(rows.user, rows.item), known)
+    return np.flatnonzero(held).astype(np.int64)
+
+
+def fit_map(
+    score: FloatArray, click: NDArray[np.int8], calibrator: Literal["isotonic", "logistic"]
+) -> LabelMap:
+    """Fit click on score by a curve that cannot fall.
+
+    Args:
+        score: (N,) float32, finite.
+        click: (N,) int8 in {0, 1}, both present.
+        calibrator: ``isotonic`` (thinned to at most 64 knots at quantiles of the score) or
+            ``logistic`` (a straight line in logit space; a negative slope becomes flat).
+
+    Raises:
+        DataError: if clicks of both kinds are not there.
+    """
+    if len(np.unique(click)) < 2:
+        raise DataError(
+            "the label map cannot be fitted on the held-out exposures",
+            where="exposures",
+            must="rows with and without a click, unseen by the anchors, of users with anchors",
+            got=f"{len(click)} rows, {int((click == 1).sum())} clicks",
+            hint="hold out more exposures for validation, or use map = 'linear'",
+        )
+    if calibrator == "logistic":
+        return _logistic(score, click)
+    curve = IsotonicRegression(increasing=True, out_of_bounds="clip")
+    curve.fit(score.astype(np.float64), click)
+    knots = np.unique(np.quantile(score.astype(np.float64), np.linspace(0, 1, MAX_KNOTS)))
+    rate = np.clip(curve.predict(knots), LEAST_RATE, 1 - LEAST_RATE)
+    return LabelMap(knots, np.maximum.accumulate(logit(rate)))
+
+
+def _logistic(score: FloatArray, click: NDArray[np.int8]) -> LabelMap:
+    ends = np.array([score.min(), max(score.max(), score.min() + FLAT)], dtype=np.float64)
+    model = LogisticRegression(C=1e6).fit(score[:, None].astype(np.float64), click)
+    slope = float(model.coef_[0, 0])
+    if slope <= 0:
+        return LabelMap(ends, np.full(2, logit(click.mean())))
+    return LabelMap(ends, slope * ends + float(model.intercept_[0]))
+
+
+def prior_shift(logits: DoubleArray, prior: float) -> float:
+    """Return the d for which mean(sigmoid(logits + d)) equals ``prior``, in (0, 1)."""
+    target = float(logit(prior))
+    low, high = target - float(logits.max()), target - float(logits.min())
+    if high - low < FLAT:
+        return low
+
+    def excess(shift: float) -> float:
+        return float(expit(logits + shift).mean()) - prior
+
+    return float(brentq(excess, low - FLAT, high + FLAT, xtol=1e-12, rtol=1e-12))
+
+
+def estimate_prior(dataset: Dataset, n_unexposed: int) -> tuple[float, str]:
+    """Estimate the mean click over the unexposed pairs without their truth, and say how.
+
+    With logged propensities e of all training exposures (C): inverse-propensity extrapolation,
+    sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged.
+    Without (C): observed clicks over all recalled pairs, exposed or not. That is the rate at which
+    a recalled pair is both exposed and clicked, a cautious value below the true click rate.
+
+    Returns:
+        The prior, strictly between 0 and 1, and its name for the report.
+    """
+    rows = dataset.exposures
+    train = (rows.split == TRAIN) & (rows.click >= 0)
+    click = rows.click[train].astype(np.float64)
+    propensity = rows.propensity[train].astype(np.float64)
+    if len(click) and not np.isnan(propensity).any() and (propensity < 1).any():
+        odds = (1 - propensity) / propensity
+        rate, how = float((click * odds).sum() / odds.sum()), "inverse propensity"
+    else:
+        exposed = int((rows.split != TEST).sum())
+        clicks = int(((rows.click == 1) & (rows.split != TEST)).sum())
+        rate, how = clicks / max(exposed + n_unexposed, 1), "observed clicks over recalled pairs"
+    return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
+
+
+def user_auc(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) -> DoubleArray:
+    """Return the AUC of each user that has clicked and unclicked rows, ties counting half.
+
+    Args:
+        user: (N,) int32.
+        click: (N,) int8 in {0, 1}.
+        score: (N,) float, finite.
+
+    Returns:
+        (number of such users,) float64, by ascending user.
+    """
+    order = np.lexsort((score, user))
+    user, click, score = user[order], click[order], score[order]
+    new_user = np.append(True, user[1:] != user[:-1])[: len(user)]
+    new_tie = new_user | np.append(True, score[1:] != score[:-1])[: len(user)]
+    group, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
+    first = np.flatnonzero(new_user)[group] if len(user) else group
+    tie_size = np.bincount(tie) if len(user) else np.zeros(0)
+    # Mean rank, from 1, of the rows that tie.
+    rank = (np.flatnonzero(new_tie) + (tie_size + 1) / 2)[tie] - first
+    positives = np.bincount(group, weights=click == 1)
+    negatives = np.bincount(group, weights=click == 0)
+    both = (positives > 0) & (negatives > 0)
+    total = np.bincount(group, weights=rank * (click == 1))
+    p, n = positives[both], negatives[both]
+    return np.asarray((total[both] - p * (p + 1) / 2) / (p * n), dtype=np.float64)
+
+
+def skill(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) -> dict[str, Any]:
+    """Say how well a score orders each user's held-out clicks (C, ours).
+
+    skill = 2 GAUC - 1 over users with both kinds of rows (0: no better than chance, 1: perfect);
+    low = skill - 1.645 standard errors over users, the one-sided 95 % bound.
+    """
+    auc = user_auc(user, click, score)
+    both = 0 < int((click == 1).sum()) < len(click)
+    found: dict[str, Any] = {
+        "n_rows": len(click),
+        "n_clicks": int((click == 1).sum()),
+        "n_users": len(auc),
+        "auc": float(roc_auc_score(click, score)) if both else None,
+        "gauc": float(auc.mean()) if len(auc) else None,
+        "skill": None,
+        "skill_low": None,
+    }
+    if len(auc) > 1:
+        value = 2 * float(auc.mean()) - 1
+        error = 2 * float(auc.std(ddof=1)) / len(auc) ** 0.5
+        found |= {"skill": value, "skill_low": value - ONE_SIDED_95 * error}
+    return found
+
+
+def weight_factor(skill_low: float | None, full_skill: float) -> float:
+    """Return clip(skill_low / full_skill, 0, 1), the factor on all pseudo-labels' weight (C).
+
+    No evidence of skill (too few users, or a bound at or below 0) gives 0: do no harm.
+    """
+    return 0.0 if skill_low is None else float(np.clip(skill_low / full_skill, 0, 1))
+
+
+def folds_of_users(n_users: int, n_folds: int, rng: np.random.Generator) -> IntArray:
+    """Return (U,) int32: a fold for each user, sizes equal but for one."""
+    return rng.permutation(np.arange(n_users) % n_folds).astype(np.int32)
+
+
+def cross_fitted(
+    score: FloatArray,
+    click: NDArray[np.int8],
+    fold: IntArray,
+    calibrator: Literal["isotonic", "logistic"],
+) -> DoubleArray:
+    """Return each row's label from a map fitted on the other folds, (N,) float64.
+
+    Rows whose other folds lack one kind of click get NaN.
+    """
+    label = np.full(len(score), np.nan)
+    for k in np.unique(fold):
+        inside = fold == k
+        if len(np.unique(click[~inside])) == 2:
+            curve = fit_map(score[~inside], click[~inside], calibrator)
+            label[inside] = expit(curve.logits(score[inside]))
+    return label
+
+
+def reliability(label: DoubleArray, click: NDArray[np.int8], n_bins: int = 10) -> list[list[float]]:
+    """Return [mean label, click rate, rows] of bins of about equal size, by rising label."""
+    known = ~np.isnan(label)
+    order = np.argsort(label[known], kind="stable")
+    label, click = label[known][order], click[known][order]
+    parts = np.array_split(np.arange(len(label)), min(n_bins, max(len(label), 1)))
+    return [
+        [float(label[part].mean()), float(click[part].mean()), len(part)]
+        for part in parts
+        if len(part)
+    ]
+
+
+def brier_skill(label: DoubleArray, click: NDArray[np.int8]) -> float | None:
+    """Return 1 - Brier score over that of the constant click rate; None where undefined."""
+    known = ~np.isnan(label)
+    label, click = label[known], click[known]
+    if not len(click) or click.min() == click.max():
+        return None
+    constant = float(((click - click.mean()) ** 2).mean())
+    return 1 - float(((click - label) ** 2).mean()) / constant

@@ -1,0 +1,299 @@
+"""Labels from interest anchors: match, map to a label, weigh by confidence (GPL itself)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from prerank.artifacts import (
+    TEST,
+    Dataset,
+    FloatArray,
+    IntArray,
+    InterestAnchors,
+    ItemEmbeddings,
+    PseudoLabels,
+    TimeArray,
+)
+from prerank.data.unexposed import UnexposedPairs
+from prerank.labels.calibration import (
+    DoubleArray,
+    brier_skill,
+    cross_fitted,
+    estimate_prior,
+    fit_map,
+    folds_of_users,
+    held_out_rows,
+    prior_shift,
+    reliability,
+    skill,
+    weight_factor,
+)
+from prerank.labels.confidence import combine, factors, of_pairs
+from prerank.labels.config import LabelConfig
+from prerank.labels.joint import (
+    Space,
+    exposures_before_test,
+    joint_scores,
+    popularity,
+    similarities,
+)
+from prerank.labels.matching import Match, Pooling, match_pairs
+from prerank.progress import log
+from prerank.seeds import rng
+
+RATE_SMOOTHING = 5.0
+"""Exposures at the mean click rate added to each item's own, for the reference score."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Exposed rows that the anchors have not seen and that have a relevance.
+
+    Attributes:
+        row: (M,) int64 rows of the exposures.
+        user, item: (M,) int32.
+        click: (M,) int8 in {0, 1}.
+        match: relevance and nearest anchor.
+        fold: (M,) int32 user fold.
+    """
+
+    row: TimeArray
+    user: IntArray
+    item: IntArray
+    click: NDArray[np.int8]
+    match: Match
+    fold: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """Labels before weighting.
+
+    Attributes:
+        label: (N,) float64 in [0, 1]; any value where ``labelled`` is False.
+        labelled: (N,) bool; False = abstain.
+        held_score: (M,) the score behind the label on the held-out rows, to measure its skill.
+        fit: what was fitted, plain JSON values.
+    """
+
+    label: DoubleArray
+    labelled: NDArray[np.bool_]
+    held_score: NDArray[np.floating]
+    fit: dict[str, Any]
+
+
+def gpl_labels(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    pairs: UnexposedPairs,
+    n_unexposed: int,
+    config: LabelConfig,
+    seed: int,
+) -> PseudoLabels:
+    """Label ``pairs`` by their match with the anchors of their user.
+
+    Args:
+        dataset: for the held-out exposures and the histories.
+        embeddings: the frozen semantic space.
+        anchors: of all users of the dataset.
+        pairs: D_u, or a sample of it.
+        n_unexposed: number of pairs in all of D_u.
+        config: of the label stage.
+        seed: of the user folds.
+
+    Raises:
+        DataError: if the label map cannot be fitted.
+    """
+    pooling = Pooling(config.match, config.top_m, config.temperature)
+    match = match_pairs(pairs.user, pairs.item, embeddings, anchors, pooling)
+    fold = folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds"))
+    held = _held_out(dataset, embeddings, anchors, pooling, fold)
+    prior, prior_source = _prior(dataset, n_unexposed, config)
+    parts = _factors(dataset, embeddings, anchors, pairs, match, config)
+    if config.map == "joint":
+        mapped = _joint(
+            dataset, embeddings, anchors, pooling, pairs, match, held, fold, prior, config, seed
+        )
+    else:
+        mapped = _by_relevance(match, held, prior, config)
+    confidence = combine(
+        tuple(
+            part
+            for part, used in zip(
+                parts, (config.use_dispersion, config.use_history, config.use_llm), strict=True
+            )
+            if used and config.confidence != "uniform"
+        ),
+        mapped.labelled,
+        config.confidence_floor,
+    )
+    label = np.where(mapped.labelled, mapped.label, 0).astype(np.float32)
+    return PseudoLabels(
+        user=pairs.user,
+        item=pairs.item,
+        time=pairs.time,
+        label=label,
+        confidence=confidence,
+        relevance=match.relevance,
+        anchor=match.anchor,
+        dispersion=parts[0],
+        history=parts[1],
+        llm=parts[2],
+        source=f"gpl/{anchors.source}",
+        fit={
+            "match": config.match,
+            "map": config.map,
+            "confidence": config.confidence,
+            "prior": prior,
+            "prior_source": prior_source,
+            **mapped.fit,
+            **_skill(dataset, held, mapped.held_score, fold, config),
+        },
+    )
+
+
+def _held_out(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    pooling: Pooling,
+    fold: IntArray,
+) -> HeldOut:
+    rows = held_out_rows(dataset)
+    user, item = dataset.exposures.user[rows], dataset.exposures.item[rows]
+    match = match_pairs(user, item, embeddings, anchors, pooling)
+    known = match.anchor >= 0
+    rows, user, item = rows[known], user[known], item[known]
+    match = Match(match.relevance[known], match.anchor[known])
+    return HeldOut(rows, user, item, dataset.exposures.click[rows], match, fold[user])
+
+
+def _prior(dataset: Dataset, n_unexposed: int, config: LabelConfig) -> tuple[float | None, str]:
+    if config.map in ("linear", "two-threshold") or config.prior == "keep":
+        return None, "kept"
+    if config.prior == "auto":
+        return estimate_prior(dataset, n_unexposed)
+    return float(config.prior), "given"
+
+
+def _factors(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    pairs: UnexposedPairs,
+    match: Match,
+    config: LabelConfig,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    found = factors(dataset, embeddings, anchors, config.history_length)
+    by = "user" if config.confidence == "user" else "pair"
+    return of_pairs(found, anchors, pairs.user, match.anchor, by)
+
+
+def _by_relevance(match: Match, held: HeldOut, prior: float | None, config: LabelConfig) -> Mapped:
+    matched = match.anchor >= 0
+    relevance = np.where(matched, match.relevance, 0).astype(np.float32)
+    score = held.match.relevance
+    if config.map == "linear":
+        label = np.clip((relevance - config.low) / (config.high - config.low), 0, 1)
+        knots = [[config.low, 0.0], [config.high, 1.0]]
+        return Mapped(label.astype(np.float64), matched, score, {"knots": knots})
+    if config.map == "two-threshold":
+        sure = matched & ((relevance >= config.high) | (relevance <= config.low))
+        label = (relevance >= config.high).astype(np.float64)
+        knots = [[config.low, 0.0], [config.low, 0.5], [config.high, 0.5], [config.high, 1.0]]
+        return Mapped(label, sure, score, {"knots": knots})
+    curve = fit_map(score, held.click, config.calibrator)
+    logits = curve.logits(relevance)
+    shift = _shift(logits[matched], prior)
+    cross = cross_fitted(score, held.click, held.fold, config.calibrator)
+    fit = {
+        "calibrator": config.calibrator,
+        "shift": shift,
+        "knots": curve.knots(shift),
+        "knots_unshifted": curve.knots(0.0),
+        "reliability": reliability(cross, held.click),
+        "brier_skill": brier_skill(cross, held.click),
+    }
+    return Mapped(expit(logits + shift), matched, score, fit)
+
+
+def _shift(logits: DoubleArray, prior: float | None) -> float:
+    return 0.0 if prior is None or not len(logits) else prior_shift(logits, prior)
+
+
+def _joint(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    pooling: Pooling,
+    pairs: UnexposedPairs,
+    match: Match,
+    held: HeldOut,
+    fold: IntArray,
+    prior: float | None,
+    config: LabelConfig,
+    seed: int,
+) -> Mapped:
+    matched = match.anchor >= 0
+
+    def space(user: IntArray, item: IntArray, exposure_row: TimeArray | None) -> Space:
+        near_NS = similarities(user, item, embeddings, anchors, pooling)
+        seen = np.log1p(popularity(dataset, item, exposure_row))
+        features = np.column_stack([near_NS, seen]).astype(np.float32)
+        return Space(features, user, near_NS.shape[1])
+
+    held_logits, logits = joint_scores(
+        space(held.user, held.item, held.row),
+        held.click,
+        space(pairs.user[matched], pairs.item[matched], None),
+        fold,
+        config.joint_correction,
+        exposures_before_test(dataset),
+        rng(seed, "labels", "joint"),
+    )
+    shift = _shift(logits, prior)
+    label = np.zeros(len(pairs))
+    label[matched] = expit(logits + shift)
+    fit = {"shift": shift, "joint_correction": config.joint_correction}
+    return Mapped(label, matched, held_logits, fit)
+
+
+def _skill(
+    dataset: Dataset,
+    held: HeldOut,
+    score: NDArray[np.floating],
+    fold: IntArray,
+    config: LabelConfig,
+) -> dict[str, Any]:
+    """Measure the label's skill against that of the item click rate; set the weight factor."""
+    own = skill(held.user, held.click, score)
+    reference = skill(held.user, held.click, item_rate(dataset, held, fold, config.n_folds))
+    enough = max(reference["skill"] or 0.0, config.full_skill)
+    factor = weight_factor(own["skill_low"], enough) if config.skill_weight else 1.0
+    if factor == 0:
+        log("label: no skill shown on held-out exposures, pseudo-labels get no weight")
+    return {"skill": own, "reference_skill": reference, "pseudo_weight_factor": factor}
+
+
+def item_rate(dataset: Dataset, held: HeldOut, fold: IntArray, n_folds: int) -> DoubleArray:
+    """Return the smoothed click rate of each held-out row's item among users of other folds.
+
+    What the exposed clicks say without any interest: the reference that a label must match.
+    """
+    rows = dataset.exposures
+    known = (rows.split != TEST) & (rows.click >= 0)
+    n_items = len(dataset.items)
+    cell = fold[rows.user[known]] * np.int64(n_items) + rows.item[known]
+    size = n_folds * n_items
+    shown = np.bincount(cell, minlength=size).reshape(n_folds, n_items)
+    clicks = np.bincount(cell, rows.click[known], minlength=size).reshape(n_folds, n_items)
+    other_shown, other_clicks = shown.sum(axis=0) - shown, clicks.sum(axis=0) - clicks
+    mean = clicks.sum() / max(shown.sum(), 1)
+    rate = (other_clicks + RATE_SMOOTHING * mean) / (other_shown + RATE_SMOOTHING)
+    return np.asarray(rate[held.fold, held.item], dtype=np.float64)

@@ -1,0 +1,186 @@
+"""The joint map (extension, ours): click fitted on similarity and exposure popularity together.
+
+Source: method.md stage 5, ``joint``; nothing of it is from the paper. Two boosted models are
+fitted over the entire recalled space on x = (similarities, log exposures):
+g(x) = P(exposed and clicked), every unexposed pair counted as not clicked, and e(x) = P(exposed).
+The score is log g - c log e. With c = 0 popularity speaks fully; with c = 1 it is
+P(click | exposed, x), fully corrected for propensity; c = 1/2 stands between.
+
+Cross-fitted by user: no row of a user trains the models that predict that user's pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from prerank.artifacts import (
+    TEST,
+    TRAIN,
+    Dataset,
+    IntArray,
+    InterestAnchors,
+    ItemEmbeddings,
+    TimeArray,
+)
+from prerank.data.unexposed import exposure_counts
+from prerank.errors import DataError
+from prerank.labels.calibration import DoubleArray
+from prerank.labels.matching import Pooling, match_pairs
+from prerank.progress import track
+
+MAX_UNEXPOSED_ROWS = 100_000
+LEAST_RATE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Rows of the recalled space as the joint map sees them.
+
+    Attributes:
+        features: (N, F) float32, NaN where missing; the first ``n_rising`` columns can only raise
+            the click probability.
+        user: (N,) int32.
+        n_rising: number of similarity columns.
+    """
+
+    features: NDArray[np.float32]
+    user: IntArray
+    n_rising: int
+
+
+def similarities(
+    user: IntArray,
+    item: IntArray,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    pooling: Pooling,
+) -> NDArray[np.float32]:
+    """Return (N, S) relevances: one column, or two (LLM, other) where anchors are joined.
+
+    Anchors that no language model made have logprob 0.
+    """
+    spoken = anchors.logprob < 0
+    kinds = [spoken, ~spoken] if spoken.any() and not spoken.all() else [np.ones_like(spoken)]
+    parts = [only(anchors, kind) for kind in kinds]
+    found = [match_pairs(user, item, embeddings, part, pooling).relevance for part in parts]
+    return np.column_stack(found)
+
+
+def only(anchors: InterestAnchors, keep: NDArray[np.bool_]) -> InterestAnchors:
+    """Return the anchors where ``keep`` (A,) holds; users stay as they are."""
+    before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
+    return InterestAnchors(
+        offsets=before[anchors.offsets],
+        codes=anchors.codes[keep],
+        vectors=anchors.vectors[keep],
+        logprob=anchors.logprob[keep],
+        logprob_legal=anchors.logprob_legal[keep],
+        source=anchors.source,
+    )
+
+
+def popularity(dataset: Dataset, item: IntArray, exposure_row: TimeArray | None) -> TimeArray:
+    """Return (N,) training exposures of each item, an exposure row itself not counted."""
+    count = exposure_counts(dataset)[item]
+    if exposure_row is not None:
+        count = count - (dataset.exposures.split[exposure_row] == TRAIN)
+    return count
+
+
+def joint_scores(
+    held: Space,
+    click: NDArray[np.int8],
+    unexposed: Space,
+    fold: IntArray,
+    correction: float,
+    n_exposed: int,
+    rng: np.random.Generator,
+) -> tuple[DoubleArray, DoubleArray]:
+    """Return cross-fitted logits of the held-out exposed rows and of the unexposed pairs.
+
+    Args:
+        held: exposed rows unseen by the anchors; they stand for all ``n_exposed`` exposures.
+        click: (number of held rows,) int8 in {0, 1}.
+        unexposed: the pairs D_u; at most 100,000 of them, a sample, are fitted on.
+        fold: (U,) int32 fold of each user.
+        correction: c in [0, 1], the power of the exposure propensity divided out.
+        n_exposed: all exposures before test.
+        rng: draws the sample of pairs.
+
+    Raises:
+        DataError: if some folds hold no click or no unexposed pair to fit on.
+    """
+    n = len(unexposed.user)
+    sample = np.sort(rng.choice(n, size=min(n, MAX_UNEXPOSED_ROWS), replace=False))
+    features = np.vstack([held.features, unexposed.features[sample]])
+    fold_of = fold[np.concatenate([held.user, unexposed.user[sample]])]
+    clicked = np.concatenate([click == 1, np.zeros(len(sample), bool)])
+    exposed = np.arange(len(features)) < len(held.user)
+    weight = np.where(exposed, n_exposed / max(len(click), 1), n / max(len(sample), 1))
+    out_held, out_unexposed = np.zeros(len(held.user)), np.zeros(n)
+    held_fold, unexposed_fold = fold[held.user], fold[unexposed.user]
+    for k in track(np.unique(fold), "joint map, folds"):
+        others = fold_of != k
+        _require_both(clicked[others], exposed[others])
+        models = [
+            _boosted(features[others], target[others], weight[others], held.n_rising)
+            for target in ((clicked, exposed) if correction else (clicked,))
+        ]
+        for out, space, mine in (
+            (out_held, held, held_fold == k),
+            (out_unexposed, unexposed, unexposed_fold == k),
+        ):
+            if mine.any():
+                out[mine] = _logit(models, space.features[mine], correction)
+    return out_held, out_unexposed
+
+
+def _boosted(
+    features: NDArray[np.float32],
+    target: NDArray[np.bool_],
+    weight: DoubleArray,
+    n_rising: int,
+) -> HistGradientBoostingClassifier:
+    rising = [1] * n_rising + [0] * (features.shape[1] - n_rising)
+    model = HistGradientBoostingClassifier(
+        max_iter=50,
+        max_leaf_nodes=15,
+        min_samples_leaf=min(200, max(1, len(features) // 50)),
+        early_stopping=False,
+        monotonic_cst=rising,
+        random_state=0,
+    )
+    return model.fit(features, target, sample_weight=weight / weight.mean())
+
+
+def _logit(
+    models: list[HistGradientBoostingClassifier],
+    features: NDArray[np.float32],
+    correction: float,
+) -> DoubleArray:
+    rate = models[0].predict_proba(features)[:, 1]
+    if correction:
+        propensity = np.maximum(models[1].predict_proba(features)[:, 1], LEAST_RATE)
+        rate = rate / propensity**correction
+    rate = np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
+    return np.asarray(np.log(rate) - np.log1p(-rate), dtype=np.float64)
+
+
+def _require_both(clicked: NDArray[np.bool_], exposed: NDArray[np.bool_]) -> None:
+    if not clicked.any() or exposed.all():
+        raise DataError(
+            "the joint map has nothing to fit on",
+            where="exposures and candidates",
+            must="held-out clicks and unexposed pairs of users in at least two folds",
+            got=f"{int(clicked.sum())} clicks, {int((~exposed).sum())} unexposed pairs",
+            hint="use map = 'calibrated', or hold out more exposures",
+        )
+
+
+def exposures_before_test(dataset: Dataset) -> int:
+    """Return the number of exposures outside test."""
+    return int((dataset.exposures.split != TEST).sum())

@@ -1,0 +1,183 @@
+"""The label stage: which unexposed pairs, from which source, and the shuffled controls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
+from prerank.data.unexposed import UnexposedPairs, pair_keys, propose_pairs, unexposed_pairs
+from prerank.errors import ConfigError, DataError
+from prerank.labels.config import LabelConfig
+from prerank.labels.gpl import gpl_labels
+from prerank.seeds import rng
+
+HISTOGRAM_BINS = 20
+
+
+def label(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors | None,
+    config: LabelConfig,
+    seed: int,
+) -> PseudoLabels:
+    """Give the unexposed pairs their pseudo-labels and confidences (method.md stages 5 and 6).
+
+    Args:
+        dataset: logs, candidates and histories.
+        embeddings: the frozen semantic space, one row an item of the dataset.
+        anchors: of all users of the dataset; needed by the source ``gpl`` only.
+        config: of the stage.
+        seed: of the proposal, the sample of pairs, the folds and the shuffles.
+
+    Returns:
+        PseudoLabels of pairs that were neither exposed before test nor interacted with, each once,
+        sorted by user then item. ``fit`` holds what was fitted, and ``pseudo_weight_factor`` in
+        [0, 1], by which the training stage multiplies the weight of all pseudo-labels.
+
+    Raises:
+        ConfigError: for the source ``none``, or ``gpl`` without anchors, or logged pairs wanted
+            where none are.
+        DataError: if artifacts do not belong together, or a source has nothing to learn from.
+    """
+    pairs, n_unexposed = choose_pairs(dataset, config, seed)
+    if config.source == "gpl":
+        if anchors is None:
+            raise ConfigError(
+                "labels from anchors need anchors",
+                where="label.source",
+                must="`negatives` or `truth` where no anchors are made",
+                got="gpl",
+            )
+        _check(dataset, embeddings, anchors)
+        labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed)
+    else:
+        labels = _plain(pairs, config)
+    labels = _shuffled(labels, config, seed)
+    return replace(labels, fit={**labels.fit, **_summary(labels, config, n_unexposed)})
+
+
+def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[UnexposedPairs, int]:
+    """Return the pairs to label, sorted by user then item, and how many D_u holds in all.
+
+    With ``both``, a pair that was logged and proposed is the logged one.
+    """
+    logged = unexposed_pairs(dataset)
+    wanted = config.pairs
+    if wanted == "auto":
+        wanted = "logged" if len(logged) else "proposed"
+    if wanted == "logged" and not len(logged):
+        raise ConfigError(
+            "there are no logged unexposed candidates",
+            where="label.pairs",
+            must="auto or proposed",
+            got=config.pairs,
+        )
+    pairs = logged
+    if wanted != "logged":
+        stream = rng(seed, "labels", "proposal")
+        drawn = propose_pairs(dataset, config.proposed_per_user, config.proposal_power, stream)
+        pairs = drawn if wanted == "proposed" else _union(logged, drawn)
+    n_unexposed = len(pairs)
+    if config.max_pairs is not None and n_unexposed > config.max_pairs:
+        sample = rng(seed, "labels", "sample")
+        keep = np.sort(sample.choice(n_unexposed, size=config.max_pairs, replace=False))
+        pairs = _take(pairs, keep)
+    return pairs, n_unexposed
+
+
+def _union(first: UnexposedPairs, second: UnexposedPairs) -> UnexposedPairs:
+    names = first.columns()
+    joined = UnexposedPairs(
+        **{n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in names}
+    )
+    # np.unique keeps the first of equals: the logged one.
+    return _take(joined, np.unique(pair_keys(joined.user, joined.item), return_index=True)[1])
+
+
+def _take(pairs: UnexposedPairs, rows: NDArray[np.integer]) -> UnexposedPairs:
+    return UnexposedPairs(**{name: values[rows] for name, values in pairs.columns().items()})
+
+
+def _check(dataset: Dataset, embeddings: ItemEmbeddings, anchors: InterestAnchors) -> None:
+    for what, got, must in (
+        ("items of the embeddings", len(embeddings.vectors), len(dataset.items)),
+        ("users of the anchors", anchors.n_users, len(dataset.users)),
+        ("dimensions of the anchors", anchors.vectors.shape[1], embeddings.vectors.shape[1]),
+    ):
+        if got != must:
+            raise DataError(
+                f"number of {what} differs from the data set's or the space's",
+                must=str(must),
+                got=got,
+                hint="all artifacts must come from the same data set",
+            )
+
+
+def _plain(pairs: UnexposedPairs, config: LabelConfig) -> PseudoLabels:
+    """Labels that need no anchors: all zero, or the truth where it is known."""
+    if config.source == "none":
+        raise ConfigError(
+            "the source `none` makes no pseudo-labels",
+            where="label.source",
+            must="gpl, negatives or truth",
+            got="none",
+        )
+    known = np.ones(len(pairs), bool)
+    if config.source == "truth":
+        known = ~np.isnan(pairs.truth)
+        if not known.any():
+            raise DataError(
+                "no unexposed pair has a known truth",
+                where="candidates.truth",
+                must="values in [0, 1] for some candidates",
+                got="all unknown",
+                hint="the true-label ceiling exists for simulated or fully labelled logs only",
+            )
+    label = pairs.truth if config.source == "truth" else np.zeros(len(pairs), np.float32)
+    nothing = np.full(len(pairs), np.nan, np.float32)
+    return PseudoLabels(
+        user=pairs.user,
+        item=pairs.item,
+        time=pairs.time,
+        label=np.where(known, label, 0).astype(np.float32),
+        confidence=known.astype(np.float32),
+        relevance=nothing,
+        anchor=np.full(len(pairs), -1, np.int64),
+        dispersion=nothing,
+        history=nothing,
+        llm=nothing,
+        source=config.source,
+        fit={"pseudo_weight_factor": 1.0},
+    )
+
+
+def _shuffled(labels: PseudoLabels, config: LabelConfig, seed: int) -> PseudoLabels:
+    """Return the control: labels or confidences permuted across the labelled pairs."""
+    if config.shuffle == "none":
+        return labels
+    column = "label" if config.shuffle == "labels" else "confidence"
+    labelled = np.flatnonzero(labels.confidence > 0)
+    values = getattr(labels, column).copy()
+    values[labelled] = rng(seed, "labels", "shuffle").permutation(values[labelled])
+    return replace(labels, **{column: values})
+
+
+def _summary(labels: PseudoLabels, config: LabelConfig, n_unexposed: int) -> dict[str, object]:
+    labelled = labels.confidence > 0
+    kept = labels.label[labelled].astype(np.float64)
+    relevance = labels.relevance[~np.isnan(labels.relevance)]
+    return {
+        "source": config.source,
+        "pairs": config.pairs,
+        "shuffle": config.shuffle,
+        "n_unexposed": n_unexposed,
+        "n_pairs": len(labels),
+        "n_labelled": int(labelled.sum()),
+        "mean_label": float(kept.mean()) if len(kept) else None,
+        "label_histogram": np.histogram(kept, HISTOGRAM_BINS, (0, 1))[0].tolist(),
+        "relevance_histogram": np.histogram(relevance, HISTOGRAM_BINS, (-1, 1))[0].tolist(),
+    }

@@ -1,0 +1,221 @@
+"""Match of pairs with anchors: r(u, h) = pool_k cos(e_h, a_k), many users at a time.
+
+Source: method.md stage 5. S: both sides in the frozen space, relevance = max-pooled cosine.
+C: the other three pools.
+
+Users differ in their number of pairs and of anchors. They are cut into units of at most ``TILE``
+queries, sorted by size, padded within blocks of a bounded number of bytes, and each block is one
+batched matrix product. No user, pair or anchor is visited by Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import FloatArray, IntArray, InterestAnchors, ItemEmbeddings, TimeArray
+
+Pool = Literal["max", "top-m", "log-sum-exp", "probability-weighted"]
+TILE = 1024
+BLOCK_BYTES = 2 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Rows of a table by group: group g holds ``rows[start[g] : start[g] + count[g]]``.
+
+    Attributes:
+        table: (R, D) float32.
+        rows: (N,) integer row numbers of ``table``.
+        start, count: (G,) int64.
+    """
+
+    table: FloatArray
+    rows: NDArray[np.integer]
+    start: TimeArray
+    count: TimeArray
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """How well each pair fits the anchors of its user.
+
+    Attributes:
+        relevance: (N,) float32 in [-1, 1]; NaN where there is nothing to compare.
+        anchor: (N,) int64 row of the nearest anchor (largest cosine, first of equals); -1 if none.
+    """
+
+    relevance: FloatArray
+    anchor: TimeArray
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How the cosines of one pair to all anchors become its relevance.
+
+    ``max``: the largest (S). ``top-m``: mean of the ``top_m`` largest (C). ``log-sum-exp``:
+    t log mean_k exp(cos_k / t), a soft maximum that does not grow with the number of anchors (C).
+    ``probability-weighted``: sum_k p_k cos_k with p = softmax of the anchors' logprob (C).
+    """
+
+    pool: Pool = "max"
+    top_m: int = 3
+    temperature: float = 0.1
+
+
+def match_pairs(
+    user: IntArray,
+    item: IntArray,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    pooling: Pooling = Pooling(),
+) -> Match:
+    """Return the relevance and the nearest anchor of each (user, item) pair.
+
+    Args:
+        user, item: (N,) int32, in any order.
+        embeddings: (I, D) unit rows; items without content match nothing.
+        anchors: of all users; users without anchors match nothing.
+        pooling: how cosines become one relevance.
+
+    Returns:
+        Match of N rows, in the order given. Memory beyond the result is bounded by ``BLOCK_BYTES``
+        and a few integers a pair.
+    """
+    order = np.argsort(user, kind="stable")
+    bounds = np.searchsorted(user[order], np.arange(anchors.n_users + 1)).astype(np.int64)
+    queries = Groups(embeddings.vectors, item[order], bounds[:-1], np.diff(bounds))
+    keys = Groups(
+        anchors.vectors,
+        np.arange(len(anchors.vectors)),
+        anchors.offsets[:-1],
+        np.diff(anchors.offsets),
+    )
+    found = match_groups(queries, keys, pooling, anchors.logprob)
+    relevance = np.empty(len(user), dtype=np.float32)
+    anchor = np.empty(len(user), dtype=np.int64)
+    relevance[order], anchor[order] = found.relevance, found.anchor
+    blank = ~np.any(embeddings.vectors, axis=1)[item]
+    relevance[blank], anchor[blank] = np.nan, -1
+    return Match(relevance, anchor)
+
+
+def match_groups(
+    queries: Groups, keys: Groups, pooling: Pooling, key_logprob: FloatArray | None = None
+) -> Match:
+    """Match every query row with the key rows of its own group.
+
+    Args:
+        queries: groups that tile ``queries.rows`` in order.
+        keys: one group for each group of queries; may be empty.
+        pooling: how cosines become one relevance.
+        key_logprob: one number for each entry of ``keys.rows``, for ``probability-weighted``.
+
+    Returns:
+        Match in the order of ``queries.rows``; ``anchor`` is a position in ``keys.rows``.
+    """
+    n = len(queries.rows)
+    relevance = np.full(n, np.nan, dtype=np.float32)
+    anchor = np.full(n, -1, dtype=np.int64)
+    for block in _blocks(queries, keys):
+        query_BC, inside_BC = _padded(block.query_start, block.query_count)
+        key_BA, known_BA = _padded(block.key_start, block.key_count)
+        query_BCD = queries.table[queries.rows[query_BC]]
+        key_BAD = keys.table[keys.rows[key_BA]]
+        cosine_BCA = np.matmul(query_BCD, key_BAD.transpose(0, 2, 1))
+        # Padding repeats the last key, so the first maximum is never a padded one.
+        best_BC = cosine_BCA.argmax(axis=2)
+        logprob_BA = None if key_logprob is None else key_logprob[key_BA]
+        pooled_BC = _pool(cosine_BCA, best_BC, known_BA, logprob_BA, pooling)
+        found = query_BC[inside_BC]
+        relevance[found] = pooled_BC[inside_BC]
+        anchor[found] = (block.key_start[:, None] + best_BC)[inside_BC]
+    return Match(np.clip(relevance, -1, 1, out=relevance), anchor)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    query_start: TimeArray
+    query_count: TimeArray
+    key_start: TimeArray
+    key_count: TimeArray
+
+
+def _blocks(queries: Groups, keys: Groups) -> Iterator[_Block]:
+    """Cut the groups into units and the units, sorted by size, into blocks of bounded memory."""
+    group = np.flatnonzero((queries.count > 0) & (keys.count > 0))
+    tiles = -(-queries.count[group] // TILE)
+    unit = np.repeat(group, tiles)
+    if not len(unit):
+        return
+    first = np.repeat(np.cumsum(tiles) - tiles, tiles)
+    offset = (np.arange(len(unit)) - first) * TILE
+    count = np.minimum(queries.count[unit] - offset, TILE)
+    width = _grid(keys.count[unit])
+    order = np.lexsort((count, width))
+    unit, offset, count, width = unit[order], offset[order], count[order], width[order]
+    cells = count * (queries.table.shape[1] + width) + width * queries.table.shape[1]
+    part = np.cumsum(cells * np.int64(4)) // BLOCK_BYTES
+    edge = np.flatnonzero((np.diff(part) > 0) | (np.diff(width) > 0)) + 1
+    for rows in np.split(np.arange(len(unit)), edge):
+        u = unit[rows]
+        yield _Block(queries.start[u] + offset[rows], count[rows], keys.start[u], keys.count[u])
+
+
+def _grid(size: TimeArray) -> TimeArray:
+    """Round sizes up to the next quarter power of two, so that few shapes are left to pad to."""
+    return np.ceil(2.0 ** (np.ceil(np.log2(size) * 4 - 1e-9) / 4)).astype(np.int64)
+
+
+def _padded(start: TimeArray, count: TimeArray) -> tuple[TimeArray, NDArray[np.bool_]]:
+    """Return positions (B, W), the last one repeated to fill up, and which of them are real."""
+    step = np.arange(count.max())
+    inside = step < count[:, None]
+    return start[:, None] + np.minimum(step, count[:, None] - 1), inside
+
+
+def _pool(
+    cosine_BCA: FloatArray,
+    best_BC: TimeArray,
+    known_BA: NDArray[np.bool_],
+    logprob_BA: FloatArray | None,
+    pooling: Pooling,
+) -> FloatArray:
+    if pooling.pool == "max":
+        nearest: FloatArray = np.take_along_axis(cosine_BCA, best_BC[:, :, None], axis=2)[:, :, 0]
+        return nearest
+    if pooling.pool == "probability-weighted":
+        assert logprob_BA is not None
+        return _weighted(cosine_BCA, known_BA, logprob_BA)
+    hidden_BCA = np.where(known_BA[:, None, :], cosine_BCA, np.float32(-np.inf))
+    if pooling.pool == "top-m":
+        return _mean_of_top(hidden_BCA, known_BA.sum(axis=1), pooling.top_m)
+    return _soft_maximum(hidden_BCA, known_BA.sum(axis=1), pooling.temperature)
+
+
+def _weighted(
+    cosine_BCA: FloatArray, known_BA: NDArray[np.bool_], logprob_BA: FloatArray
+) -> FloatArray:
+    masked_BA = np.where(known_BA, logprob_BA, -np.inf)
+    weight_BA = np.exp(masked_BA - masked_BA.max(axis=1, keepdims=True))
+    weight_BA /= weight_BA.sum(axis=1, keepdims=True)
+    pooled_BC1 = np.matmul(cosine_BCA, weight_BA[:, :, None])
+    return np.asarray(pooled_BC1[:, :, 0], dtype=np.float32)
+
+
+def _mean_of_top(hidden_BCA: FloatArray, n_known_B: TimeArray, top_m: int) -> FloatArray:
+    m = min(top_m, hidden_BCA.shape[2])
+    top_BCm = np.partition(hidden_BCA, -m, axis=2)[:, :, -m:]
+    total_BC = np.where(np.isfinite(top_BCm), top_BCm, 0).sum(axis=2)
+    return np.asarray(total_BC / np.minimum(n_known_B, m)[:, None], dtype=np.float32)
+
+
+def _soft_maximum(hidden_BCA: FloatArray, n_known_B: TimeArray, temperature: float) -> FloatArray:
+    best_BC = hidden_BCA.max(axis=2)
+    total_BC = np.exp((hidden_BCA - best_BC[:, :, None]) / np.float32(temperature)).sum(axis=2)
+    pooled_BC = best_BC + temperature * np.log(total_BC / n_known_B[:, None])
+    return np.asarray(pooled_BC, dtype=np.float32)
