@@ -279,8 +279,14 @@ def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArra
         )
     items = pl.concat(frames)
     no_repeats(items["item"], path / (config.file or "items"), "an item id")
-    if (vectors and len({v.shape[1] for v in vectors}) != 1) or 0 < len(vectors) < len(frames):
-        raise DataError("the files' vectors differ in length", where=str(path / "items"))
+    dims = sorted({v.shape[1] for v in vectors})
+    if len(dims) > 1 or 0 < len(vectors) < len(frames):
+        raise DataError(
+            "the files of the items differ in their vectors",
+            where=str(path / (config.file or "items")),
+            must="one length in all files",
+            got=f"lengths {dims} in {len(vectors)} of {len(frames)} files",
+        )
     return _frequent_only(items, config), np.concatenate(vectors) if vectors else None
 
 

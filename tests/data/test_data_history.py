@@ -1,0 +1,159 @@
+"""Histories: strictly before the row's moment, most recent last, own item left out of sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from prerank.artifacts import (
+    Candidates,
+    Catalog,
+    Cuts,
+    Dataset,
+    Exposures,
+    Features,
+    Interactions,
+    Pools,
+    TimeUnit,
+)
+from prerank.data.history import (
+    anchor_histories,
+    history_ends,
+    last_items,
+    mask_of,
+    row_histories,
+    without_own_item,
+)
+from prerank.vocabulary import Vocabulary
+
+
+def ints(values: Sequence[int], kind: type = np.int32) -> NDArray[np.int32]:
+    return np.array(values, dtype=kind)
+
+
+def tiny_dataset(
+    interactions: Sequence[tuple[int, int, int]],
+    time_unit: TimeUnit = "ms",
+    anchors: int | None = None,
+    exposures: Sequence[tuple[int, int, int, int, int]] = (),
+    candidates: Sequence[tuple[int, int, int]] = (),
+    n_users: int = 3,
+    n_items: int = 8,
+    cuts: Cuts | None = None,
+) -> Dataset:
+    """A dataset by hand: interactions (user, item, time), exposures (user, item, time, click,
+    split), candidates (user, item, time)."""
+    liked = np.array(interactions, np.int64).reshape(-1, 3)
+    shown = np.array(exposures, np.int64).reshape(-1, 5)
+    offered = np.array(candidates, np.int64).reshape(-1, 3)
+    none = np.zeros(0, np.int64)
+    return Dataset(
+        name="tiny",
+        time_unit=time_unit,
+        users=Vocabulary.of(range(n_users)),
+        items=Vocabulary.of(range(n_items)),
+        user_features=Features(n_users),
+        catalog=Catalog(
+            np.array([""] * n_items, object), np.array([""] * n_items, object), Features(n_items)
+        ),
+        exposures=Exposures(
+            request=np.arange(len(shown)),
+            user=ints(shown[:, 0]),
+            item=ints(shown[:, 1]),
+            time=shown[:, 2],
+            click=shown[:, 3].astype(np.int8),
+            position=np.full(len(shown), -1, np.int32),
+            propensity=np.full(len(shown), np.nan, np.float32),
+            split=shown[:, 4].astype(np.int8),
+        ),
+        candidates=Candidates(
+            request=np.arange(len(offered)),
+            user=ints(offered[:, 0]),
+            item=ints(offered[:, 1]),
+            time=offered[:, 2],
+            stage=np.zeros(len(offered), np.int8),
+            score=np.full(len(offered), np.nan, np.float32),
+            truth=np.arange(len(offered), dtype=np.float32) / 10,
+        ),
+        interactions=Interactions(ints(liked[:, 0]), ints(liked[:, 1]), liked[:, 2]),
+        pools=Pools(
+            pool=none.astype(np.int16),
+            split=none.astype(np.int8),
+            request=none,
+            user=ints(none),
+            item=ints(none),
+            time=none,
+            click=none.astype(np.int8),
+        ),
+        cuts=cuts or Cuts(anchors=anchors),
+    )
+
+
+LIKED = [(0, 5, 10), (0, 6, 20), (0, 7, 20), (0, 5, 30), (2, 1, 15)]
+
+
+def test_history_is_strictly_before_the_row() -> None:
+    data = tiny_dataset(LIKED)
+    user, time = ints([0, 0, 0, 1, 2, 2]), ints([20, 21, 10, 99, 15, 16], np.int64)
+    found = row_histories(data, user, time, None, 3)
+    expected = [[-1, -1, 5], [5, 6, 7], [-1, -1, -1], [-1, -1, -1], [-1, -1, -1], [-1, -1, 1]]
+    assert found.tolist() == expected
+
+
+def test_history_keeps_the_most_recent_items() -> None:
+    data = tiny_dataset(LIKED)
+    found = row_histories(data, ints([0]), ints([99], np.int64), None, 2)
+    assert found.tolist() == [[7, 5]]
+
+
+def test_own_item_is_left_out_of_sets_only() -> None:
+    user, time, item = ints([0, 0]), ints([0, 0], np.int64), ints([6, 1])
+    sets = tiny_dataset([(0, 5, 0), (0, 6, 0)], time_unit="none")
+    assert row_histories(sets, user, time, item, 3).tolist() == [[-1, 5, -1], [-1, 5, 6]]
+    ordered = tiny_dataset([(0, 5, 0), (0, 6, 1)], time_unit="order")
+    assert row_histories(ordered, user, time + 2, item, 3).tolist() == [[-1, 5, 6], [-1, 5, 6]]
+
+
+def test_anchor_histories_end_at_the_anchor_cut() -> None:
+    assert anchor_histories(tiny_dataset(LIKED, anchors=20), 2).tolist() == [
+        [-1, 5],
+        [-1, -1],
+        [-1, 1],
+    ]
+    assert anchor_histories(tiny_dataset(LIKED), 2).tolist() == [[7, 5], [-1, -1], [-1, 1]]
+
+
+def test_no_interactions_at_all() -> None:
+    data = tiny_dataset([])
+    assert row_histories(data, ints([0]), ints([5], np.int64), None, 2).tolist() == [[-1, -1]]
+    assert anchor_histories(data, 2).tolist() == [[-1, -1]] * 3
+
+
+def test_mask_and_own_item() -> None:
+    history = ints([[-1, 3, 4]])
+    assert mask_of(history).tolist() == [[False, True, True]]
+    assert without_own_item(history, ints([3])).tolist() == [[-1, -1, 4]]
+
+
+events = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 6)), max_size=25)
+rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7)), min_size=1, max_size=8)
+
+
+@given(events, rows, st.integers(1, 4))
+def test_histories_equal_a_plain_loop(
+    liked: list[tuple[int, int, int]], wanted: list[tuple[int, int]], length: int
+) -> None:
+    ordered = sorted(liked, key=lambda row: (row[0], row[2]))
+    table = np.array(ordered, np.int64).reshape(-1, 3)
+    interactions = Interactions(ints(table[:, 0]), ints(table[:, 1]), table[:, 2])
+    user, time = (np.array(column) for column in zip(*wanted, strict=True))
+    user, time = ints(user), time.astype(np.int64)
+    end = history_ends(interactions, 4, "ms", user, time)
+    found = last_items(interactions, interactions.offsets(4)[user], end, length)
+    for (u, t), got in zip(wanted, found.tolist(), strict=True):
+        before = [i for who, i, when in ordered if who == u and when < t][-length:]
+        assert got == [-1] * (length - len(before)) + before

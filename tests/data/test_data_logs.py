@@ -1,0 +1,429 @@
+"""Own logs: what is read, and that every bad input is named by file, column, row and value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset
+from prerank.data.config import PrepareConfig
+from prerank.data.prepare import prepare
+from prerank.data.tables import as_time, frequent
+from prerank.errors import ConfigError, DataError
+
+DAY = 86_400_000
+START = 1_700_000_000_000
+Tables = dict[str, pl.DataFrame]
+
+
+def sound_tables() -> Tables:
+    """Ten days of one request a day and user: two items shown, one of them clicked."""
+    days = list(range(10))
+    rows = [
+        (f"r{day}{user}", user, item, START + day * DAY, click, click, 0.5)
+        for day in days
+        for user in ("u1", "u2")
+        for item, click in ((day % 4, 1), (4 + day % 2, 0))
+    ]
+    names = ["request", "user", "item", "time", "click", "position", "propensity"]
+    exposures = pl.DataFrame(rows, schema=names, orient="row")
+    candidates = pl.DataFrame(
+        {
+            "request": ["r0u1", "r0u1", "r1u2"],
+            "user": ["u1", "u1", "u2"],
+            "item": [0, 6, 6],
+            "time": [START, START, START + DAY],
+            "stage": ["exposed", "recalled", "rank"],
+            "score": [0.9, 0.1, 0.4],
+        }
+    )
+    return {
+        "items": pl.DataFrame(
+            {
+                "item": range(7),
+                "title": [f"title {n}" for n in range(7)],
+                "brand": ["a", "b", "a", None, "c", "a", "b"],
+                "price": [1.5, 2.0, None, 4.0, 5.0, 6.0, 7.0],
+                "vector": [[float(n), 1.0] for n in range(7)],
+            }
+        ),
+        "users": pl.DataFrame({"user": ["u1", "u2", "u3"], "sex": ["f", "m", "f"]}),
+        "exposures": exposures,
+        "candidates": candidates,
+    }
+
+
+def write(path: Path, tables: Tables, suffix: str = "parquet") -> Path:
+    for name, frame in tables.items():
+        if suffix == "csv":
+            frame.select(pl.exclude("vector")).write_csv(path / f"{name}.csv")
+        else:
+            frame.write_parquet(path / f"{name}.parquet")
+    return path
+
+
+def read(path: Path, split: dict[str, Any] | None = None, **logs: Any) -> Dataset:
+    items = {"text": ("title", "brand"), "categorical": ("brand",), "numeric": ("price",)}
+    users = {"categorical": ("sex",)}
+    settings = {"items": items, "users": users, **logs}
+    config = {"source": "logs", "path": str(path), "logs": settings, "split": split or {}}
+    return prepare(PrepareConfig.parse(config), seed=0)
+
+
+def test_a_sound_log(tmp_path: Path) -> None:
+    data = read(write(tmp_path, sound_tables()))
+    assert data.time_unit == "ms"
+    assert (len(data.users), len(data.items)) == (3, 7)
+    # 40 rows, ten days: the last day is test, the one before validation.
+    assert np.bincount(data.exposures.split).tolist() == [32, 4, 4]
+    assert data.cuts.validation == START + 8 * DAY and data.cuts.test == START + 9 * DAY
+    assert data.cuts.anchors == START + 4 * DAY
+    assert data.catalog.text.tolist()[:4] == ["title 0 a", "title 1 b", "title 2 a", "title 3"]
+    assert data.catalog.vectors is not None and data.catalog.vectors[3].tolist() == [3.0, 1.0]
+    assert data.candidates.stages[data.candidates.stage[0]] == "exposed"
+    assert data.candidates.score.tolist() == pytest.approx([0.9, 0.1, 0.4])
+    assert data.candidates.request.tolist() == [0, 0, 3]
+    assert len(data.interactions) == 18
+    assert data.user_features.categories == {"sex": ("f", "m")}
+    assert "1 of 3 users have neither an exposure nor an interaction" in data.notes
+    assert "interactions are the clicked exposures" in data.notes
+
+
+def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "parquet").mkdir()
+    tables = sound_tables()
+    tables["items"] = tables["items"].drop("vector")
+    one = read(write(tmp_path / "csv", tables, "csv"))
+    two = read(write(tmp_path / "parquet", tables))
+    for name in ("exposures", "candidates", "interactions", "pools"):
+        left, right = getattr(one, name).columns(), getattr(two, name).columns()
+        for column in left:
+            np.testing.assert_array_equal(left[column], right[column])
+
+
+def test_other_names_folders_and_globs(tmp_path: Path) -> None:
+    tables = sound_tables()
+    days = tables["exposures"].rename({"user": "uid", "time": "ts"})
+    folder = tmp_path / "shown"
+    folder.mkdir()
+    days[:20].write_parquet(folder / "day-1.parquet")
+    days[20:].write_parquet(folder / "day-2.parquet")
+    del tables["exposures"]
+    write(tmp_path, tables)
+    columns = {"user": "uid", "time": "ts"}
+    for file in ("shown", "shown/day-*.parquet"):
+        assert len(read(tmp_path, exposures={"file": file, "columns": columns}).exposures) == 40
+
+
+def test_given_split(tmp_path: Path) -> None:
+    tables = sound_tables()
+    names = ["train"] * 20 + ["validation"] * 8 + ["test"] * 12
+    tables["exposures"] = tables["exposures"].with_columns(split=pl.Series(names))
+    data = read(write(tmp_path, tables), split={"method": "given"})
+    assert data.exposures.split.tolist() == [TRAIN] * 20 + [VALIDATION] * 8 + [TEST] * 12
+    assert data.cuts.test == START + 7 * DAY
+
+
+def test_a_given_split_that_leaks(tmp_path: Path) -> None:
+    tables = sound_tables()
+    names = ["train", "validation"] * 19 + ["test"] * 2
+    tables["exposures"] = tables["exposures"].with_columns(split=pl.Series(names))
+    with pytest.raises(DataError, match="training exposures reach into validation"):
+        read(write(tmp_path, tables), split={"method": "given"})
+
+
+def test_no_time_at_all(tmp_path: Path) -> None:
+    tables = {n: t.drop("time", strict=False) for n, t in sound_tables().items()}
+    data = read(write(tmp_path, tables))
+    assert data.time_unit == "none"
+    assert "the log has no time" in data.notes
+    held = data.exposures.request[data.exposures.split != TRAIN]
+    assert not set(held) & set(data.exposures.request[data.exposures.split == TRAIN])
+
+
+def test_an_interactions_table_stands_for_the_clicks(tmp_path: Path) -> None:
+    tables = sound_tables()
+    tables["interactions"] = pl.DataFrame({"user": ["u3"], "item": [2], "time": [START]})
+    data = read(write(tmp_path, tables))
+    assert data.interactions.user.tolist() == [2]
+
+
+def test_unknown_clicks_are_kept_unknown(tmp_path: Path) -> None:
+    tables = sound_tables()
+    clicks = pl.when(pl.col("item") == 4).then(None).otherwise(pl.col("click"))
+    tables["exposures"] = tables["exposures"].with_columns(clicks.alias("click"))
+    data = read(write(tmp_path, tables))
+    assert (data.exposures.click == -1).sum() == 10
+    assert "click" in tables["exposures"].columns
+    tables["exposures"] = tables["exposures"].drop("click")
+    data = read(write(tmp_path, tables))
+    assert (data.exposures.click == -1).all() and len(data.interactions) == 0
+
+
+def at(table: str, column: str, row: int, value: object) -> Callable[[Tables], None]:
+    """Return a change that puts ``value`` into 1-based ``row`` of a column."""
+
+    def change(tables: Tables) -> None:
+        values = tables[table][column].to_list()
+        values[row - 1] = value
+        series = pl.Series(column, values, strict=False)
+        tables[table] = tables[table].with_columns(series)
+
+    return change
+
+
+def cast(table: str, column: str, kind: Any) -> Callable[[Tables], None]:
+    def change(tables: Tables) -> None:
+        tables[table] = tables[table].with_columns(pl.col(column).cast(kind))
+
+    return change
+
+
+def drop(table: str, column: str) -> Callable[[Tables], None]:
+    def change(tables: Tables) -> None:
+        tables[table] = tables[table].drop(column)
+
+    return change
+
+
+def no_rows(table: str) -> Callable[[Tables], None]:
+    def change(tables: Tables) -> None:
+        tables[table] = tables[table].clear()
+
+    return change
+
+
+def without(table: str) -> Callable[[Tables], None]:
+    def change(tables: Tables) -> None:
+        del tables[table]
+
+    return change
+
+
+def all_of(table: str, **values: object) -> Callable[[Tables], None]:
+    def change(tables: Tables) -> None:
+        tables[table] = tables[table].with_columns(**{n: pl.lit(v) for n, v in values.items()})
+
+    return change
+
+
+BAD: dict[str, tuple[Callable[[Tables], None], str, str]] = {
+    "missing column": (drop("exposures", "item"), "exposures.parquet -> item", "`item` is missing"),
+    "missing text column": (drop("items", "title"), "items.parquet -> title", "is missing"),
+    "missing feature column": (drop("items", "price"), "items.parquet -> price", "is missing"),
+    "time in exposures only": (drop("candidates", "time"), "candidates.parquet -> time", "missing"),
+    "ids of a wrong type": (
+        cast("exposures", "item", pl.Float64),
+        "exposures.parquet -> item",
+        "wrong type",
+    ),
+    "clicks of a wrong type": (
+        all_of("exposures", click=[1]),
+        "exposures.parquet -> click",
+        "wrong type",
+    ),
+    "item id twice": (at("items", "item", 3, 0), "items -> item, row 3", "twice"),
+    "user id twice": (at("users", "user", 2, "u1"), "users -> user, row 2", "twice"),
+    "click out of range": (
+        at("exposures", "click", 5, 2),
+        "exposures.parquet -> click, row 5",
+        "neither 1, 0 nor null",
+    ),
+    "unknown item exposed": (
+        at("exposures", "item", 7, 99),
+        "exposures.parquet -> item, row 7",
+        "does not have",
+    ),
+    "unknown item recalled": (
+        at("candidates", "item", 2, 99),
+        "candidates.parquet -> item, row 2",
+        "does not have",
+    ),
+    "null user": (at("exposures", "user", 4, None), "exposures.parquet -> user, row 4", "empty"),
+    "empty user": (at("users", "user", 1, ""), "users.parquet -> user, row 1", "empty"),
+    "negative time": (at("exposures", "time", 9, -5), "exposures.parquet -> time, row 9", "nega"),
+    "missing time": (at("exposures", "time", 9, None), "-> time, row 9", "missing"),
+    "times of two units": (at("exposures", "time", 2, 1_700_000_000), "-> time", "inferred"),
+    "NaN in a vector": (
+        at("items", "vector", 6, [1.0, float("nan")]),
+        "items.parquet -> vector, row 6",
+        "NaN",
+    ),
+    "a short vector": (at("items", "vector", 6, [1.0]), "-> vector, row 6", "another length"),
+    "vectors that are text": (all_of("items", vector="[1]"), "-> vector", "wrong type"),
+    "infinite feature": (at("items", "price", 2, float("inf")), "-> price, row 2", "infinite"),
+    "a feature that is no number": (
+        at("items", "price", 2, "dear"),
+        "items.parquet -> price, row 2",
+        "not a number",
+    ),
+    "propensity of 0": (at("exposures", "propensity", 8, 0.0), "propensity, row 8", "range"),
+    "position below 0": (at("exposures", "position", 8, -1), "position, row 8", "whole number"),
+    "unknown stage": (at("candidates", "stage", 3, "final"), "stage, row 3", "unknown name"),
+    "request of two users": (at("exposures", "request", 3, "r0u1"), "request, row 3", "two users"),
+    "empty table": (no_rows("exposures"), "exposures.parquet", "no rows"),
+    "no items": (without("items"), "", "no table `items`"),
+    "no exposures": (without("exposures"), "", "no table `exposures`"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case: str, tmp_path: Path) -> None:
+    change, where, what = BAD[case]
+    tables = sound_tables()
+    change(tables)
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path, tables))
+    assert where in caught.value.where
+    assert what in str(caught.value)
+    assert caught.value.must or caught.value.hint
+
+
+def test_an_unknown_liked_item(tmp_path: Path) -> None:
+    tables = sound_tables()
+    tables["interactions"] = pl.DataFrame({"user": ["u1"], "item": [77], "time": [START]})
+    with pytest.raises(DataError, match=r"interactions\.parquet -> item, row 1"):
+        read(write(tmp_path, tables))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "what"),
+    [("click", "yes", "not a number"), ("time", "noon", "cannot be read"), ("user", "", "empty")],
+)
+def test_bad_csv_values_are_named(tmp_path: Path, column: str, value: str, what: str) -> None:
+    tables = sound_tables()
+    tables["items"] = tables["items"].drop("vector")
+    text = tables["exposures"].with_columns(pl.all().cast(pl.String))
+    row = pl.int_range(pl.len()) == 10
+    tables["exposures"] = text.with_columns(
+        pl.when(row).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+    )
+    with pytest.raises(DataError, match=rf"exposures\.csv -> {column}, row 11") as caught:
+        read(write(tmp_path, tables, "csv"))
+    assert what in str(caught.value)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    file = write(tmp_path, sound_tables()) / "exposures.parquet"
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"cannot be read[\s\S]*exposures\.parquet"):
+        read(tmp_path)
+
+
+def test_a_file_that_is_something_else(tmp_path: Path) -> None:
+    write(tmp_path, sound_tables())
+    (tmp_path / "items.parquet").write_text("not a table")
+    with pytest.raises(DataError, match=r"cannot be read[\s\S]*items\.parquet"):
+        read(tmp_path)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    write(tmp_path, sound_tables())
+    with pytest.raises(DataError, match=r"not there[\s\S]*nowhere\.parquet"):
+        read(tmp_path, exposures={"file": "nowhere.parquet"})
+    with pytest.raises(DataError, match=r"not there[\s\S]*none-\*"):
+        read(tmp_path, exposures={"file": "none-*.parquet"})
+    (tmp_path / "hollow").mkdir()
+    with pytest.raises(DataError, match="is empty"):
+        read(tmp_path, exposures={"file": "hollow"})
+    with pytest.raises(DataError, match="folder is not there"):
+        read(tmp_path / "absent")
+
+
+def test_no_path_and_a_bad_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder given"):
+        prepare(PrepareConfig(source="logs"), 0)
+    write(tmp_path, sound_tables())
+    with pytest.raises(ConfigError, match=r"logs\.exposures\.columns -> clock"):
+        read(tmp_path, exposures={"columns": {"clock": "time"}})
+    with pytest.raises(DataError, match="`uid` is missing"):
+        read(tmp_path, exposures={"columns": {"user": "uid"}})
+
+
+def test_times_that_run_backwards_where_the_recipe_says_sorted(tmp_path: Path) -> None:
+    tables = sound_tables()
+    write(tmp_path, tables)
+    assert read(tmp_path, exposures={"sorted": True}).time_unit == "ms"
+    at("exposures", "time", 6, START - 1)(tables)
+    write(tmp_path, tables)
+    read(tmp_path)
+    with pytest.raises(DataError, match=r"exposures\.parquet -> time, row 6[\s\S]*sorted = true"):
+        read(tmp_path, exposures={"sorted": True})
+
+
+def test_times_after_the_declared_end(tmp_path: Path) -> None:
+    write(tmp_path, sound_tables())
+    end = datetime.fromtimestamp((START + 8 * DAY) / 1000, UTC).isoformat()
+    with pytest.raises(DataError, match=r"after the end of the log[\s\S]*row 37"):
+        read(tmp_path, log_end=end)
+
+
+def test_files_whose_vectors_differ(tmp_path: Path) -> None:
+    tables = sound_tables()
+    items = tables.pop("items")
+    write(tmp_path, tables)
+    (tmp_path / "items").mkdir()
+    items[:3].write_parquet(tmp_path / "items" / "1.parquet")
+    items[3:].drop("vector").write_parquet(tmp_path / "items" / "2.parquet")
+    with pytest.raises(DataError, match="differ in their vectors"):
+        read(tmp_path)
+
+
+ZONE = timezone(timedelta(hours=8))
+MOMENT = datetime(2024, 5, 1, 12, 0, 0, 500_000, tzinfo=UTC)
+MS = 1_714_564_800_500
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        ([1_714_564_800], "auto", MS - 500),
+        ([1_714_564_800_500], "auto", MS),
+        ([1_714_564_800_500_000], "auto", MS),
+        ([1_714_564_800.5], "auto", MS),
+        (["1714564800500"], "auto", MS),
+        ([12], "s", 12_000),
+        ([12], "ms", 12),
+        ([MOMENT], "auto", MS),
+        ([MOMENT.astimezone(ZONE)], "auto", MS),
+        ([MOMENT.replace(tzinfo=None)], "auto", MS),
+        ([MOMENT.date()], "auto", 1_714_521_600_000),
+        (["2024-05-01T12:00:00.500Z"], "auto", MS),
+        (["2024-05-01 20:00:00.5+08:00"], "auto", MS),
+        (["2024-05-01T12:00:00"], "auto", MS - 500),
+        (["2024-05-01 12:00"], "auto", MS - 500),
+        (["2024-05-01"], "auto", 1_714_521_600_000),
+    ],
+)
+def test_times_are_read_as_utc_milliseconds(values: list[Any], unit: str, expected: int) -> None:
+    found = as_time(pl.Series("time", values), Path("log"), unit)
+    assert found.dtype == pl.Int64
+    assert found.to_list() == [expected]
+
+
+@pytest.mark.parametrize("values", [[5], [99_999_999, 1_714_564_800], [10**18]])
+def test_times_of_an_unclear_unit_must_be_declared(values: list[int]) -> None:
+    with pytest.raises(DataError, match="cannot be inferred"):
+        as_time(pl.Series("time", values), Path("log"), "auto")
+
+
+def test_frequent_keeps_the_most_frequent_and_breaks_ties_by_text() -> None:
+    values = pl.Series("brand", ["b", "a", "c", "c", None, "b", "a", "d"])
+    assert frequent(values, min_count=2).to_list() == ["b", "a", "c", "c", None, "b", "a", None]
+    assert frequent(values, max_values=1).to_list() == [
+        None,
+        "a",
+        None,
+        None,
+        None,
+        None,
+        "a",
+        None,
+    ]

@@ -1,0 +1,88 @@
+"""D_u: candidates that were neither exposed before test nor interacted with, each pair once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prerank.data.unexposed import (
+    contains,
+    exposure_counts,
+    interaction_counts,
+    known_pairs,
+    pair_keys,
+    propose_pairs,
+    sorted_unique,
+    unexposed_pairs,
+)
+
+from .test_data_history import tiny_dataset
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+
+def test_unexposed_pairs_by_hand() -> None:
+    data = tiny_dataset(
+        interactions=[(0, 1, 5)],
+        exposures=[(0, 2, 6, 0, TRAIN), (0, 3, 7, 0, VALIDATION), (0, 4, 8, 1, TEST)],
+        candidates=[(0, 1, 6), (0, 2, 6), (0, 3, 6), (0, 4, 6), (0, 5, 9), (0, 5, 6), (1, 2, 6)],
+    )
+    pairs = unexposed_pairs(data)
+    # 1 was liked, 2 and 3 were exposed; 4 is only exposed in test, and training must not know.
+    assert list(zip(pairs.user.tolist(), pairs.item.tolist(), strict=True)) == [
+        (0, 4),
+        (0, 5),
+        (1, 2),
+    ]
+    # The latest request of a pair counts; truth follows its row.
+    assert pairs.time.tolist() == [6, 9, 6]
+    assert pairs.truth.tolist() == pytest.approx([0.3, 0.4, 0.6])
+
+
+def test_candidates_before_the_anchor_cut_are_dropped() -> None:
+    data = tiny_dataset([], candidates=[(0, 1, 9), (0, 2, 10)], anchors=10)
+    assert unexposed_pairs(data).item.tolist() == [2]
+
+
+def test_no_candidates() -> None:
+    assert len(unexposed_pairs(tiny_dataset([(0, 1, 1)]))) == 0
+
+
+def test_counts() -> None:
+    data = tiny_dataset([(0, 1, 5), (1, 1, 5)], exposures=[(0, 2, 6, 0, TRAIN), (1, 2, 6, 0, TEST)])
+    assert exposure_counts(data).tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert interaction_counts(data).tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
+
+
+def test_proposed_pairs_are_new_and_unique_and_follow_the_seed() -> None:
+    data = tiny_dataset([(0, 1, 5), (2, 3, 7)], exposures=[(0, 2, 6, 0, TRAIN)])
+    pairs = propose_pairs(data, 50, 0.0, np.random.default_rng(3))
+    again = propose_pairs(data, 50, 0.0, np.random.default_rng(3))
+    found = set(zip(pairs.user.tolist(), pairs.item.tolist(), strict=True))
+    # 50 draws of 8 items find nearly all: user 1 has no interaction, so none.
+    assert found <= {(0, i) for i in (0, 3, 4, 5, 6, 7)} | {(2, i) for i in (0, 1, 2, 4, 5, 6, 7)}
+    assert len(found) == len(pairs) >= 11
+    assert pairs.time.tolist() == [8] * len(pairs)
+    assert (pairs.item == again.item).all()
+
+
+@given(st.lists(st.integers(-5, 5)), st.lists(st.integers(-5, 5)))
+def test_sorted_unique_and_contains_equal_python_sets(keys: list[int], probes: list[int]) -> None:
+    ordered = sorted_unique(np.array(keys, np.int64))
+    assert ordered.tolist() == sorted(set(keys))
+    found = contains(ordered, np.array(probes, np.int64))
+    assert found.tolist() == [probe in set(keys) for probe in probes]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)), min_size=2))
+def test_pair_keys_sort_as_the_pairs_do(pairs: list[tuple[int, int]]) -> None:
+    user, item = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
+    order = np.argsort(pair_keys(user, item), kind="stable")
+    assert [pairs[k] for k in order] == sorted(pairs)
+
+
+def test_known_pairs_leave_test_exposures_out() -> None:
+    data = tiny_dataset([(1, 1, 1)], exposures=[(0, 2, 6, 1, TRAIN), (0, 3, 6, 1, TEST)])
+    assert known_pairs(data).tolist() == [2, (1 << 32) + 1]
