@@ -1,0 +1,378 @@
+"""Scores of the test pools -> Report.
+
+One pool at a time, one method at a time: the rows are put in one canonical order (by user,
+request and a hash of the item), each training seed is ranked once, and every metric and segment
+reads that ranking. Memory is bounded by one method's user sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank import seeds
+from prerank.artifacts import TEST, Dataset, ItemEmbeddings, Pools, Record, Report
+from prerank.data.unexposed import exposure_counts
+from prerank.errors import DataError
+from prerank.evaluation import metrics, significance
+from prerank.evaluation.config import EvaluateConfig
+from prerank.evaluation.extra import Bin, EvaluationExtra, PoolExtra
+from prerank.evaluation.segments import SEGMENTS, item_segments
+from prerank.evaluation.significance import UserSums
+from prerank.progress import log, track
+
+Scores = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Key = tuple[str, str]
+
+ONE_SEED = "no interval: a metric of the whole pool has one only over training seeds, got 1"
+FEW_USERS = "no interval: fewer than 2 users have a value"
+
+
+def test_rows(dataset: Dataset) -> Rows:
+    """Return the rows of ``dataset.pools`` to score and report on: split TEST, in their order.
+
+    Scores given to `evaluate` have one column for each: score ``dataset.pools.take(rows)``.
+    """
+    return np.flatnonzero(dataset.pools.split == TEST)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """One pool's rows in canonical order; users and requests are dense in the pool."""
+
+    name: str
+    rows: Rows
+    user: Rows
+    n_users: int
+    request: Rows
+    owner: Rows
+    item: Rows
+    click: NDArray[np.int8]
+    inside: Mapping[str, Mask]
+    available: Mask
+    item_inside: Mapping[str, Mask]
+
+    @property
+    def n_requests(self) -> int:
+        return len(self.owner)
+
+    @property
+    def one_request_a_user(self) -> bool:
+        return self.n_requests == self.n_users
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A method's results on one pool.
+
+    ``sums`` has the metrics that are means over users, ``whole`` those of the whole pool, as one
+    value a seed; a metric in neither is undefined for the method.
+    """
+
+    sums: Mapping[Key, UserSums]
+    whole: Mapping[Key, NDArray[np.float64]]
+
+
+def evaluate(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings | None,
+    scores: Mapping[str, Scores],
+    config: EvaluateConfig,
+    seed: int,
+    *,
+    label_scores: Mapping[str, Scores] | None = None,
+) -> Report:
+    """Measure every method on every test pool and segment, and its difference to the baselines.
+
+    Args:
+        dataset: with ``pools``; segments come from its training exposures.
+        embeddings: the frozen semantic space, for diversity; None leaves that metric null.
+        scores: method -> (S, N) float32 logits, one row a training seed (the same S for all
+            methods, or 1), one column a row of `test_rows`. Row s of two methods must come from
+            the same training seed: differences are paired by it.
+        config: what to measure.
+        seed: of the bootstrap and the order of ties.
+        label_scores: method -> (1, N) a label score alone (no pre-ranker); it is measured like
+            the others, but calibration error is null: it is no logit.
+
+    Returns:
+        Report with ``extra["evaluation"]`` filled. Methods keep their order; equal arguments give
+        equal bytes, whatever the order of the pools' rows.
+
+    Raises:
+        DataError: a method's scores have the wrong shape or are not finite, the test split is
+            empty, or one request belongs to two users.
+    """
+    rows = test_rows(dataset)
+    if not len(rows):
+        raise DataError("there is nothing to evaluate", where="pools", must="rows of split test")
+    labels = dict(label_scores or {})
+    methods = {**scores, **labels}
+    _check(methods, len(rows))
+    named = [name for name in config.baselines if name in methods]
+    for name in config.baselines:
+        if name not in methods:
+            log(f"evaluate: baseline {name!r} was not scored, no differences to it")
+
+    segment = item_segments(exposure_counts(dataset), config.tail_below, config.head_share)
+    records: list[Record] = []
+    differences: list[Record] = []
+    extra: dict[str, PoolExtra] = {}
+    pools = list(_pools(dataset.pools.take(rows), segment, seed))
+    ordered = [*named, *(name for name in methods if name not in named)]
+    work = [(pool, name) for pool in pools for name in ordered]
+    references: dict[str, _Measured] = {}
+    for pool, name in track(work, "evaluate"):
+        if pool.name not in extra:
+            extra[pool.name], references = _pool_extra(pool), {}
+        in_pool = methods[name][:, pool.rows]
+        is_logit = name not in labels
+        measured = _measure(pool, in_pool, embeddings, config, is_logit)
+        records += _records(pool, name, measured, config, seed)
+        for baseline, reference in references.items():
+            less = _difference(measured, reference)
+            differences += _records(pool, f"{name} - {baseline}", less, config, seed)
+        if name in named:
+            references[name] = measured
+        if is_logit:
+            extra[pool.name]["reliability"][name] = _reliability(
+                in_pool[0], pool.click, config.ece_bins
+            )
+
+    place = {name: i for i, name in enumerate(methods)}
+    order = {name: i for i, name in enumerate(p.name for p in pools)}
+    about: EvaluationExtra = {
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "methods": list(methods),
+        "label_scores": list(labels),
+        "segment_items": {
+            name: int((segment == code).sum()) for code, name in enumerate(SEGMENTS) if code
+        },
+        "pools": extra,
+    }
+    return Report(
+        records=tuple(sorted(records, key=lambda r: (order[r.pool], place[r.method]))),
+        differences=tuple(
+            sorted(differences, key=lambda r: (order[r.pool], place[r.method.split(" - ")[0]]))
+        ),
+        extra={"evaluation": about},
+    )
+
+
+def _check(methods: Mapping[str, Scores], n_rows: int) -> None:
+    many = {len(values) for values in methods.values() if values.ndim == 2} - {1}
+    for name, values in methods.items():
+        if values.ndim != 2 or values.shape[1] != n_rows or not len(values):
+            must = f"(seeds, {n_rows}): one column a test row of the pools"
+            raise DataError("scores have the wrong shape", where=name, must=must, got=values.shape)
+        if not np.isfinite(values).all():
+            raise DataError("scores hold NaN or infinity", where=name)
+    if len(many) > 1:
+        raise DataError(
+            "methods differ in their number of training seeds",
+            where="scores",
+            must="one number for all methods, or 1",
+            got=sorted(many),
+            hint="differences are paired by training seed",
+        )
+
+
+def _pools(pools: Pools, segment: NDArray[np.int8], seed: int) -> Iterator[_Pool]:
+    """Yield the pools that have rows, in the order of their codes."""
+    spread = seeds.rng(seed, "evaluation", "ties").permutation(len(segment))
+    for code, name in enumerate(pools.pools):
+        rows = np.flatnonzero(pools.pool == code)
+        if not len(rows):
+            continue
+        item, request = pools.item[rows], pools.request[rows]
+        # An item's place among ties differs from request to request and between seeds.
+        tie = (spread[item] + request * 2_654_435_761) % len(segment)
+        rows = rows[np.lexsort((item, tie, request, pools.user[rows]))]
+        item = pools.item[rows]
+        users, user = np.unique(pools.user[rows], return_inverse=True)
+        requests, first, of_request = np.unique(
+            pools.request[rows], return_index=True, return_inverse=True
+        )
+        owner = user[first]
+        split = np.flatnonzero(owner[of_request] != user)
+        if len(split):
+            raise DataError(
+                "a request belongs to more than one user",
+                where=f"pool {name}, request {requests[of_request[split[0]]]}",
+            )
+        available = np.zeros(len(segment), dtype=np.bool_)
+        available[item] = True
+        item_inside = {part: segment == number for number, part in enumerate(SEGMENTS) if number}
+        item_inside = {"all": np.ones(len(segment), dtype=np.bool_), **item_inside}
+        yield _Pool(
+            name=name,
+            rows=rows,
+            user=user.astype(np.int64),
+            n_users=len(users),
+            request=of_request.astype(np.int64),
+            owner=owner.astype(np.int64),
+            item=item.astype(np.int64),
+            click=pools.click[rows],
+            inside={part: keep[item] for part, keep in item_inside.items()},
+            available=available,
+            item_inside=item_inside,
+        )
+
+
+def _pool_extra(pool: _Pool) -> PoolExtra:
+    clicked = pool.click == 1
+    parts = SEGMENTS[1:]
+    total, clicks = len(pool.rows), int(clicked.sum())
+    inside = {part: int(pool.inside[part].sum()) for part in parts}
+    return {
+        "rows": total,
+        "users": pool.n_users,
+        "requests": pool.n_requests,
+        "items": int(pool.available.sum()),
+        "clicks": clicks,
+        "segments": inside,
+        "shares": {
+            "candidates": {part: inside[part] / total for part in parts},
+            "clicks": {
+                part: int((pool.inside[part] & clicked).sum()) / max(1, clicks) for part in parts
+            },
+        },
+        "reliability": {},
+    }
+
+
+def _measure(
+    pool: _Pool,
+    scores: Scores,
+    embeddings: ItemEmbeddings | None,
+    config: EvaluateConfig,
+    is_logit: bool,
+) -> _Measured:
+    """Compute all metrics of one method on one pool; ``scores`` is (S, N) in the pool's order."""
+    by_seed = [_measure_seed(pool, one, embeddings, config, is_logit) for one in scores]
+    sums, whole = zip(*by_seed, strict=True)
+    return _Measured(
+        sums={key: significance.stack([one[key] for one in sums]) for key in sums[0]},
+        whole={key: np.array([one[key] for one in whole]) for key in whole[0]},
+    )
+
+
+def _measure_seed(
+    pool: _Pool,
+    score: Scores,
+    embeddings: ItemEmbeddings | None,
+    config: EvaluateConfig,
+    is_logit: bool,
+) -> tuple[dict[Key, UserSums], dict[Key, float]]:
+    size, click, n_users = config.list_size, pool.click, pool.n_users
+    ranking = metrics.rank_rows(score, pool.request, pool.n_requests)
+    by_user = ranking.order if pool.one_request_a_user else metrics.sort_rows(score, pool.user)
+    by_score = metrics.sort_rows(score, np.zeros(len(score), dtype=np.int64))
+    frequency, listed = metrics.list_frequency(ranking, pool.item, len(pool.available), size)
+    probability = metrics.sigmoid(score)
+    users = np.arange(n_users)
+    sums: dict[Key, UserSums] = {}
+    whole: dict[Key, float] = {("all", f"gini@{size}"): metrics.gini(frequency[pool.available])}
+    for part, inside in pool.inside.items():
+        kept = by_score[inside[by_score]]
+        sums[part, "auc"] = significance.auc_sums(pool.user, click, score, kept, n_users)
+        kept = by_user[inside[by_user]]
+        of_user = metrics.user_auc(pool.user[kept], click[kept], score[kept], n_users)
+        sums[part, "gauc"] = significance.user_sums(of_user, users, n_users)
+        positive = inside & (click == 1)
+        for k in config.ks:
+            hits = metrics.hit_rate(ranking, positive, k)
+            sums[part, f"hr@{k}"] = significance.user_sums(hits, pool.owner, n_users)
+        gain = metrics.ndcg(ranking, positive, size)
+        sums[part, f"ndcg@{size}"] = significance.user_sums(gain, pool.owner, n_users)
+        available = pool.available & pool.item_inside[part]
+        whole[part, f"coverage@{size}"] = metrics.coverage(listed, available)
+        whole[part, f"share@{size}"] = float(frequency[available].sum() / frequency.sum())
+        if is_logit:
+            whole[part, "ece"] = metrics.expected_calibration_error(
+                probability[inside], click[inside], config.ece_bins
+            )
+    if embeddings is not None:
+        spread = metrics.intra_list_diversity(ranking, pool.item, embeddings.vectors, size)
+        sums["all", f"ild@{size}"] = significance.user_sums(spread, pool.owner, n_users)
+    return sums, whole
+
+
+def _difference(method: _Measured, baseline: _Measured) -> _Measured:
+    """Return method minus baseline, paired by user and seed, where both have the metric."""
+    sums = {k: v.minus(baseline.sums[k]) for k, v in method.sums.items() if k in baseline.sums}
+    whole = {k: v - baseline.whole[k] for k, v in method.whole.items() if k in baseline.whole}
+    return _Measured(sums, whole)
+
+
+def _keys(config: EvaluateConfig) -> list[Key]:
+    """Return every (segment, metric) of a report, in its order."""
+    size = config.list_size
+    of_rows = ["auc", "gauc", *(f"hr@{k}" for k in config.ks), f"ndcg@{size}"]
+    everywhere = [*of_rows, f"coverage@{size}", f"share@{size}", "ece"]
+    once = [("all", f"gini@{size}"), ("all", f"ild@{size}")]
+    return [(part, metric) for part in SEGMENTS for metric in everywhere] + once
+
+
+def _records(
+    pool: _Pool, method: str, measured: _Measured, config: EvaluateConfig, seed: int
+) -> list[Record]:
+    """Turn measurements into records with intervals."""
+    found = significance.bootstrap_intervals(
+        list(measured.sums.values()), config.n_resamples, config.interval, seed
+    )
+    intervals = dict(zip(measured.sums, found, strict=True))
+    records = []
+    for segment, metric in _keys(config):
+        key = segment, metric
+        n, interval = 0, None
+        values, no_interval = np.array([np.nan]), ""
+        if key in measured.sums:
+            values, n = measured.sums[key].values(), round(float(measured.sums[key].den.sum()))
+            interval, no_interval = intervals[key], FEW_USERS
+        elif key in measured.whole:
+            values, n = measured.whole[key], pool.n_requests
+            interval = significance.seed_interval(values, config.interval)
+            no_interval = ONE_SEED
+        value = float(values.mean())
+        if np.isnan(value):
+            reason = _why_undefined(pool, segment, metric)
+            record = Record(
+                method, pool.name, segment, metric, None, None, None, 0, len(values), reason
+            )
+        else:
+            low, high = interval or (None, None)
+            reason = "" if interval else no_interval
+            record = Record(
+                method, pool.name, segment, metric, value, low, high, n, len(values), reason
+            )
+        records.append(record)
+    return records
+
+
+def _why_undefined(pool: _Pool, segment: str, metric: str) -> str:
+    if not pool.inside[segment].any():
+        return "no row of the pool lies in this segment"
+    reasons = {
+        "auc": "the rows lack clicked or not clicked ones",
+        "gauc": "no user with both clicked and not clicked rows",
+        "hr": "no request with a clicked row",
+        "ndcg": "no request with a clicked row",
+        "ild": "no item embeddings, or no request with two items",
+        "ece": "the score is no logit",
+    }
+    return reasons[metric.split("@")[0]]
+
+
+def _reliability(score: Scores, click: NDArray[np.int8], n_bins: int) -> list[Bin]:
+    bins = metrics.calibration_bins(metrics.sigmoid(score), click, n_bins)
+    return [
+        {"predicted": float(p), "clicked": float(c), "n": int(n)}
+        for n, p, c in zip(*bins, strict=True)
+    ]

@@ -1,0 +1,147 @@
+"""What a report page shows besides the records: the keys of ``Report.extra``, plain JSON values.
+
+`evaluate` fills ``evaluation``; the pipeline adds the other keys with `with_extra`. Every key may
+be absent: the page then leaves its section out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypedDict
+
+from prerank.artifacts import Report
+
+
+class Bin(TypedDict):
+    """One bin of a reliability curve."""
+
+    predicted: float
+    clicked: float
+    n: int
+
+
+class PoolExtra(TypedDict):
+    """One pool: its size and make-up. Who gets the places of the lists is metric share@k."""
+
+    rows: int
+    users: int
+    requests: int
+    items: int
+    clicks: int
+    segments: dict[str, int]
+    """Rows by segment: head, mid, tail."""
+    shares: dict[str, dict[str, float]]
+    """``candidates`` or ``clicks`` -> segment -> share of the rows, of the clicked rows."""
+    reliability: dict[str, list[Bin]]
+    """Method -> bins of sigmoid(score) against the click rate, first training seed."""
+
+
+class EvaluationExtra(TypedDict):
+    """Filled by `evaluate`."""
+
+    config: dict[str, Any]
+    """The EvaluateConfig."""
+    seed: int
+    methods: list[str]
+    """In the order given."""
+    label_scores: list[str]
+    """Those of the methods that are a label score alone, no trained pre-ranker."""
+    segment_items: dict[str, int]
+    """Items of the catalog by segment."""
+    pools: dict[str, PoolExtra]
+
+
+class Histogram(TypedDict):
+    """Counts between edges; ``edges`` has one value more than ``counts``."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class LabelExtra(TypedDict, total=False):
+    """Pseudo-labels of one method; see `explain.describe_labels`."""
+
+    histogram: Histogram
+    n: int
+    abstained: int
+    mean: float
+    """Mean label, weighted by confidence."""
+    reliability: list[Bin]
+    """Label against true click, where an experiment knows it."""
+    knots: list[list[float]]
+    """(relevance, label) points of the fitted map."""
+    fit: dict[str, Any]
+    """What the label stage says of its fit: prior, map, skill."""
+
+
+class AnchorExtra(TypedDict):
+    """Interest anchors of all users; see `explain.describe_anchors`."""
+
+    source: str
+    users: int
+    with_anchors: int
+    per_user: float
+    first_codes_per_user: float
+    """Distinct first-level codes, mean over users with anchors."""
+    cosine_within_user: float
+    """Mean pairwise cosine of a user's anchors, mean over users with two or more."""
+
+
+class UserAnchor(TypedDict):
+    """An anchor, named by the item nearest to it in the frozen semantic space."""
+
+    title: str
+    cosine: float
+    prob: float
+    first_code: int
+
+
+class UserLabel(TypedDict):
+    """A pseudo-label of one user, with the reason for it."""
+
+    title: str
+    label: float
+    confidence: float
+    because: str
+    """Title of the matched anchor, empty if the source has none."""
+    truth: float | None
+
+
+class UserExtra(TypedDict):
+    """A sample user; see `explain.sample_users`."""
+
+    user: str
+    history: list[str]
+    anchors: list[UserAnchor]
+    labels: list[UserLabel]
+
+
+class StageExtra(TypedDict):
+    """One stage of the run."""
+
+    stage: str
+    seconds: float
+    fingerprint: str
+
+
+class ReportExtra(TypedDict, total=False):
+    """All keys a page knows."""
+
+    title: str
+    evaluation: EvaluationExtra
+    labels: dict[str, LabelExtra]
+    semantic_ids: dict[str, Any]
+    """The quality report of the SemanticIds artifact, as it is."""
+    anchors: AnchorExtra
+    users: list[UserExtra]
+    stages: list[StageExtra]
+    notes: list[str]
+    """Notes of the dataset: what a reader of the numbers must know."""
+    recipe: str
+    """The resolved recipe, TOML."""
+    versions: dict[str, str]
+
+
+def with_extra(report: Report, more: ReportExtra) -> Report:
+    """Return the report with the keys of ``more`` added to its extra."""
+    return replace(report, extra={**report.extra, **more})

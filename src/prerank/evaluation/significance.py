@@ -1,0 +1,214 @@
+"""How sure a number is: intervals over users and training seeds.
+
+What is resampled. Most metrics are ratios of sums over users,
+
+    value_s = sum_u num_su / sum_u den_u,        value = mean_s value_s,
+
+with s the training seed: GAUC (num = the user's AUC, den = 1), HR, NDCG and diversity (num = sum
+over the user's requests, den = their number) and, by its influence values, global AUC. Each of
+the ``n_resamples`` draws takes users with replacement and training seeds with replacement, both
+at once (the two-way or "pigeonhole" bootstrap, Owen 2007, doi 10.1214/07-AOAS122); its value is
+the same ratio under the drawn multiplicities, and the interval is the percentile interval.
+The draws of users are the same for all methods, metrics and segments of a pool and the draws of
+seeds the same for all methods, so a difference between two methods is paired by user and by seed.
+
+Plain resampling of S seeds shows only (S - 1) / S of the variance between seeds; the drawn
+deviations are therefore stretched by sqrt(S / (S - 1)). With one seed the interval covers users
+only. With few seeds it still knows little of the seeds: five are a small sample.
+
+Metrics of the whole pool (coverage, Gini, ECE) are no means over users; their interval is
+Student's t over the seeds' values, and absent with one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from prerank import seeds
+
+Values = NDArray[np.float64]
+Interval = tuple[float, float] | None
+
+CHUNK_CELLS = 8_000_000  # float64 multiplicities held at once: 64 MB
+
+
+@dataclass(frozen=True, eq=False)
+class UserSums:
+    """A metric as a ratio of sums over users.
+
+    Attributes:
+        num: (S, U) float64, 0 where the user has no value.
+        den: (U,) float64 >= 0, the same for every seed.
+    """
+
+    num: Values
+    den: Values
+
+    @property
+    def n(self) -> int:
+        """Number of users with a value."""
+        return int(np.count_nonzero(self.den))
+
+    def values(self) -> Values:
+        """Return (S,): the metric of each training seed; NaN if no user has a value."""
+        total = float(self.den.sum())
+        values: Values = self.num.sum(axis=1) / (total or np.nan)
+        return values
+
+    def minus(self, other: UserSums) -> UserSums:
+        """Return the paired difference; ``other`` must have the same denominators.
+
+        One of the two may have a single seed: it is then held against every seed of the other.
+        """
+        return UserSums(self.num - other.num, self.den)
+
+
+def user_sums(value: Values, owner: NDArray[np.int64], n_users: int) -> UserSums:
+    """Return the sums over users of one seed's values, num (1, U).
+
+    Args:
+        value: (Q,) float64, a value a request (or a user), NaN where there is none.
+        owner: (Q,) the user of each value, in [0, n_users).
+        n_users: U.
+    """
+    has = ~np.isnan(value)
+    den = np.bincount(owner[has], minlength=n_users).astype(np.float64)
+    num: Values = np.bincount(owner[has], weights=value[has], minlength=n_users).astype(np.float64)
+    return UserSums(num[None, :], den)
+
+
+def stack(by_seed: Sequence[UserSums]) -> UserSums:
+    """Put the sums of several seeds together; their denominators must be equal."""
+    return UserSums(np.concatenate([one.num for one in by_seed]), by_seed[0].den)
+
+
+def auc_sums(
+    user: NDArray[np.int64],
+    click: NDArray[np.int8],
+    score: NDArray[np.float32],
+    order: NDArray[np.int64],
+    n_users: int,
+) -> UserSums:
+    """Return global AUC of one seed as user sums, by clustered structural components.
+
+    With V(i) = share of not clicked rows below clicked row i (ties half) and V(j) = share of
+    clicked rows above not clicked row j, user u moves the AUC A by
+    IF_u = sum_i (V(i) - A) / P + sum_j (V(j) - A) / N (DeLong 1988, clustered as in Obuchowski
+    1997, doi 10.2307/2533958). num_u = A + U' IF_u with den_u = 1 over the U' users with rows:
+    the IF sum to 0, so the mean is A exactly, and a bootstrap of it is linear in users.
+
+    Args:
+        user: (N,) integers in [0, n_users).
+        click: (N,) 0 or 1.
+        score: (N,) finite.
+        order: (M,) rows to use, by rising score.
+        n_users: U.
+
+    Returns:
+        UserSums with num (1, U); all zero if a class is absent.
+    """
+    user, clicked, score = user[order], click[order] == 1, score[order]
+    positives = int(np.count_nonzero(clicked))
+    negatives = len(clicked) - positives
+    if not positives or not negatives:
+        return UserSums(np.zeros((1, n_users)), np.zeros(n_users))
+    start = np.flatnonzero(np.append(True, score[1:] != score[:-1]))
+    length = np.diff(np.append(start, len(score)))
+    positive_run = np.add.reduceat(clicked.astype(np.int64), start)
+    negative_run = length - positive_run
+    below = np.cumsum(negative_run) - negative_run + negative_run / 2
+    above = positives - np.cumsum(positive_run) + positive_run / 2
+    part = np.where(
+        clicked,
+        np.repeat(below / (negatives * positives), length),
+        np.repeat(above / (positives * negatives), length),
+    )
+    area = float((below * positive_run).sum() / (positives * negatives))
+    share = np.where(clicked, 1 / positives, 1 / negatives)
+    influence = np.bincount(user, weights=part - area * share, minlength=n_users)
+    present = (np.bincount(user, minlength=n_users) > 0).astype(np.float64)
+    num = present * (area + present.sum() * influence)
+    return UserSums(num[None, :], present)
+
+
+def user_draws(n_users: int, n_resamples: int, seed: int) -> Iterator[Values]:
+    """Yield chunks (R', U) of user multiplicities, R rows in all, each row summing to U.
+
+    Equal arguments give equal draws, whatever they are used for.
+    """
+    rng = seeds.rng(seed, "evaluation", "users")
+    step = max(1, CHUNK_CELLS // max(1, n_users))
+    for low in range(0, n_resamples, step):
+        rows = min(step, n_resamples - low)
+        drawn = rng.integers(0, n_users, size=(rows, n_users))
+        drawn += np.arange(rows)[:, None] * n_users
+        counts = np.bincount(drawn.ravel(), minlength=rows * n_users)
+        yield counts.reshape(rows, n_users).astype(np.float64)
+
+
+def seed_draws(n_seeds: int, n_resamples: int, seed: int) -> Values:
+    """Return (R, S) weights of the training seeds, each row summing to 1.
+
+    Multinomial / S, its deviations from 1 / S stretched by sqrt(S / (S - 1)); ones for S = 1.
+    """
+    if n_seeds == 1:
+        return np.ones((n_resamples, 1))
+    rng = seeds.rng(seed, "evaluation", "seeds")
+    counts = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples)
+    weights: Values = (1 + (counts - 1) * np.sqrt(n_seeds / (n_seeds - 1))) / n_seeds
+    return weights
+
+
+def bootstrap_intervals(
+    sums: Sequence[UserSums], n_resamples: int, level: float, seed: int
+) -> list[Interval]:
+    """Return the percentile interval of every metric in ``sums``; None below two users.
+
+    Args:
+        sums: metrics over the same U users.
+        n_resamples: R.
+        level: such as .95.
+        seed: equal seeds draw the same users and seeds.
+
+    Returns:
+        (low, high) a metric, or None.
+    """
+    if not sums:
+        return []
+    n_users = len(sums[0].den)
+    num = np.concatenate([s.num for s in sums])
+    den = np.stack([s.den for s in sums])
+    tops, bottoms = [], []
+    for draws in user_draws(n_users, n_resamples, seed):
+        tops.append(draws @ num.T)
+        bottoms.append(draws @ den.T)
+    top, bottom = np.concatenate(tops), np.concatenate(bottoms)
+    tail = (1 - level) / 2
+    found: list[Interval] = []
+    column = 0
+    for index, one in enumerate(sums):
+        n_seeds = len(one.num)
+        weights = seed_draws(n_seeds, n_resamples, seed)
+        drawn = (top[:, column : column + n_seeds] * weights).sum(axis=1)
+        column += n_seeds
+        usable = bottom[:, index] > 0  # a draw may miss every user that has a value
+        if one.n < 2 or not usable.any():
+            found.append(None)
+            continue
+        low, high = np.quantile(drawn[usable] / bottom[usable, index], [tail, 1 - tail])
+        found.append((float(low), float(high)))
+    return found
+
+
+def seed_interval(values: Values, level: float) -> Interval:
+    """Return Student's t interval of the mean of (S,) seed values; None below two seeds."""
+    n = len(values)
+    if n < 2:
+        return None
+    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return float(values.mean() - half), float(values.mean() + half)
