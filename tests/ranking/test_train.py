@@ -123,7 +123,8 @@ def test_pseudo_labels_of_other_data_are_refused(world, content, small, labels) 
         {"use_content": False},
         {"use_history": False},
         {"use_user_id": False, "use_item_id": False},
-        {"hidden": (), "dropout": 0.0, "id_dropout": 0.0},
+        {"hidden": (), "id_dropout": 0.0},
+        {"dropout": 0.5},
         {"batch_size": 70, "unexposed_ratio": 0.001, "epochs": 1},
     ],
 )

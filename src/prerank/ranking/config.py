@@ -15,7 +15,7 @@ class TrainConfig(Config):
     model: Literal["two-tower"] = Field("two-tower", description="architecture of the pre-ranker")
     embedding_dim: int = Field(32, ge=1, description="size of id embeddings and of both vectors")
     hidden: tuple[int, ...] = Field((64,), description="hidden layer sizes of each tower")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout on hidden layers while training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on hidden layers while training")
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="share of ids replaced by the unknown id while training"
     )

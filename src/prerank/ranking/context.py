@@ -7,6 +7,7 @@ The last row of each feature table and of the content table describes the unknow
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -113,16 +114,24 @@ class ScoringContext:
             interactions=dataset.interactions if config.use_history else nothing,
         )
 
+    @cached_property
+    def starts(self) -> TimeArray:
+        """(U + 2,) int64: where each user's interactions start; the unknown user has none."""
+        return self.interactions.offsets(len(self.users) + 1)
+
+    @cached_property
+    def _pairs(self) -> TimeArray:
+        """Sorted unique keys of the interacted pairs."""
+        return np.unique(pair_keys(self.interactions.user, self.interactions.item))
+
     def history_ends(self, user: IntArray, time: TimeArray | None) -> TimeArray:
         """Return (N,) int64: where each row's history ends; the last known item if no ``time``.
 
         ``user`` may hold -1, whose history is empty.
         """
         known = user >= 0
-        ends = np.full(len(user), len(self.interactions), dtype=np.int64)
-        if time is None:
-            ends[known] = self.interactions.offsets(len(self.users))[1:][user[known]]
-        else:
+        ends = self.starts[np.where(known, user, len(self.users) - 1) + 1]
+        if time is not None:
             ends[known] = history_ends(
                 self.interactions, len(self.users), self.time_unit, user[known], time[known]
             )
@@ -135,8 +144,7 @@ class ScoringContext:
         """
         if self.time_unit != "none" or not len(self.interactions):
             return np.full(len(item), -1, dtype=np.int32)
-        present = np.unique(pair_keys(self.interactions.user, self.interactions.item))
-        inside = contains(present, pair_keys(user, item)) & (item >= 0)
+        inside = contains(self._pairs, pair_keys(user, item)) & (item >= 0)
         return np.where(inside, item, np.int32(-1)).astype(np.int32)
 
 
@@ -144,8 +152,7 @@ class Histories:
     """The interactions on a device, cut into ragged histories batch by batch."""
 
     def __init__(self, context: ScoringContext, max_history: int, device: torch.device) -> None:
-        offsets = context.interactions.offsets(len(context.users) + 1)
-        self.offsets = torch.from_numpy(offsets).to(device)
+        self.offsets = torch.from_numpy(context.starts).to(device)
         self.item = torch.from_numpy(context.interactions.item).to(device)
         self.max_history = max_history
         self.is_set = context.time_unit == "none"
@@ -161,22 +168,27 @@ class Histories:
             end_B: (B,) int64 row of the interactions where the history ends.
             left_out_B: (B,) int32 item to leave out, -1 for none.
         """
-        start_B = self.offsets[user_B]
+        start_B = self.offsets.index_select(0, user_B)
         if not self.is_set:
             start_B = torch.maximum(start_B, end_B - self.max_history)
         size_B = end_B - start_B
         taken_B = size_B.clamp_max(self.max_history)
         offsets_B1 = torch.cat([taken_B.new_zeros(1), taken_B.cumsum(0)])
         total = int(offsets_B1[-1])
-        row_T = torch.arange(len(user_B), device=user_B.device)
-        row_T = row_T.repeat_interleave(taken_B, output_size=total)
-        step_T = torch.arange(total, device=user_B.device) - offsets_B1[row_T]
+        row_T = torch.arange(total, device=user_B.device)
+
+        def spread(values_B: Tensor) -> Tensor:
+            return values_B.repeat_interleave(taken_B, output_size=total)
+
+        if self.is_set and bool((size_B > taken_B).any()):
+            step_T = row_T - spread(offsets_B1[:-1])
+            row_T = spread(start_B) + step_T * spread(size_B) // spread(taken_B)
+        else:
+            row_T = row_T + spread(start_B - offsets_B1[:-1])
+        item_T = self.item.index_select(0, row_T)
         if self.is_set:
-            step_T = step_T * size_B[row_T] // taken_B[row_T]
-        item_T = self.item[start_B[row_T] + step_T]
-        if self.is_set:
-            keep_T = item_T != left_out_B[row_T]
-            item_T = item_T[keep_T]
+            keep_T = item_T != spread(left_out_B)
+            item_T = item_T.index_select(0, keep_T.nonzero().squeeze(1))
             kept_T1 = torch.cat([keep_T.new_zeros(1, dtype=torch.int64), keep_T.cumsum(0)])
-            offsets_B1 = kept_T1[offsets_B1]
+            offsets_B1 = kept_T1.index_select(0, offsets_B1)
         return item_T, offsets_B1.to(torch.int32)

@@ -31,7 +31,8 @@ class _RaggedSum(torch.autograd.Function):
         sorted_T, order_T = torch.sort(item_T, stable=True)
         lengths_B = offsets_B1.diff()
         row_T = torch.arange(len(lengths_B), device=item_T.device, dtype=item_T.dtype)
-        row_T = row_T.repeat_interleave(lengths_B, output_size=len(item_T))[order_T]
+        row_T = row_T.repeat_interleave(lengths_B, output_size=len(item_T))
+        row_T = row_T.index_select(0, order_T)
         edges = torch.arange(ctx.n_rows + 1, device=item_T.device, dtype=item_T.dtype)
         by_item = torch.searchsorted(sorted_T, edges, out_int32=True)
         return _bag_sum(grads[0].contiguous(), row_T, by_item), None, None

@@ -45,7 +45,7 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows at ``index`` (B,) int64."""
-        return Rows(*(getattr(self, column.name)[index] for column in fields(self)))
+        return Rows(*(getattr(self, column.name).index_select(0, index) for column in fields(self)))
 
     def joined(self, other: Rows) -> Rows:
         """Return these rows followed by the ``other`` ones."""
