@@ -2,17 +2,16 @@
 
 scikit-learn's KMeans is the reference in the tests. It is not used here for two reasons:
 its centroids depend on the number of threads (partial sums are added in order of arrival),
-and its k-means++ costs more than all iterations for codebooks of 1024 codes and more.
-Here a block of rows is one task with single-threaded BLAS, and blocks are added in their own
-order. Another processor or BLAS may still round the last bit differently.
+and for 1024 codes of 128 dimensions its k-means++ takes three times as long, its iterations half
+as long again (one core). Here a block of rows is one task with single-threaded BLAS, and sums are
+made in the order of rows. Another processor or BLAS may still round the last bit differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,13 +35,6 @@ def workers() -> Iterator[Executor]:
     single = {"initializer": threadpool_limits, "initargs": (1,)}
     with threadpool_limits(1), ThreadPoolExecutor(max(blas, default=1), **single) as pool:
         yield pool
-
-
-def map_blocks(
-    pool: Executor, work: Callable[[slice], Any], n_rows: int, block: int
-) -> Iterator[Any]:
-    """Yield ``work(rows)`` for consecutive blocks of rows, in order."""
-    return pool.map(work, (slice(i, min(i + block, n_rows)) for i in range(0, n_rows, block)))
 
 
 def nearest(
@@ -69,8 +61,8 @@ def nearest(
         distance_N[rows] = np.where(distance_B > SAME * square_B, distance_B, 0)
 
     block = max(64, min(4096, SCORE_BYTES // (4 * len(centroids_KD))))
-    for _ in map_blocks(pool, work, len(points_ND), block):
-        pass
+    starts = range(0, len(points_ND), block)
+    list(pool.map(work, (slice(start, start + block) for start in starts)))
     return labels_N, distance_N
 
 
@@ -100,7 +92,7 @@ def kmeans(
         apart = np.flatnonzero(distance_N)
     error = float(distance_N.sum(dtype=np.float64))
     for _ in range(iterations):
-        centroids_KD = _means(pool, points_ND, labels_N, centroids_KD)
+        centroids_KD = _means(points_ND, labels_N, centroids_KD)
         n_moved = _reseed(points_ND, labels_N, distance_N, centroids_KD)
         labels_N, distance_N = nearest(pool, points_ND, centroids_KD)
         before, error = error, float(distance_N.sum(dtype=np.float64))
@@ -119,11 +111,16 @@ def spread(points_ND: FloatArray, n_codes: int, rng: np.random.Generator) -> Flo
     """
     n_trials = 2 + int(np.log(n_codes))
     square_N = np.einsum("nd,nd->n", points_ND, points_ND)
+    same_N = SAME * square_N
 
     def distances(rows_T: NDArray[np.int64]) -> FloatArray:
-        norms_TN = square_N[rows_T, None] + square_N
-        distance_TN = norms_TN - 2 * (points_ND[rows_T] @ points_ND.T)
-        return np.where(distance_TN > SAME * norms_TN, distance_TN, 0)
+        # Twice as fast as points_ND[rows_T] @ points_ND.T; rows of N make the rest fast too.
+        distance_TN = np.ascontiguousarray((points_ND @ points_ND[rows_T].T).T)
+        distance_TN *= -2
+        distance_TN += square_N
+        distance_TN += square_N[rows_T, None]
+        distance_TN[distance_TN <= same_N] = 0
+        return distance_TN
 
     chosen = [int(rng.integers(len(points_ND)))]
     nearest_N = distances(np.array(chosen))[0]
@@ -132,7 +129,8 @@ def spread(points_ND: FloatArray, n_codes: int, rng: np.random.Generator) -> Flo
         if cumulated_N[-1] == 0:
             break
         draws_T = np.searchsorted(cumulated_N, rng.random(n_trials) * cumulated_N[-1], "right")
-        after_TN = np.minimum(distances(np.minimum(draws_T, len(points_ND) - 1)), nearest_N)
+        draws_T = np.minimum(draws_T, len(points_ND) - 1)
+        after_TN = np.minimum(distances(draws_T), nearest_N)
         best = int(after_TN.sum(axis=1, dtype=np.float64).argmin())
         chosen.append(int(draws_T[best]))
         nearest_N = after_TN[best]
@@ -140,24 +138,20 @@ def spread(points_ND: FloatArray, n_codes: int, rng: np.random.Generator) -> Flo
     return points_ND[chosen]
 
 
-def _means(
-    pool: Executor, points_ND: FloatArray, labels_N: IntArray, centroids_KD: FloatArray
-) -> FloatArray:
-    """Return the mean of each code's points, summed in float64; an empty code stays where it is."""
+def _means(points_ND: FloatArray, labels_N: IntArray, centroids_KD: FloatArray) -> FloatArray:
+    """Return the mean of each code's points, summed in float64; an empty code stays where it is.
+
+    In one thread: a tenth of the time of an iteration, and no K x D partial sums to keep.
+    """
     n_codes = len(centroids_KD)
-
-    def work(rows: slice) -> NDArray[np.float64]:
-        labels_B = labels_N[rows]
-        member_BK = sp.csr_matrix(
-            (np.ones(len(labels_B)), labels_B, np.arange(len(labels_B) + 1)),
-            shape=(len(labels_B), n_codes),
-        )
-        total: NDArray[np.float64] = member_BK.T @ points_ND[rows].astype(np.float64)
-        return total
-
     sums_KD = np.zeros(centroids_KD.shape)
-    for total in map_blocks(pool, work, len(points_ND), SUM_ROWS):
-        sums_KD += total
+    for start in range(0, len(points_ND), SUM_ROWS):
+        labels_B = labels_N[start : start + SUM_ROWS]
+        member_KB = sp.csc_matrix(
+            (np.ones(len(labels_B)), labels_B, np.arange(len(labels_B) + 1)),
+            shape=(n_codes, len(labels_B)),
+        )
+        sums_KD += member_KB @ points_ND[start : start + SUM_ROWS].astype(np.float64)
     count_K = np.bincount(labels_N, minlength=n_codes)[:, None]
     means_KD = np.where(count_K > 0, sums_KD / np.maximum(count_K, 1), centroids_KD)
     return means_KD.astype(np.float32)
