@@ -93,6 +93,7 @@ def test_a_sound_log(tmp_path: Path) -> None:
     assert data.user_features.categories == {"sex": ("f", "m")}
     assert "1 of 3 users have neither an exposure nor an interaction" in data.notes
     assert "interactions are the clicked exposures" in data.notes
+    assert "exposures.parquet: times were read as milliseconds, by size" in data.notes
 
 
 def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
@@ -266,6 +267,7 @@ BAD: dict[str, tuple[Callable[[Tables], None], str, str]] = {
     ),
     "propensity of 0": (at("exposures", "propensity", 8, 0.0), "propensity, row 8", "range"),
     "position below 0": (at("exposures", "position", 8, -1), "position, row 8", "whole number"),
+    "truth above 1": (all_of("candidates", truth=1.5), "truth, row 1", "range"),
     "unknown stage": (at("candidates", "stage", 3, "final"), "stage, row 3", "unknown name"),
     "request of two users": (at("exposures", "request", 3, "r0u1"), "request, row 3", "two users"),
     "empty table": (no_rows("exposures"), "exposures.parquet", "no rows"),

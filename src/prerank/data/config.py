@@ -112,7 +112,7 @@ class LogsConfig(Config):
     time_unit: Literal["auto", "s", "ms", "us"] = Field(
         "auto",
         description="Unit of integer times. auto: seconds in [1e8, 1e11), milliseconds in "
-        "[1e11, 1e14), all of a file alike; anything else must be declared.",
+        "[1e11, 1e14), microseconds in [1e14, 1e17), all of a file alike; else declare it.",
     )
     log_end: str = Field("", description="ISO moment after which no event may lie; empty: none.")
     stages: tuple[str, ...] = Field(

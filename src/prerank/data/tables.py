@@ -15,7 +15,8 @@ import polars as pl
 from prerank.artifacts import FloatArray
 from prerank.errors import DataError
 
-SECONDS, MILLISECONDS, MICROSECONDS = (1e8, 1e11), (1e11, 1e14), (1e14, 1e17)
+# From 1973 on, each range holds the moments of one unit only.
+UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17)}
 TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
@@ -146,12 +147,19 @@ def as_probability(values: pl.Series, file: Path) -> pl.Series:
     return numbers
 
 
+def as_share(values: pl.Series, file: Path) -> pl.Series:
+    """Read numbers in [0, 1]; null means unknown. Returns float64."""
+    numbers = as_numbers(values, file)
+    complain(values, (numbers < 0) | (numbers > 1), "a share is out of range", file, "in [0, 1]")
+    return numbers
+
+
 def as_time(values: pl.Series, file: Path, unit: str) -> pl.Series:
     """Read times as UTC milliseconds, int64.
 
     Integers (and text of integers) are in ``unit``: s, ms, us, or auto = seconds if all lie in
-    [1e8, 1e11), milliseconds if all lie in [1e11, 1e14). Text is ISO 8601; datetimes and text
-    without a zone are UTC.
+    [1e8, 1e11), milliseconds if all lie in [1e11, 1e14), microseconds in [1e14, 1e17). Text is
+    ISO 8601; datetimes and text without a zone are UTC.
     """
     must = "an integer, an ISO 8601 text or a datetime, in every row"
     if values.dtype == pl.Date:
@@ -178,9 +186,7 @@ def _numeric_time(values: pl.Series, numbers: pl.Series, file: Path, unit: str) 
     complain(values, numbers.is_null() | numbers.is_nan(), "a time is missing", file, "a moment")
     complain(values, numbers < 0, "a time is negative", file, "a moment from 1970 on")
     if unit == "auto":
-        for name, (low, high) in (("s", SECONDS), ("ms", MILLISECONDS), ("us", MICROSECONDS)):
-            if ((numbers >= low) & (numbers < high)).all():
-                unit = name
+        unit = inferred_unit(values) or unit
     if unit == "auto":
         raise DataError(
             "the unit of the times cannot be inferred",
@@ -192,6 +198,17 @@ def _numeric_time(values: pl.Series, numbers: pl.Series, file: Path, unit: str) 
     if values.dtype.is_integer() and unit == "ms":
         return values.cast(pl.Int64)
     return (numbers * TO_MS[unit]).round().cast(pl.Int64)
+
+
+def inferred_unit(values: pl.Series) -> str | None:
+    """Return s, ms or us if all ``values`` are numbers that can only be that unit, else None."""
+    if not (values.dtype.is_numeric() or values.dtype == pl.String):
+        return None
+    numbers = values.cast(pl.Float64, strict=False)
+    for unit, (low, high) in UNIT_RANGES.items():
+        if ((numbers >= low) & (numbers < high)).fill_null(False).all():
+            return unit
+    return None
 
 
 def _text_time(values: pl.Series) -> pl.Series:

@@ -27,11 +27,13 @@ from prerank.data.tables import (
     as_ids,
     as_numbers,
     as_probability,
+    as_share,
     as_time,
     as_vectors,
     as_whole,
     complain,
     frequent,
+    inferred_unit,
     no_repeats,
     read_frame,
     wrong_type,
@@ -40,6 +42,7 @@ from prerank.errors import ConfigError, DataError
 
 Parser = Callable[[pl.Series, Path], pl.Series]
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
+UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 SUFFIXES = (".parquet", ".csv", ".feather")
 CAST: dict[str, Parser] = {
     "request": as_ids,
@@ -49,7 +52,7 @@ CAST: dict[str, Parser] = {
     "position": as_whole,
     "propensity": as_probability,
     "score": as_numbers,
-    "truth": as_numbers,
+    "truth": as_share,
 }
 
 
@@ -65,7 +68,8 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
     items, vectors = _items(path, config.items)
     users = _users(path, config.users)
     catalog = items["item"]
-    read = partial(_events, path, config, catalog)
+    notes: list[str] = []
+    read = partial(_events, path, config, catalog, notes)
     given = ("split",) if split.method == "given" else ()
     optional = ("request", "time", "click", "position", "propensity")
     exposures = read("exposures", config.exposures, ("user", "item", *given), optional)
@@ -80,7 +84,8 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
     candidates = read("candidates", config.candidates, ("user", "item", *timed), more)
     interactions = read("interactions", config.interactions, ("user", "item", *timed), ())
     _one_user_a_request(exposures, path / "exposures")
-    notes = ["times are UTC milliseconds" if timed else "the log has no time"]
+    if not timed:
+        notes.append("the log has no time")
     if users is not None:
         strangers = exposures["user"].unique().is_in(users["user"].implode())
         if not strangers.all():
@@ -165,6 +170,7 @@ def _events(
     path: Path,
     config: LogsConfig,
     catalog: pl.Series,
+    notes: list[str],
     name: str,
     table: TableConfig,
     required: Sequence[str],
@@ -182,6 +188,9 @@ def _events(
                 continue
             if ours == "time":
                 columns[ours] = as_time(values, file, config.time_unit)
+                unit = inferred_unit(values) if config.time_unit == "auto" else None
+                if unit:
+                    notes.append(f"{file.name}: times were read as {UNIT_NAMES[unit]}, by size")
                 _check_order(values, columns[ours], file, table.sorted, last)
             elif ours == "stage":
                 columns[ours] = _codes(
