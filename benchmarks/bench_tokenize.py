@@ -1,10 +1,11 @@
 """Time and quality of RQ-KMeans against scikit-learn and against the bare matrix products.
 
     python benchmarks/bench_tokenize.py [--quick] [--json]
-    python benchmarks/bench_tokenize.py --items 1000000 --codebook-size 1024 --skip-minibatch
+    python benchmarks/bench_tokenize.py --items 1000000 --codebook-size 1024 --threads 2 \\
+        --skip-minibatch
 
-Three runs on the same synthetic unit vectors (a hierarchical mixture), all with the threads that
-OMP_NUM_THREADS gives:
+Three runs on the same synthetic unit vectors (a hierarchical mixture), all with ``--threads``
+threads (1 unless given: ratios then hold on a busy machine too):
 
 ours        fit and tokenize, a fixed number of Lloyd iterations;
 minibatch   scikit-learn's MiniBatchKMeans on the residuals, level by level;
@@ -22,11 +23,11 @@ import json
 import resource
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_limits
 
 from prerank import progress
 from prerank.artifacts import FloatArray
@@ -108,13 +109,24 @@ def main() -> None:
     parser.add_argument("--embedding-dim", type=int, default=128)
     parser.add_argument("--codebook-size", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=25)
-    parser.add_argument("--quick", action="store_true", help="30,000 x 64 items, 128 codes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="40,000 x 64 items, 256 codes")
     parser.add_argument("--skip-minibatch", action="store_true")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args()
     if args.quick:
-        args.items, args.embedding_dim, args.codebook_size, args.iterations = 30_000, 64, 128, 10
+        args.items, args.embedding_dim, args.codebook_size, args.iterations = 40_000, 64, 256, 10
     progress.silence()
+    with threadpool_limits(args.threads):
+        found = measure(args)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        for key, value in found.items():
+            print(f"{key:18} {value}")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     config = TokenizeConfig(
         codebook_size=args.codebook_size, iterations=args.iterations, tolerance=0
     )
@@ -122,13 +134,13 @@ def main() -> None:
     floor_s, _ = timed(lambda: gemm(points_ND, config))
     ours_s, ours_residual = timed(lambda: ours(points_ND, config))
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found = {
+    found: dict[str, Any] = {
         "n_items": args.items,
         "embedding_dim": args.embedding_dim,
         "n_levels": config.n_levels,
         "codebook_size": config.codebook_size,
         "iterations": config.iterations,
-        "threads": max(pool["num_threads"] for pool in threadpool_info()),
+        "threads": args.threads,
         "seconds": {"ours": ours_s, "gemm": floor_s},
         "items_per_second": args.items / ours_s,
         "residual_norm": {"ours": ours_residual},
@@ -141,11 +153,7 @@ def main() -> None:
         found["residual_norm"]["minibatch"] = other_residual
         found["time_ratio"]["minibatch"] = ours_s / other_s
         found["residual_ratio"] = {"minibatch": ours_residual[-1] / other_residual[-1]}
-    if args.json:
-        print(json.dumps(found))
-    else:
-        for key, value in found.items():
-            print(f"{key:18} {value}")
+    return found
 
 
 if __name__ == "__main__":
