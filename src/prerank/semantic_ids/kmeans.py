@@ -2,8 +2,8 @@
 
 scikit-learn's KMeans is the reference in the tests. It is not used here for two reasons:
 its centroids depend on the number of threads (partial sums are added in order of arrival),
-and for 1024 codes of 128 dimensions its k-means++ takes three times as long, its iterations half
-as long again (one core). Here a block of rows is one task with single-threaded BLAS, and sums are
+and for 1024 codes of 128 dimensions its k-means++ takes three times as long, its iterations a
+quarter longer (one core). Here a block of rows is one task with single-threaded BLAS, and sums are
 made in the order of rows. Another processor or BLAS may still round the last bit differently.
 """
 
