@@ -40,13 +40,13 @@ class WorldConfig(Config):
     n_ranked: int = Field(20, ge=1, description="Items that the ranker hands to the page.")
     n_exposed: int = Field(10, ge=1, description="Slots of the page.")
     base_click_rate: float = Field(
-        0.02,
+        0.015,
         gt=0,
         lt=1,
         description="Click probability of an item of mean quality that nothing speaks for.",
     )
     content_strength: float = Field(
-        3.0,
+        3.5,
         ge=0,
         description="How much interests, brand loyalty and price fit move the logit of a click. "
         "At 0 taste does not depend on content, and no content-aware label can help.",
@@ -64,7 +64,7 @@ class WorldConfig(Config):
         description="Affinity to the other subcategories of a category of interest.",
     )
     quality_strength: float = Field(
-        0.6, ge=0, description="How much an item's quality moves the logit of a click."
+        0.9, ge=0, description="How much an item's quality moves the logit of a click."
     )
     noise: float = Field(
         0.7,
@@ -78,13 +78,13 @@ class WorldConfig(Config):
         description="Chance that a further interest of a user is related to an earlier one.",
     )
     late_interest_share: float = Field(
-        0.3,
+        0.4,
         ge=0,
         le=1,
         description="Share of further interests that organic history never shows.",
     )
     fame_follows_quality: float = Field(
-        0.4, ge=0, le=1, description="Correlation of an item's fame with its quality."
+        0.6, ge=0, le=1, description="Correlation of an item's fame with its quality."
     )
     fame_spread: float = Field(
         1.2, ge=0, description="Log-scale spread of how often items are met by chance."
@@ -105,19 +105,19 @@ class WorldConfig(Config):
         description="Share of recall drawn from subcategories of interest; the rest is uniform.",
     )
     prerank_popularity: float = Field(
-        1.5, ge=0, description="Weight of popularity in the production pre-ranker."
+        2.0, ge=0, description="Weight of popularity in the production pre-ranker."
     )
     prerank_error: float = Field(
-        2.0, ge=0, description="Standard deviation of the production pre-ranker's model error."
+        3.0, ge=0, description="Standard deviation of the production pre-ranker's model error."
     )
     rank_popularity: float = Field(
-        1.0, ge=0, description="Weight of popularity in the production ranker."
+        1.2, ge=0, description="Weight of popularity in the production ranker."
     )
     rank_error: float = Field(
-        1.0, ge=0, description="Standard deviation of the production ranker's model error."
+        2.0, ge=0, description="Standard deviation of the production ranker's model error."
     )
     exploration: float = Field(
-        0.5,
+        1.0,
         ge=0,
         description="Temperature of the Gumbel noise on the ranker's scores; 0 = no exploration, "
         "propensities unknown.",
