@@ -136,7 +136,8 @@ def evaluate(
         records += _records(pool, name, measured, config, seed)
         for baseline, reference in references.items():
             less = _difference(measured, reference)
-            differences += _records(pool, f"{name} - {baseline}", less, config, seed)
+            title = f"{name} - {baseline}"
+            differences += _records(pool, title, less, config, seed, least=-1.0)
         if name in named:
             references[name] = measured
         if is_logit:
@@ -273,7 +274,7 @@ def _measure_seed(
     size, click, n_users = config.list_size, pool.click, pool.n_users
     ranking = metrics.rank_rows(score, pool.request, pool.n_requests)
     by_user = ranking.order if pool.one_request_a_user else metrics.sort_rows(score, pool.user)
-    by_score = metrics.sort_rows(score, np.zeros(len(score), dtype=np.int64))
+    by_score = metrics.sort_rows(score)
     frequency, listed = metrics.list_frequency(ranking, pool.item, len(pool.available), size)
     probability = metrics.sigmoid(score)
     users = np.arange(n_users)
@@ -282,6 +283,10 @@ def _measure_seed(
     for part, inside in pool.inside.items():
         kept = by_score[inside[by_score]]
         sums[part, "auc"] = significance.auc_sums(pool.user, click, score, kept, n_users)
+        if is_logit:
+            whole[part, "ece"] = metrics.expected_calibration_error(
+                probability[kept], click[kept], config.ece_bins
+            )
         kept = by_user[inside[by_user]]
         of_user = metrics.user_auc(pool.user[kept], click[kept], score[kept], n_users)
         sums[part, "gauc"] = significance.user_sums(of_user, users, n_users)
@@ -293,11 +298,8 @@ def _measure_seed(
         sums[part, f"ndcg@{size}"] = significance.user_sums(gain, pool.owner, n_users)
         available = pool.available & pool.item_inside[part]
         whole[part, f"coverage@{size}"] = metrics.coverage(listed, available)
-        whole[part, f"share@{size}"] = float(frequency[available].sum() / frequency.sum())
-        if is_logit:
-            whole[part, "ece"] = metrics.expected_calibration_error(
-                probability[inside], click[inside], config.ece_bins
-            )
+        if part != "all":
+            whole[part, f"share@{size}"] = float(frequency[available].sum() / frequency.sum())
     if embeddings is not None:
         spread = metrics.intra_list_diversity(ranking, pool.item, embeddings.vectors, size)
         sums["all", f"ild@{size}"] = significance.user_sums(spread, pool.owner, n_users)
@@ -315,15 +317,25 @@ def _keys(config: EvaluateConfig) -> list[Key]:
     """Return every (segment, metric) of a report, in its order."""
     size = config.list_size
     of_rows = ["auc", "gauc", *(f"hr@{k}" for k in config.ks), f"ndcg@{size}"]
-    everywhere = [*of_rows, f"coverage@{size}", f"share@{size}", "ece"]
-    once = [("all", f"gini@{size}"), ("all", f"ild@{size}")]
-    return [(part, metric) for part in SEGMENTS for metric in everywhere] + once
+    everywhere = [*of_rows, "ece", f"coverage@{size}"]
+    whole_lists = [f"gini@{size}", f"ild@{size}"]
+    return [
+        (part, metric)
+        for part in SEGMENTS
+        for metric in [*everywhere, *(whole_lists if part == "all" else [f"share@{size}"])]
+    ]
 
 
 def _records(
-    pool: _Pool, method: str, measured: _Measured, config: EvaluateConfig, seed: int
+    pool: _Pool,
+    method: str,
+    measured: _Measured,
+    config: EvaluateConfig,
+    seed: int,
+    *,
+    least: float = 0.0,
 ) -> list[Record]:
-    """Turn measurements into records with intervals."""
+    """Turn measurements into records with intervals, none of them reaching below ``least``."""
     found = significance.bootstrap_intervals(
         list(measured.sums.values()), config.n_resamples, config.interval, seed
     )
@@ -331,28 +343,33 @@ def _records(
     records = []
     for segment, metric in _keys(config):
         key = segment, metric
-        n, interval = 0, None
-        values, no_interval = np.array([np.nan]), ""
+        values, n, interval, why = np.array([np.nan]), 0, None, ""
         if key in measured.sums:
-            values, n = measured.sums[key].values(), round(float(measured.sums[key].den.sum()))
-            interval, no_interval = intervals[key], FEW_USERS
+            sums = measured.sums[key]
+            values, n = sums.values(), round(float(sums.den.sum()))
+            interval, why = intervals[key], FEW_USERS
         elif key in measured.whole:
             values, n = measured.whole[key], pool.n_requests
-            interval = significance.seed_interval(values, config.interval)
-            no_interval = ONE_SEED
-        value = float(values.mean())
-        if np.isnan(value):
-            reason = _why_undefined(pool, segment, metric)
-            record = Record(
-                method, pool.name, segment, metric, None, None, None, 0, len(values), reason
+            interval, why = significance.seed_interval(values, config.interval), ONE_SEED
+        value: float | None = float(values.mean())
+        if np.isnan(values).any():
+            value, n, interval, why = None, 0, None, _why_undefined(pool, segment, metric)
+        low, high = interval or (None, None)
+        most = 2.0 if metric.startswith("ild") else 1.0  # of differences too, in absolute terms
+        records.append(
+            Record(
+                method,
+                pool.name,
+                segment,
+                metric,
+                value,
+                None if low is None else max(low, least * most),
+                None if high is None else min(high, most),
+                n,
+                len(values),
+                "" if interval else why,
             )
-        else:
-            low, high = interval or (None, None)
-            reason = "" if interval else no_interval
-            record = Record(
-                method, pool.name, segment, metric, value, low, high, n, len(values), reason
-            )
-        records.append(record)
+        )
     return records
 
 

@@ -44,20 +44,32 @@ Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
 
-def sort_rows(score: NDArray[np.float32], group: NDArray[Any]) -> Rows:
-    """Return the rows by group, then rising score, ties in row order; (N,) int64.
+def sort_rows(score: NDArray[np.float32], group: NDArray[Any] | None = None) -> Rows:
+    """Return the rows by rising score, or by group, then rising score; ties in row order.
 
-    One sort of one 64-bit key: the high half is the group, the low half the score's bits, turned
-    so that they rise with the score (a negative float32 counts down in its bits).
+    Sorts 64-bit keys that carry the row in their low half: several times faster than a stable
+    argsort, and the same on every processor. The high half is the score's bits, turned so that
+    they rise with the score (a negative float32 counts down in its bits).
 
     Args:
-        score: (N,) float32, finite.
-        group: (N,) integers in [0, 2**31).
+        score: (N,) float32, finite, N < 2**32.
+        group: (N,) integers in [0, 2**32).
+
+    Returns:
+        (N,) int64.
     """
     bits = (score + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0
     rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    key = group.astype(np.uint64) << np.uint64(32) | rising
-    return np.argsort(key, kind="stable")
+    order = _argsort(rising)
+    return order if group is None else order[_argsort(group[order])]
+
+
+def _argsort(values: NDArray[Any]) -> Rows:
+    """Return the stable order of (N,) integers in [0, 2**32)."""
+    key = values.astype(np.uint64) << np.uint64(32)
+    key |= np.arange(len(values), dtype=np.uint64)
+    key.sort()
+    return (key & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,27 +276,30 @@ def sigmoid(logit: NDArray[Any]) -> Values:
 def calibration_bins(
     probability: Values, click: NDArray[Any], n_bins: int
 ) -> tuple[Values, Values, Values]:
-    """Return count, mean prediction and click rate of equal-mass bins, rising, empty ones dropped.
+    """Return count, mean prediction and click rate of equal-mass bins, rising, none of them empty.
 
     The edges are the i/n_bins quantiles of the predictions (an observed value each); equal
     predictions always share a bin, so the bins do not depend on the order of rows.
 
     Args:
-        probability: (N,) in [0, 1].
+        probability: (N,) in [0, 1]; rows already sorted by it make it fast.
         click: (N,) 0 or 1.
         n_bins: number of bins wanted.
 
     Returns:
         Three (B,) float64 arrays, B <= n_bins.
     """
-    at = np.arange(1, n_bins) * len(probability) // n_bins
-    edges = np.partition(probability, at)[at] if len(probability) and len(at) else np.zeros(0)
-    code = np.searchsorted(edges, probability, side="right")
-    count = np.bincount(code, minlength=n_bins).astype(np.float64)
-    used = count > 0
-    predicted = np.bincount(code, weights=probability, minlength=n_bins)[used] / count[used]
-    clicked = np.bincount(code, weights=click, minlength=n_bins)[used] / count[used]
-    return count[used], predicted, clicked
+    n = len(probability)
+    if not n:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    order = np.argsort(probability, kind="stable")
+    rising, clicked = probability[order], np.cumsum(click[order], dtype=np.float64)
+    edges = rising[np.arange(n_bins) * n // n_bins]
+    start = np.unique(np.searchsorted(rising, edges))
+    end = np.append(start[1:], n)
+    count = (end - start).astype(np.float64)
+    clicks = np.diff(clicked[end - 1], prepend=0.0)
+    return count, np.add.reduceat(rising, start) / count, clicks / count
 
 
 def expected_calibration_error(probability: Values, click: NDArray[Any], n_bins: int) -> float:

@@ -1,0 +1,108 @@
+"""The report as a table on a terminal, readable without colour at 100 columns."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prerank.artifacts import Record, Report
+from prerank.evaluation.view import View, excludes_zero, half_width, view
+
+WIDTH = 100
+
+
+def print_table(report: Report, console: Console | None = None) -> None:
+    """Print one table a pool: main metrics with intervals, and the difference to the baseline.
+
+    Controls stand, indented, right under the method they control. Values whose metric is
+    undefined read ``n/a``; report.json has the reason.
+
+    Args:
+        report: from `evaluate`.
+        console: where to print; stdout by default.
+    """
+    out = console or Console(width=max(WIDTH, Console().width))
+    seen = view(report)
+    for pool in seen.pools:
+        out.print(pool_table(seen, pool))
+    out.print(_legend(seen))
+
+
+def pool_table(seen: View, pool: str) -> Table:
+    """Return the table of one pool."""
+    columns = _columns(seen)
+    table = Table(
+        title=Text(_title(seen, pool), style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=24)
+    for segment, metric in columns:
+        table.add_column(_header(segment, metric), justify="right", no_wrap=True, min_width=10)
+    for segment, metric in columns[:2] if seen.baseline else ():
+        header = f"Δ {_header(segment, metric)}"
+        table.add_column(header, justify="right", no_wrap=True, min_width=12)
+    for name, role in seen.methods:
+        indent = "  " if role == "control" else ""
+        cells = [_value(seen.record(name, pool, *column)) for column in columns]
+        if seen.baseline:
+            cells += [_difference(seen.difference(name, pool, *column)) for column in columns[:2]]
+        style = "bold" if role == "method" else ""
+        table.add_row(Text(indent + name), *(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def _columns(seen: View) -> list[tuple[str, str]]:
+    hit = f"hr@{max(seen.config.ks)}"
+    wanted = [("all", "gauc"), ("tail", "gauc"), ("all", hit), ("all", "auc")]
+    known = {(segment, metric) for _, _, segment, metric in seen.records}
+    return [column for column in wanted if column in known]
+
+
+def _header(segment: str, metric: str) -> str:
+    return metric if segment == "all" else f"{segment} {metric}"
+
+
+def _title(seen: View, pool: str) -> str:
+    about = seen.extra.get("evaluation", {}).get("pools", {}).get(pool)
+    if not about:
+        return f"pool {pool}"
+    rate = about["clicks"] / max(1, about["rows"])
+    return f"pool {pool}: {about['users']:,} users, {about['rows']:,} rows, {rate:.1%} clicked"
+
+
+def _value(record: Record | None) -> str:
+    if record is None or record.value is None:
+        return "n/a"
+    half = half_width(record)
+    return _short(record.value) + ("      " if half is None else f" ±{_short(half)}")
+
+
+def _difference(record: Record | None) -> str:
+    if record is None or record.value is None:
+        return ""
+    half = half_width(record)
+    sign = "-" if record.value < 0 else "+"
+    mark = "*" if excludes_zero(record) else " "
+    spread = "      " if half is None else f" ±{_short(half)}"
+    return f"{sign}{_short(abs(record.value))}{spread}{mark}"
+
+
+def _short(value: float) -> str:
+    """Return three decimals without the zero before the point: .041."""
+    text = f"{value:.3f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def _legend(seen: View) -> Text:
+    seeds = max((record.seeds for record in seen.records.values()), default=1)
+    over = f"users and {seeds} training seeds" if seeds > 1 else "users (one training seed)"
+    lines = [f"± half of the {seen.config.interval:.0%} interval over {over}"]
+    if seen.baseline:
+        lines.append(f"Δ paired difference to {seen.baseline}; * its interval excludes 0")
+    if any(role == "control" for _, role in seen.methods):
+        lines.append("indented: controls of the method above")
+    return Text("\n".join(lines), style="dim")
