@@ -1,0 +1,111 @@
+"""Settings of `finetune` and `generate`. Imports no torch: the command line starts fast."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from prerank.config import Config
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class FinetuneConfig(Config):
+    """How the next-semantic-ID model is trained (method.md stage 3)."""
+
+    init: Literal["from-scratch", "checkpoint"] = Field(
+        "from-scratch",
+        description="from-scratch: a small Qwen2-architecture decoder with random weights; "
+        "checkpoint: continue from the pre-trained causal language model in `checkpoint`",
+    )
+    checkpoint: str = Field(
+        "", description="folder or hub id of a Hugging Face causal language model"
+    )
+    lora: bool = Field(
+        False,
+        description="train low-rank adapters and the new token rows only; needs init=checkpoint",
+    )
+    lora_rank: int = Field(16, ge=1, description="rank of the adapters")
+    lora_alpha: float = Field(32.0, gt=0, description="scale of the adapters is alpha / rank")
+    hidden_size: int = Field(128, ge=8, description="width of the from-scratch decoder")
+    intermediate_size: int = Field(384, ge=8, description="width of its feed-forward layers")
+    n_layers: int = Field(2, ge=1, description="number of its layers")
+    n_heads: int = Field(4, ge=1, description="number of its attention heads")
+    max_history: int = Field(
+        50, ge=1, description="items a sequence; longer histories are cut into several"
+    )
+    epochs: int = Field(10, ge=1, description="passes over the histories")
+    batch_size: int = Field(64, ge=1, description="sequences a step")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="peak rate of AdamW; 1e-4 to 5e-4 suits a checkpoint"
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising rate")
+    weight_decay: float = Field(0.01, ge=0, description="decay of the weight matrices")
+    alpha: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="popularity down-sampling: an item is kept with probability "
+        "min(1, (t / frequency) ** alpha) in each epoch; 0 turns it off",
+    )
+    frequency_quantile: float = Field(
+        0.9, ge=0, le=1, description="t is this quantile of the items' frequencies"
+    )
+    held_out: float = Field(
+        0.03, ge=0, le=0.5, description="share of users kept out to measure the loss"
+    )
+    order: Literal["auto", "time", "shuffle"] = Field(
+        "auto",
+        description="time: sequences as they happened; shuffle: a new order in each epoch; "
+        "auto: shuffle where the data set has no time",
+    )
+    dtype: Dtype = Field(
+        "auto",
+        description="arithmetic of the matrix products; weights stay float32. "
+        "auto: bfloat16 on a GPU, float32 on a CPU",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.init == "checkpoint") != bool(self.checkpoint):
+            raise ValueError("`checkpoint` must be given exactly when init is `checkpoint`")
+        if self.lora and self.init != "checkpoint":
+            raise ValueError("`lora` needs init = `checkpoint`: a random base learns nothing")
+        if self.hidden_size % (2 * self.n_heads):
+            raise ValueError("`hidden_size` must be a multiple of 2 * `n_heads`")
+        return self
+
+
+class GenerateConfig(Config):
+    """How interest anchors are decoded (method.md stage 4)."""
+
+    n_anchors: int = Field(30, ge=1, description="anchors kept for each user, best first")
+    beam_width: int = Field(40, ge=1, description="beams kept after the first level")
+    beam_growth: float = Field(
+        1.0, ge=1, le=8, description="the width grows by this factor at each further level"
+    )
+    first_code_quota: int = Field(
+        0, ge=0, description="most anchors that may share a first-level code; 0 = no limit"
+    )
+    max_history: int = Field(50, ge=1, description="most recent items the model reads")
+    batch_size: int = Field(64, ge=1, description="users decoded together")
+    shard_users: int = Field(
+        8192, ge=1, description="users a file of work in progress; what a kill can cost"
+    )
+    dtype: Dtype = Field(
+        "auto", description="weights and arithmetic; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+    def widths(self, n_levels: int) -> tuple[int, ...]:
+        """Return the number of beams kept after each level, (n_levels,)."""
+        grown = (self.beam_width * self.beam_growth**level for level in range(n_levels))
+        return tuple(int(width) for width in grown)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.beam_growth == 1 and self.n_anchors > self.beam_width:
+            raise ValueError("`n_anchors` must not exceed `beam_width` when the width is constant")
+        return self

@@ -1,0 +1,325 @@
+"""finetune: histories and semantic IDs -> AnchorModel, by next-semantic-ID prediction.
+
+Every epoch draws its own down-sampling, order and batches from the seed, and leaves its state in
+the work folder (safetensors and JSON), so that a killed run goes on at the last epoch and ends with
+the same weights.
+
+Letters: B sequences, H items of the longest, L levels, T = H * L tokens, D hidden size, K codes,
+M real (unpadded) items of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy, embedding
+
+from prerank import seeds
+from prerank.anchors.config import FinetuneConfig
+from prerank.anchors.model import SidLM, build, resolve_device, resolve_dtype, save
+from prerank.anchors.sequences import (
+    Sequences,
+    anchor_sequences,
+    batches,
+    is_unordered,
+    keep_probability,
+)
+from prerank.artifacts import Dataset, FloatArray, SemanticIds
+from prerank.errors import DataError
+from prerank.progress import log, track
+
+REPORT_FILE = "finetune.json"
+GRADIENT_CLIP = 1.0
+BETAS = (0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """How the training went.
+
+    Attributes:
+        n_parameters: trained parameters.
+        n_sequences, n_items: histories trained on, and the items in them before down-sampling.
+        train_loss: mean loss (nats a token) of each epoch.
+        held_out_loss: the same on held-out users after each epoch; empty if none are held out.
+        held_out_by_level: held-out loss of each level after the last epoch.
+        uniform_loss: the loss of knowing nothing, mean over levels of ln K.
+        tokens_per_second: speed of this process's training steps; not stored.
+    """
+
+    n_parameters: int
+    n_sequences: int
+    n_items: int
+    train_loss: list[float] = field(default_factory=list)
+    held_out_loss: list[float] = field(default_factory=list)
+    held_out_by_level: list[float] = field(default_factory=list)
+    uniform_loss: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+def finetune(
+    dataset: Dataset,
+    semantic_ids: SemanticIds,
+    config: FinetuneConfig,
+    seed: int,
+    out: Path,
+    work: Path,
+) -> FinetuneReport:
+    """Train the next-semantic-ID model and write it as a Hugging Face folder.
+
+    Sequences are each user's positives strictly before ``dataset.cuts.anchors``; popular items are
+    down-sampled in training, never in the held-out loss (method.md stage 3).
+
+    Args:
+        out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``.
+        work: a folder that survives a kill; holds the state after the last epoch.
+
+    Raises:
+        DataError: no user has a positive before the cut.
+        ConfigError: the checkpoint or the device cannot be used.
+    """
+    histories = anchor_sequences(dataset)
+    if not len(histories.item):
+        raise DataError(
+            "no user has a positive interaction before the anchor cut", where="finetune"
+        )
+    train, held_out = _split(histories, config.held_out, seed)
+    shuffle = is_unordered(dataset, config.order)
+    sizes = tuple(int(size) for size in semantic_ids.codebook_sizes)
+
+    model = build(config, sizes, seeds.derive(seed, "finetune", "init"))
+    device = resolve_device(config.device)
+    model.lm.to(device)
+    run = _Run(model, config, device, torch.from_numpy(semantic_ids.codes).to(device))
+    keep = keep_probability(
+        train.item, len(semantic_ids.codes), config.alpha, config.frequency_quantile
+    )
+    state = run.restore(work)
+    n_tokens, elapsed = 0, 0.0
+    for epoch in range(len(state.train_loss), config.epochs):
+        rng = seeds.rng(seed, "finetune", "epoch", epoch)
+        windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
+        started = time.monotonic()
+        state.train_loss.append(run.train_epoch(windows, epoch, rng))
+        elapsed += time.monotonic() - started
+        n_tokens += len(windows.item) * len(sizes)
+        if len(held_out.item):
+            fixed = seeds.rng(seed, "finetune", "held-out")
+            ordered = held_out.shuffled(fixed) if shuffle else held_out
+            by_level = run.evaluate(ordered.windows(config.max_history))
+            state.held_out_by_level = by_level
+            state.held_out_loss.append(float(np.mean(by_level)))
+        run.store(work, state)
+        log(_line(epoch, config.epochs, state, n_tokens / max(elapsed, 1e-9)))
+    report = FinetuneReport(
+        n_parameters=sum(value.numel() for value in model.trainable().values()),
+        n_sequences=int((train.lengths > 0).sum()),
+        n_items=len(train.item),
+        uniform_loss=float(np.mean(np.log(sizes))),
+        tokens_per_second=n_tokens / elapsed if elapsed else 0.0,
+        **asdict(state),
+    )
+    model.lm.to("cpu")
+    save(model, out)
+    stored = {k: v for k, v in asdict(report).items() if k != "tokens_per_second"}
+    (out / REPORT_FILE).write_text(json.dumps(stored, indent=1))
+    return report
+
+
+def _split(histories: Sequences, share: float, seed: int) -> tuple[Sequences, Sequences]:
+    """Return the histories of training users and of held-out users; empty ones are dropped."""
+    users = np.flatnonzero(histories.lengths > 0)
+    shuffled = seeds.rng(seed, "finetune", "users").permutation(users)
+    n_out = min(math.ceil(share * len(users)), len(users) - 1)
+    return histories.take(np.sort(shuffled[n_out:])), histories.take(np.sort(shuffled[:n_out]))
+
+
+def _epoch_windows(
+    train: Sequences,
+    keep: FloatArray,
+    max_history: int,
+    shuffle: bool,
+    rng: np.random.Generator,
+) -> Sequences:
+    kept = train.keep(rng.random(len(train.item)) < keep[train.item])
+    return (kept.shuffled(rng) if shuffle else kept).windows(max_history)
+
+
+def _line(epoch: int, epochs: int, state: _State, rate: float) -> str:
+    held_out = f", held-out {state.held_out_loss[-1]:.4f}" if state.held_out_loss else ""
+    return (
+        f"finetune: epoch {epoch + 1}/{epochs}: loss {state.train_loss[-1]:.4f}{held_out} "
+        f"({rate:,.0f} tokens/s)"
+    )
+
+
+@dataclass
+class _State:
+    train_loss: list[float] = field(default_factory=list)
+    held_out_loss: list[float] = field(default_factory=list)
+    held_out_by_level: list[float] = field(default_factory=list)
+
+
+class _Run:
+    """One training run: model, optimiser and rate; the only mutable thing here."""
+
+    def __init__(
+        self, model: SidLM, config: FinetuneConfig, device: torch.device, codes_IL: torch.Tensor
+    ) -> None:
+        self.model, self.config, self.device, self.codes_IL = model, config, device, codes_IL
+        self.dtype = resolve_dtype(config.dtype, device)
+        self.parameters = model.trainable()
+        self.optimizer = torch.optim.AdamW(
+            _decay_groups(self.parameters, config.weight_decay),
+            lr=config.learning_rate,
+            betas=BETAS,
+            fused=True,
+        )
+
+    def train_epoch(self, windows: Sequences, epoch: int, rng: np.random.Generator) -> float:
+        """Take one pass over ``windows``; return the mean loss of a token."""
+        self.model.lm.train()
+        parts = batches(windows.lengths, self.config.batch_size, rng)
+        total, n_items = 0.0, 0
+        for step, rows in enumerate(track(parts, f"finetune epoch {epoch + 1}")):
+            progress = (epoch + step / len(parts)) / self.config.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * rate_at(progress, self.config.warmup)
+            loss = self._loss(windows, rows).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_CLIP)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            batch_items = int(windows.lengths[rows].sum())
+            total, n_items = total + float(loss.detach()) * batch_items, n_items + batch_items
+        return total / max(n_items, 1)
+
+    @torch.inference_mode()
+    def evaluate(self, windows: Sequences) -> list[float]:
+        """Return the mean loss of each level over ``windows``, (L,)."""
+        self.model.lm.eval()
+        total_L, n_items = np.zeros(self.codes_IL.shape[1]), 0
+        for rows in _chunks(windows, self.config.batch_size):
+            batch_items = int(windows.lengths[rows].sum())
+            total_L += self._loss(windows, rows).double().cpu().numpy() * batch_items
+            n_items += batch_items
+        return [float(value) for value in total_L / n_items]
+
+    def _loss(self, windows: Sequences, rows: NDArray[Any]) -> torch.Tensor:
+        items_BH, _ = windows.padded(rows)
+        return next_sid_loss(
+            self.model, self.codes_IL, torch.from_numpy(items_BH).to(self.device), self.dtype
+        )
+
+    def store(self, work: Path, state: _State) -> None:
+        """Write weights, optimiser state and losses; the JSON, written last, names the file."""
+        tensors = {f"weight:{name}": value.detach() for name, value in self.parameters.items()}
+        for name, value in self.parameters.items():
+            for key, moment in self.optimizer.state[value].items():
+                tensors[f"{key}:{name}"] = moment
+        epoch = len(state.train_loss)
+        file = work / f"epoch-{epoch}.safetensors"
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+        partial = work / "state.json.part"
+        partial.write_text(json.dumps({"file": file.name, **asdict(state)}))
+        partial.replace(work / "state.json")
+        (work / f"epoch-{epoch - 1}.safetensors").unlink(missing_ok=True)
+
+    def restore(self, work: Path) -> _State:
+        """Read the state that `store` wrote, if any; return the losses so far."""
+        if not (work / "state.json").is_file():
+            return _State()
+        values = json.loads((work / "state.json").read_text())
+        tensors = load_file(work / values.pop("file"), device=str(self.device))
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(tensors[f"weight:{name}"])
+        for key, tensor in tensors.items():
+            kind, name = key.split(":", 1)
+            if kind != "weight":
+                self.optimizer.state[self.parameters[name]][kind] = tensor
+        state = _State(**values)
+        log(f"finetune: going on after epoch {len(state.train_loss)}")
+        return state
+
+
+def next_sid_loss(
+    model: SidLM, codes_IL: torch.Tensor, items_BH: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return (L,): the mean cross-entropy of each level's next code, nats.
+
+    The input is ``begin`` and every token but the last, so position h * L + l predicts the code of
+    level l of item h. Logits are taken over the level's own codes only.
+
+    Args:
+        codes_IL: (I, L) int32 codes of all items, on the model's device.
+        items_BH: (B, H) int32 items, padded on the right with -1; at least one is real.
+        dtype: arithmetic of the decoder; bfloat16 is used through autocast.
+    """
+    tokens = model.tokens
+    is_real_BH = items_BH >= 0
+    codes_BHL = codes_IL[items_BH.clamp(min=0)].long()
+    starts_L = codes_BHL.new_tensor(tokens.level_starts) - tokens.first
+    token_BT = (codes_BHL + starts_L).flatten(1)
+    begin_B1 = token_BT.new_full((len(token_BT), 1), tokens.begin - tokens.first)
+    input_BT = torch.cat([begin_B1, token_BT[:, :-1]], dim=1)
+
+    use_autocast = dtype != torch.float32
+    with torch.autocast(items_BH.device.type, dtype=dtype, enabled=use_autocast):
+        # Padding stands on the right: no causal query sees it, so no mask is built.
+        hidden_BTD = model.decoder(
+            inputs_embeds=embedding(input_BT, model.input_rows()), use_cache=False
+        )[0]
+    hidden_MLD = hidden_BTD.unflatten(1, (-1, tokens.n_levels))[is_real_BH].float()
+    codes_ML = codes_BHL[is_real_BH]
+    head = model.head_rows().float()
+    losses = [
+        cross_entropy(hidden_MLD[:, level] @ head[start : start + size].T, codes_ML[:, level])
+        for level, (start, size) in enumerate(
+            zip(starts_L.tolist(), tokens.codebook_sizes, strict=True)
+        )
+    ]
+    return torch.stack(losses)
+
+
+def rate_at(progress: float, warmup: float) -> float:
+    """Return the learning rate at ``progress`` in [0, 1), as a share of the peak.
+
+    Linear rise over ``warmup``, then a cosine down to a hundredth of the peak.
+    """
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def _decay_groups(parameters: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
+    """Return optimiser groups: matrices decay, vectors and token rows do not."""
+    token_rows = ("embed", "lm_head", "trainable_tokens", "wte")
+    is_decayed = {
+        name: value.ndim > 1 and not any(part in name for part in token_rows)
+        for name, value in parameters.items()
+    }
+    return [
+        {
+            "params": [value for name, value in parameters.items() if is_decayed[name] == flag],
+            "weight_decay": weight_decay if flag else 0.0,
+        }
+        for flag in (True, False)
+    ]
+
+
+def _chunks(windows: Sequences, size: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of ``windows`` by length, ``size`` at a time."""
+    order = np.argsort(windows.lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

@@ -1,0 +1,112 @@
+"""Training sequences: each user's positives before the anchor cut, as items; tokens come last.
+
+Letters: U users, N positives of all users, S sequences, H items of the longest one, B sequences of
+a batch, L levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import Dataset, FloatArray, IntArray, TimeArray
+from prerank.data.history import anchor_ends
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Runs of items: sequence s is ``item[offsets[s]:offsets[s + 1]]``, most recent last.
+
+    Attributes:
+        item: (N,) int32.
+        offsets: (S+1,) int64.
+    """
+
+    item: IntArray
+    offsets: TimeArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> TimeArray:
+        """Items of each sequence, (S,)."""
+        return np.diff(self.offsets)
+
+    def owners(self) -> TimeArray:
+        """Return (N,) int64: the sequence of each item."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def keep(self, mask: NDArray[np.bool_]) -> Sequences:
+        """Return the same sequences without the items where ``mask`` (N,) is False."""
+        kept = np.concatenate([[0], np.cumsum(mask)])[self.offsets]
+        return Sequences(self.item[mask], kept.astype(np.int64))
+
+    def take(self, rows: TimeArray) -> Sequences:
+        """Return the sequences ``rows``, in that order."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Sequences(self.item[np.arange(offsets[-1]) + shift], offsets)
+
+    def shuffled(self, rng: np.random.Generator) -> Sequences:
+        """Return the sequences with the items of each in random order."""
+        order = np.lexsort((rng.random(len(self.item)), self.owners()))
+        return Sequences(self.item[order], self.offsets)
+
+    def windows(self, length: int) -> Sequences:
+        """Cut each sequence into windows of at most ``length`` items; the most recent is full."""
+        owner = self.owners()
+        from_end = self.offsets[1:][owner] - 1 - np.arange(len(self.item))
+        window = -(from_end // length)
+        starts = np.ones(len(self.item), dtype=bool)
+        starts[1:] = (owner[1:] != owner[:-1]) | (window[1:] != window[:-1])
+        offsets = np.append(np.flatnonzero(starts), len(self.item)).astype(np.int64)
+        return Sequences(self.item, offsets)
+
+    def last(self, length: int) -> Sequences:
+        """Return the last ``length`` items of each sequence."""
+        from_end = self.offsets[1:][self.owners()] - np.arange(len(self.item))
+        return self.keep(from_end <= length)
+
+    def padded(self, rows: TimeArray) -> tuple[IntArray, TimeArray]:
+        """Return the items of ``rows`` as (B, H) int32, padded right with -1, and lengths (B,)."""
+        lengths = self.lengths[rows]
+        column = np.arange(lengths.max(initial=0))
+        inside = column < lengths[:, None]
+        position = np.where(inside, self.offsets[rows][:, None] + column, 0)
+        return np.where(inside, self.item[position], -1).astype(np.int32), lengths
+
+
+def is_unordered(dataset: Dataset, order: str) -> bool:
+    """Say whether histories are sets: by the config's ``order`` or, if auto, by the data set."""
+    return order == "shuffle" or (order == "auto" and dataset.time_unit == "none")
+
+
+def anchor_sequences(dataset: Dataset) -> Sequences:
+    """Return one sequence a user, (U,): all positives strictly before the anchor cut."""
+    interactions = dataset.interactions
+    starts, ends = interactions.offsets(len(dataset.users))[:-1], anchor_ends(dataset)
+    inside = np.arange(len(interactions)) < ends[interactions.user]
+    offsets = np.concatenate([[0], np.cumsum(ends - starts)]).astype(np.int64)
+    return Sequences(interactions.item[inside], offsets)
+
+
+def keep_probability(item: IntArray, n_items: int, alpha: float, quantile: float) -> FloatArray:
+    """Return (I,) float32: how likely each item survives popularity down-sampling.
+
+    keep(i) = min(1, (t / f_i) ** alpha), f the frequency in the training sequences and t its
+    ``quantile`` over items that occur (method.md stage 3: down-sampling S, form C).
+    """
+    frequency = np.bincount(item, minlength=n_items).astype(np.float64)
+    threshold = np.quantile(frequency[frequency > 0], quantile) if len(item) else 1.0
+    return np.minimum(1.0, (threshold / np.maximum(frequency, 1.0)) ** alpha).astype(np.float32)
+
+
+def batches(lengths: TimeArray, batch_size: int, rng: np.random.Generator) -> list[TimeArray]:
+    """Return the rows of each batch: like lengths together, ties and batches in random order."""
+    order = np.lexsort((rng.random(len(lengths)), lengths)).astype(np.int64)
+    parts = np.split(order, np.arange(batch_size, len(order), batch_size))
+    return [parts[n] for n in rng.permutation(len(parts))] if len(order) else []
