@@ -11,6 +11,7 @@ from prerank.artifacts import Record, Report
 from prerank.evaluation.view import View, excludes_zero, half_width, view
 
 WIDTH = 100
+BLANK = "\N{NO-BREAK SPACE}"  # rich strips plain spaces at the end of a cell
 
 
 def print_table(report: Report, console: Console | None = None) -> None:
@@ -27,6 +28,7 @@ def print_table(report: Report, console: Console | None = None) -> None:
     seen = view(report)
     for pool in seen.pools:
         out.print(pool_table(seen, pool))
+        out.print()
     out.print(_legend(seen))
 
 
@@ -38,8 +40,9 @@ def pool_table(seen: View, pool: str) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,
     )
-    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=21)
     for segment, metric in columns:
         table.add_column(_header(segment, metric), justify="right", no_wrap=True, min_width=10)
     for segment, metric in columns[:2] if seen.baseline else ():
@@ -78,7 +81,7 @@ def _value(record: Record | None) -> str:
     if record is None or record.value is None:
         return "n/a"
     half = half_width(record)
-    return _short(record.value) + ("      " if half is None else f" ±{_short(half)}")
+    return _short(record.value) + (BLANK * 6 if half is None else f" ±{_short(half)}")
 
 
 def _difference(record: Record | None) -> str:
@@ -86,8 +89,8 @@ def _difference(record: Record | None) -> str:
         return ""
     half = half_width(record)
     sign = "-" if record.value < 0 else "+"
-    mark = "*" if excludes_zero(record) else " "
-    spread = "      " if half is None else f" ±{_short(half)}"
+    mark = "*" if excludes_zero(record) else BLANK
+    spread = BLANK * 6 if half is None else f" ±{_short(half)}"
     return f"{sign}{_short(abs(record.value))}{spread}{mark}"
 
 
