@@ -37,7 +37,6 @@ from prerank.labels.confidence import combine, factors, of_pairs
 from prerank.labels.config import LabelConfig
 from prerank.labels.joint import (
     Space,
-    exposures_before_test,
     joint_scores,
     popularity,
     similarities,
@@ -48,6 +47,27 @@ from prerank.seeds import rng
 
 RATE_SMOOTHING = 5.0
 """Exposures at the mean click rate added to each item's own, for the reference score."""
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What every step below reads.
+
+    Attributes:
+        dataset, embeddings, anchors: the artifacts.
+        pooling: how cosines become a relevance.
+        fold: (U,) int32 fold of each user.
+    """
+
+    dataset: Dataset
+    embeddings: ItemEmbeddings
+    anchors: InterestAnchors
+    pooling: Pooling
+    fold: IntArray
+
+    def match(self, user: IntArray, item: IntArray) -> Match:
+        """Return the match of pairs (N,) with the anchors of their users."""
+        return match_pairs(user, item, self.embeddings, self.anchors, self.pooling)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +130,20 @@ def gpl_labels(
     Raises:
         DataError: if the label map cannot be fitted.
     """
-    pooling = Pooling(config.match, config.top_m, config.temperature)
-    match = match_pairs(pairs.user, pairs.item, embeddings, anchors, pooling)
-    fold = folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds"))
-    held = _held_out(dataset, embeddings, anchors, pooling, fold)
+    world = World(
+        dataset=dataset,
+        embeddings=embeddings,
+        anchors=anchors,
+        pooling=Pooling(config.match, config.top_m, config.temperature),
+        fold=folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds")),
+    )
+    match = world.match(pairs.user, pairs.item)
+    held = _held_out(world)
     prior, prior_source = _prior(dataset, n_unexposed, config)
-    parts = _factors(dataset, embeddings, anchors, pairs, match, config)
+    parts = _factors(world, pairs, match, config)
     if config.map == "joint":
-        mapped = _joint(
-            dataset, embeddings, anchors, pooling, pairs, match, held, fold, prior, config, seed
-        )
+        stream = rng(seed, "labels", "joint")
+        mapped = _joint(world, pairs, n_unexposed, match, held, prior, config, stream)
     else:
         mapped = _by_relevance(match, held, prior, config)
     confidence = combine(
@@ -153,25 +177,25 @@ def gpl_labels(
             "prior": prior,
             "prior_source": prior_source,
             **mapped.fit,
-            **_skill(dataset, held, mapped.held_score, fold, config),
+            **_skill(world, held, mapped.held_score, config),
         },
     )
 
 
-def _held_out(
-    dataset: Dataset,
-    embeddings: ItemEmbeddings,
-    anchors: InterestAnchors,
-    pooling: Pooling,
-    fold: IntArray,
-) -> HeldOut:
-    rows = held_out_rows(dataset)
-    user, item = dataset.exposures.user[rows], dataset.exposures.item[rows]
-    match = match_pairs(user, item, embeddings, anchors, pooling)
+def _held_out(world: World) -> HeldOut:
+    exposures = world.dataset.exposures
+    rows = held_out_rows(world.dataset)
+    match = world.match(exposures.user[rows], exposures.item[rows])
     known = match.anchor >= 0
-    rows, user, item = rows[known], user[known], item[known]
-    match = Match(match.relevance[known], match.anchor[known])
-    return HeldOut(rows, user, item, dataset.exposures.click[rows], match, fold[user])
+    rows = rows[known]
+    return HeldOut(
+        row=rows,
+        user=exposures.user[rows],
+        item=exposures.item[rows],
+        click=exposures.click[rows],
+        match=Match(match.relevance[known], match.anchor[known]),
+        fold=world.fold[exposures.user[rows]],
+    )
 
 
 def _prior(dataset: Dataset, n_unexposed: int, config: LabelConfig) -> tuple[float | None, str]:
@@ -183,16 +207,11 @@ def _prior(dataset: Dataset, n_unexposed: int, config: LabelConfig) -> tuple[flo
 
 
 def _factors(
-    dataset: Dataset,
-    embeddings: ItemEmbeddings,
-    anchors: InterestAnchors,
-    pairs: UnexposedPairs,
-    match: Match,
-    config: LabelConfig,
+    world: World, pairs: UnexposedPairs, match: Match, config: LabelConfig
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    found = factors(dataset, embeddings, anchors, config.history_length)
+    found = factors(world.dataset, world.embeddings, world.anchors, config.history_length)
     by = "user" if config.confidence == "user" else "pair"
-    return of_pairs(found, anchors, pairs.user, match.anchor, by)
+    return of_pairs(found, world.anchors, pairs.user, match.anchor, by)
 
 
 def _by_relevance(match: Match, held: HeldOut, prior: float | None, config: LabelConfig) -> Mapped:
@@ -228,22 +247,20 @@ def _shift(logits: DoubleArray, prior: float | None) -> float:
 
 
 def _joint(
-    dataset: Dataset,
-    embeddings: ItemEmbeddings,
-    anchors: InterestAnchors,
-    pooling: Pooling,
+    world: World,
     pairs: UnexposedPairs,
+    n_unexposed: int,
     match: Match,
     held: HeldOut,
-    fold: IntArray,
     prior: float | None,
     config: LabelConfig,
-    seed: int,
+    stream: np.random.Generator,
 ) -> Mapped:
     matched = match.anchor >= 0
+    dataset = world.dataset
 
     def space(user: IntArray, item: IntArray, exposure_row: TimeArray | None) -> Space:
-        near_NS = similarities(user, item, embeddings, anchors, pooling)
+        near_NS = similarities(user, item, world.embeddings, world.anchors, world.pooling)
         seen = np.log1p(popularity(dataset, item, exposure_row))
         features = np.column_stack([near_NS, seen]).astype(np.float32)
         return Space(features, user, near_NS.shape[1])
@@ -252,10 +269,11 @@ def _joint(
         space(held.user, held.item, held.row),
         held.click,
         space(pairs.user[matched], pairs.item[matched], None),
-        fold,
+        world.fold,
         config.joint_correction,
-        exposures_before_test(dataset),
-        rng(seed, "labels", "joint"),
+        int((dataset.exposures.split != TEST).sum()),
+        n_unexposed,
+        stream,
     )
     shift = _shift(logits, prior)
     label = np.zeros(len(pairs))
@@ -265,15 +283,11 @@ def _joint(
 
 
 def _skill(
-    dataset: Dataset,
-    held: HeldOut,
-    score: NDArray[np.floating],
-    fold: IntArray,
-    config: LabelConfig,
+    world: World, held: HeldOut, score: NDArray[np.floating], config: LabelConfig
 ) -> dict[str, Any]:
     """Measure the label's skill against that of the item click rate; set the weight factor."""
     own = skill(held.user, held.click, score)
-    reference = skill(held.user, held.click, item_rate(dataset, held, fold, config.n_folds))
+    reference = skill(held.user, held.click, item_rate(world, held, config.n_folds))
     enough = max(reference["skill"] or 0.0, config.full_skill)
     factor = weight_factor(own["skill_low"], enough) if config.skill_weight else 1.0
     if factor == 0:
@@ -281,15 +295,15 @@ def _skill(
     return {"skill": own, "reference_skill": reference, "pseudo_weight_factor": factor}
 
 
-def item_rate(dataset: Dataset, held: HeldOut, fold: IntArray, n_folds: int) -> DoubleArray:
+def item_rate(world: World, held: HeldOut, n_folds: int) -> DoubleArray:
     """Return the smoothed click rate of each held-out row's item among users of other folds.
 
     What the exposed clicks say without any interest: the reference that a label must match.
     """
-    rows = dataset.exposures
+    rows = world.dataset.exposures
     known = (rows.split != TEST) & (rows.click >= 0)
-    n_items = len(dataset.items)
-    cell = fold[rows.user[known]] * np.int64(n_items) + rows.item[known]
+    n_items = len(world.dataset.items)
+    cell = world.fold[rows.user[known]] * np.int64(n_items) + rows.item[known]
     size = n_folds * n_items
     shown = np.bincount(cell, minlength=size).reshape(n_folds, n_items)
     clicks = np.bincount(cell, rows.click[known], minlength=size).reshape(n_folds, n_items)

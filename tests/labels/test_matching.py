@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prerank.artifacts import InterestAnchors, ItemEmbeddings
+from prerank.labels import matching
+from prerank.labels.matching import Pooling, match_pairs
+
+POOLS = ("max", "top-m", "log-sum-exp", "probability-weighted")
+
+
+def brute_force(user, item, embeddings, anchors, pooling):
+    relevance, nearest = [], []
+    for u, i in zip(user.tolist(), item.tolist(), strict=True):
+        rows = np.arange(anchors.offsets[u], anchors.offsets[u + 1])
+        e = embeddings.vectors[i].astype(np.float64)
+        if not len(rows) or not e.any():
+            relevance.append(np.nan)
+            nearest.append(-1)
+            continue
+        cosine = anchors.vectors[rows].astype(np.float64) @ e
+        nearest.append(int(rows[cosine.argmax()]))
+        probability = np.exp(anchors.logprob[rows].astype(np.float64))
+        relevance.append(
+            {
+                "max": cosine.max(),
+                "top-m": np.sort(cosine)[::-1][: pooling.top_m].mean(),
+                "log-sum-exp": pooling.temperature
+                * np.log(np.exp(cosine / pooling.temperature).mean()),
+                "probability-weighted": (probability / probability.sum()) @ cosine,
+            }[pooling.pool]
+        )
+    return np.array(relevance), np.array(nearest)
+
+
+def random_case(rng, n_users=7, n_items=23, n_pairs=60, dim=6, most_anchors=9):
+    def unit_rows(n):
+        values = rng.standard_normal((n, dim))
+        return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+    count = rng.integers(0, most_anchors + 1, n_users)
+    offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    n = int(offsets[-1])
+    logprob = (-rng.random(n) * 4).astype(np.float32)
+    anchors = InterestAnchors(
+        offsets, np.zeros((n, 3), np.int32), unit_rows(n), logprob, logprob, "llm"
+    )
+    vectors = unit_rows(n_items)
+    vectors[0] = 0
+    user = rng.integers(0, n_users, n_pairs).astype(np.int32)
+    item = rng.integers(0, n_items, n_pairs).astype(np.int32)
+    return user, item, ItemEmbeddings(vectors), anchors
+
+
+def test_cosines_of_a_plane(make_anchors, in_plane):
+    # Anchors at 0 and 90 degrees, item at 30: cosines sqrt(3)/2 and 1/2.
+    anchors = make_anchors([in_plane([0, 90])], [-1.0, -1.0])
+    items = ItemEmbeddings(in_plane([30]))
+    user = item = np.zeros(1, np.int32)
+    near, far = np.sqrt(3) / 2, 0.5
+    expected = {
+        "max": near,
+        "top-m": (near + far) / 2,
+        "log-sum-exp": 0.1 * np.log((np.exp(near / 0.1) + np.exp(far / 0.1)) / 2),
+        "probability-weighted": (near + far) / 2,
+    }
+    for pool in POOLS:
+        found = match_pairs(user, item, items, anchors, Pooling(pool, top_m=2))
+        assert found.relevance[0] == pytest.approx(expected[pool], abs=1e-6)
+        assert found.anchor[0] == 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(("tile", "block"), [(1024, 2 << 20), (4, 512)])
+def test_equals_brute_force(pool, tile, block, monkeypatch):
+    monkeypatch.setattr(matching, "TILE", tile)
+    monkeypatch.setattr(matching, "BLOCK_BYTES", block)
+    pooling = Pooling(pool, top_m=3, temperature=0.2)
+    for seed in range(5):
+        case = random_case(np.random.default_rng(seed))
+        found = match_pairs(*case, pooling)
+        relevance, nearest = brute_force(*case, pooling)
+        np.testing.assert_allclose(found.relevance, relevance, atol=1e-5)
+        np.testing.assert_array_equal(found.anchor, nearest)
+
+
+def test_no_anchors_and_no_content_match_nothing(make_anchors, in_plane):
+    anchors = make_anchors([in_plane([0]), np.zeros((0, 2))])
+    items = ItemEmbeddings(np.vstack([in_plane([0]), np.zeros((1, 2), np.float32)]))
+    found = match_pairs(
+        np.array([0, 0, 1], np.int32), np.array([0, 1, 0], np.int32), items, anchors
+    )
+    np.testing.assert_array_equal(found.anchor, [0, -1, -1])
+    np.testing.assert_array_equal(np.isnan(found.relevance), [False, True, True])
+
+
+def test_no_pairs_and_no_anchors_at_all(make_anchors, in_plane):
+    items = ItemEmbeddings(in_plane([0]))
+    none = np.zeros(0, np.int32)
+    assert len(match_pairs(none, none, items, make_anchors([in_plane([0])])).relevance) == 0
+    empty = make_anchors([np.zeros((0, 2)), np.zeros((0, 2))])
+    found = match_pairs(np.array([1], np.int32), np.array([0], np.int32), items, empty)
+    assert found.anchor.tolist() == [-1]
+
+
+@given(seed=st.integers(0, 10_000), pool=st.sampled_from(POOLS))
+@settings(max_examples=30, deadline=None)
+def test_order_of_anchors_and_of_pairs_does_not_matter(seed, pool):
+    rng = np.random.default_rng(seed)
+    user, item, items, anchors = random_case(rng)
+    plain = match_pairs(user, item, items, anchors, Pooling(pool))
+    # Sorting random keys within users permutes each user's anchors.
+    owner = np.repeat(np.arange(anchors.n_users), np.diff(anchors.offsets))
+    order = np.lexsort((rng.random(len(owner)), owner))
+    other = InterestAnchors(
+        anchors.offsets,
+        anchors.codes,
+        anchors.vectors[order],
+        anchors.logprob[order],
+        anchors.logprob_legal[order],
+        "llm",
+    )
+    rows = rng.permutation(len(user))
+    found = match_pairs(user[rows], item[rows], items, other, Pooling(pool))
+    np.testing.assert_allclose(found.relevance, plain.relevance[rows], atol=1e-5)
+    matched = found.anchor >= 0
+    np.testing.assert_array_equal(order[found.anchor[matched]], plain.anchor[rows][matched])
+
+
+def test_same_input_same_bytes():
+    case = random_case(np.random.default_rng(1))
+    first, second = match_pairs(*case), match_pairs(*case)
+    assert first.relevance.tobytes() == second.relevance.tobytes()
