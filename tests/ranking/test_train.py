@@ -141,16 +141,25 @@ def test_every_switch_trains_and_scores(  # type: ignore[no-untyped-def]
     np.testing.assert_array_equal(again.score_pools(data.pools), logits)
 
 
-def test_a_model_that_reads_no_id_of_an_item_gives_twins_one_score(world, content, small) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("blind", [{"use_item_id": False}, {"min_id_rows": 25}])
+def test_items_of_equal_content_without_an_id_of_their_own_score_alike(  # type: ignore[no-untyped-def]
+    world, content, small, labels, blind: dict[str, int]
+) -> None:
     data = world("none")
     vectors = content.vectors.copy()
-    vectors[33], codes = vectors[30], data.catalog.features
-    codes.categorical["colour"][33] = codes.categorical["colour"][30]
-    codes.numeric["length"][33] = codes.numeric["length"][30]
-    config = small.model_copy(update={"use_item_id": False})
-    ranker = train(data, replace(content, vectors=vectors), None, config, seed=0)
+    vectors[33], features = vectors[30], data.catalog.features
+    features.categorical["colour"][33] = features.categorical["colour"][30]
+    features.numeric["length"][33] = features.numeric["length"][30]
+    # 20 pseudo-labeled rows an item: too few for an id of its own.
+    given = labels(0.1, np.where(np.arange(600) // 10 < 20, 1.0, 0.0))
+    config = small.model_copy(update=blind)
+    ranker = train(data, replace(content, vectors=vectors), given, config, seed=0)
     logits = ranker.score(np.arange(4), np.tile([30, 33], (4, 1)))
     np.testing.assert_allclose(logits[:, 0], logits[:, 1], atol=1e-6)
+    with_ids = config.model_copy(update={"use_item_id": True, "min_id_rows": 20})
+    ranker = train(data, replace(content, vectors=vectors), given, with_ids, seed=0)
+    logits = ranker.score(np.arange(4), np.tile([30, 33], (4, 1)))
+    assert np.abs(logits[:, 0] - logits[:, 1]).min() > 1e-4
 
 
 def test_no_history_at_all_is_fine(world, content, small) -> None:  # type: ignore[no-untyped-def]

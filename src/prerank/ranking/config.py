@@ -19,6 +19,12 @@ class TrainConfig(Config):
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="share of ids replaced by the unknown id while training"
     )
+    min_id_rows: int = Field(
+        20,
+        ge=0,
+        description="training rows (exposed and pseudo-labeled) that a user or item needs for an "
+        "id embedding of its own; rarer ids share the unknown one",
+    )
     learning_rate: float = Field(0.002, gt=0, description="AdamW step size")
     weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
     batch_size: int = Field(2048, ge=1, description="exposed rows in a step")

@@ -130,7 +130,7 @@ class ScoringContext:
         ``user`` may hold -1, whose history is empty.
         """
         known = user >= 0
-        ends = self.starts[np.where(known, user, len(self.users) - 1) + 1]
+        ends: TimeArray = self.starts[np.where(known, user, len(self.users)) + 1]
         if time is not None:
             ends[known] = history_ends(
                 self.interactions, len(self.users), self.time_unit, user[known], time[known]

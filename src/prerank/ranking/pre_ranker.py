@@ -34,7 +34,6 @@ from prerank.ranking.two_tower import TwoTower
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
 SCORE_BLOCK = 8192
-UNTRAINED_RATE = 0.5
 
 
 def device_of(name: str) -> torch.device:
@@ -260,7 +259,9 @@ class PreRanker:
             )
         config = TrainConfig.parse(about["config"], where=str(path / ABOUT))
         context = ScoringContext.of(dataset, embeddings, config)
-        model = TwoTower(config, context, UNTRAINED_RATE)
+        # Placeholders: the stored weights say which ids have an embedding, and the bias.
+        rows = (torch.zeros(len(dataset.users)), torch.zeros(len(dataset.items)))
+        model = TwoTower(config, context, *rows, click_rate=0.5)
         model.load_state_dict(weights)
         return cls(model.to(device_of(device)), context, config, schema, about["history"])
 

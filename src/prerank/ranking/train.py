@@ -93,7 +93,13 @@ class _Training:
         self.histories = Histories(self.context, config.max_history, self.device)
         # Laplace's rule keeps the starting bias finite where every click is equal.
         clicks, shown = float(self.exposed.target.sum()), len(self.exposed)
-        self.model = TwoTower(config, self.context, (clicks + 1) / (shown + 2)).to(self.device)
+        self.model = TwoTower(
+            config,
+            self.context,
+            self._count("user", len(dataset.users)),
+            self._count("item", len(dataset.items)),
+            click_rate=(clicks + 1) / (shown + 2),
+        ).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -104,6 +110,12 @@ class _Training:
         if self.pseudo is not None:
             self.draw_pseudo = Draw(len(self.pseudo), seeds.rng(seed, "train", "pseudo"))
         self.records: list[dict[str, Any]] = []
+
+    def _count(self, column: str, size: int) -> Tensor:
+        """Return (size,) int64: the training rows of each user or item."""
+        tables = [self.exposed] if self.pseudo is None else [self.exposed, self.pseudo]
+        index = torch.cat([getattr(rows, column) for rows in tables]).cpu()
+        return torch.bincount(index, minlength=size)
 
     def _pseudo_rows(self, labels: PseudoLabels | None) -> Rows | None:
         if labels is None or self.config.pseudo_weight == 0:
