@@ -25,24 +25,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prerank import store as stores
 from prerank.artifacts import (
     Dataset,
+    FloatArray,
     InterestAnchors,
     ItemEmbeddings,
+    Pools,
     PseudoLabels,
-    Report,
     SemanticIds,
 )
 from prerank.config import Config
 from prerank.errors import ArtifactError, ConfigError
-from prerank.progress import log
+from prerank.evaluation.extra import ReportExtra, StageExtra
+from prerank.progress import log, track
 from prerank.recipe import Recipe
 from prerank.store import Manifest, Store
 
 HASHED_BYTES = 1 << 20
+SAMPLE_USERS = 3
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,21 @@ class Run:
         keys = [key for key in step.parents if key.startswith("labels/")]
         return self.load(keys[0], PseudoLabels) if keys else None
 
+    def timings(self) -> list[StageExtra]:
+        """Return stage, seconds and fingerprint of every finished artifact, in plan order."""
+        found: list[StageExtra] = []
+        for step in self.steps.values():
+            manifest = self.store.manifest(step.key)
+            if manifest is not None:
+                found.append(
+                    {
+                        "stage": step.key,
+                        "seconds": manifest.seconds,
+                        "fingerprint": manifest.fingerprint,
+                    }
+                )
+        return found
+
 
 # ---- one function a verb: fill the folder ``out`` with the step's artifact ---------------------
 
@@ -293,7 +310,7 @@ def generate(run: Run, step: Step, out: Path) -> None:
     elif step.name == "shuffled":
         anchors = controls.shuffled_anchors(run.load("anchors/llm", InterestAnchors), step.seed)
     elif step.name == "history":
-        anchors = controls.history_anchors(data, sids, space, config.n_anchors)
+        anchors = controls.history_anchors(data, sids, space, config.n_anchors, step.seed)
     elif step.name == "popular":
         anchors = controls.popular_anchors(data, sids, space, config.n_anchors)
     else:
@@ -311,21 +328,37 @@ def label(run: Run, step: Step, out: Path) -> None:
 
 
 def train(run: Run, step: Step, out: Path) -> None:
-    """Clicks and pseudo-labels -> PreRanker."""
+    """Clicks and pseudo-labels -> PreRanker.
+
+    The label stage says how much of lambda its labels have earned on held-out clicks.
+    """
     from prerank.ranking.config import TrainConfig
     from prerank.ranking.train import train as make
 
-    config = TrainConfig.parse(step.config)
-    make(run.dataset, run.embeddings, run.labels(step), config, step.seed).save(out)
+    config, labels = TrainConfig.parse(step.config), run.labels(step)
+    if labels is not None:
+        earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
+        config = config.model_copy(update={"pseudo_weight": earned})
+    make(run.dataset, run.embeddings, labels, config, step.seed).save(out)
 
 
 def evaluate(run: Run, step: Step, out: Path) -> None:
     """Scores of every pre-ranker on the test pools -> Report, as JSON and as one HTML page."""
     from prerank.evaluation.evaluate import evaluate as make
+    from prerank.evaluation.evaluate import test_rows
+    from prerank.evaluation.extra import with_extra
     from prerank.evaluation.report_html import write_html
 
-    report = make(run.dataset, run.embeddings, test_scores(run), run.recipe.evaluate, step.seed)
-    report = Report(report.records, report.differences, {**report.extra, **explain(run)})
+    pools = run.dataset.pools.take(test_rows(run.dataset))
+    report = make(
+        run.dataset,
+        run.embeddings,
+        ranker_scores(run, pools),
+        run.recipe.evaluate,
+        step.seed,
+        label_scores=label_scores(run, pools),
+    )
+    report = with_extra(report, explain(run))
     stores.save(out, report)
     write_html(report, out / "report.html", title=run.recipe.name)
 
@@ -333,25 +366,75 @@ def evaluate(run: Run, step: Step, out: Path) -> None:
 # ---- helpers of evaluate ---------------------------------------------------------------------
 
 
-def test_scores(run: Run) -> dict[str, NDArray[np.float32]]:
-    """Return method -> (seeds, N) scores over the rows of the test pools."""
-    from prerank.evaluation.evaluate import test_rows
+def ranker_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
+    """Return method -> (seeds, N) logits of its pre-rankers over the rows of ``pools``."""
     from prerank.ranking.pre_ranker import PreRanker
 
-    pools = run.dataset.pools.take(test_rows(run.dataset))
-    scores = {}
-    for name in run.recipe.methods:
-        paths = [run.path(f"rankers/{name}/seed{k}") for k in run.recipe.seeds]
-        rows = [
-            PreRanker.load(path, run.dataset, run.embeddings).score_pools(pools) for path in paths
-        ]
-        scores[name] = np.stack(rows)
-    return scores
+    def score(key: str) -> FloatArray:
+        ranker = PreRanker.load(run.path(key), run.dataset, run.embeddings)
+        return ranker.score_pools(pools)
+
+    keys = {
+        name: [f"rankers/{name}/seed{k}" for k in run.recipe.seeds] for name in run.recipe.methods
+    }
+    work = track([(name, key) for name in keys for key in keys[name]], "score")
+    scored: dict[str, list[FloatArray]] = {name: [] for name in keys}
+    for name, key in work:
+        scored[name].append(score(key))
+    return {name: np.stack(rows) for name, rows in scored.items()}
 
 
-def explain(run: Run) -> dict[str, Any]:
-    """Return what a report's pages show besides metrics."""
-    return {"notes": list(run.dataset.notes), "recipe": run.recipe.to_toml()}
+def label_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
+    """Return name -> (1, N): what the match with anchors says by itself, without a pre-ranker.
+
+    Beside it the exposure popularity, and for joined anchors the sum of both matches. Pairs that
+    match nothing score lowest.
+    """
+    from prerank.data.unexposed import exposure_counts
+    from prerank.labels.matching import match_pairs
+
+    found = {"popularity": exposure_counts(run.dataset)[pools.item].astype(np.float32)}
+    names = [key.partition("/")[2] for key in run.steps if key.startswith("anchors/")]
+    for name in names:
+        anchors = run.load(f"anchors/{name}", InterestAnchors)
+        match = match_pairs(pools.user, pools.item, run.embeddings, anchors)
+        found[name] = np.nan_to_num(match.relevance, nan=-1.0)
+    for name in names:
+        if "+" in name:
+            found[f"sum of {name}"] = np.sum([found[part] for part in name.split("+")], axis=0)
+    return {f"match {name}": score[None, :].astype(np.float32) for name, score in found.items()}
+
+
+def explain(run: Run) -> ReportExtra:
+    """Return what a report's page shows besides metrics."""
+    from prerank.evaluation import explain as explaining
+
+    recipe, labels = run.recipe, {}
+    for name in recipe.methods:
+        step = run.steps[f"rankers/{name}/seed{recipe.seeds[0]}"]
+        made = run.labels(step)
+        if made is not None:
+            labels[name] = explaining.describe_labels(made, run.dataset)
+    extra: ReportExtra = {
+        "title": recipe.name,
+        "labels": labels,
+        "semantic_ids": dict(run.semantic_ids.quality),
+        "notes": list(run.dataset.notes),
+        "recipe": recipe.to_toml(),
+        "versions": stores.versions(),
+        "stages": run.timings(),
+    }
+    shown = recipe.methods.get(recipe.evaluate.method)
+    if shown is not None and shown.anchors:
+        step = run.steps[f"rankers/{recipe.evaluate.method}/seed{recipe.seeds[0]}"]
+        anchors = run.load(f"anchors/{shown.anchors}", InterestAnchors)
+        made = run.labels(step)
+        extra["anchors"] = explaining.describe_anchors(anchors)
+        if made is not None:
+            extra["users"] = explaining.sample_users(
+                run.dataset, run.embeddings, anchors, made, SAMPLE_USERS, recipe.seed
+            )
+    return extra
 
 
 # ---- running ---------------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the installed version of each package that decides an artifact's bytes."""
     found = {}
     for package in PACKAGES:
         try:
@@ -177,7 +178,7 @@ class Store:
             complete = {
                 **asdict(manifest),
                 "files": named,
-                "packages": _versions(),
+                "packages": versions(),
                 "python": platform.python_version(),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "seconds": manifest.seconds or round(time.monotonic() - started, 3),
