@@ -20,7 +20,7 @@ class TrainConfig(Config):
         0.1, ge=0, lt=1, description="share of ids replaced by the unknown id while training"
     )
     min_id_rows: int = Field(
-        20,
+        30,
         ge=0,
         description="training rows (exposed and pseudo-labeled) that a user or item needs for an "
         "id embedding of its own; rarer ids share the unknown one",
