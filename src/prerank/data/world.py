@@ -97,18 +97,18 @@ def live(world: World) -> tuple[Positives, list[Traffic]]:
     organic: list[Positives] = []
     served: list[Traffic] = []
     for day in track(range(test_day + 1), "simulate days"):
-        new = join(Positives, [organic_day(world, memory, day)]) if day < test_day else None
+        # Drawn before the day's clicks are known, like a morning's state of knowledge.
+        found = organic_day(world, memory, day)
         if day >= config.n_history_days:
-            once = day >= test_day - 1
-            n_requests = config.n_eval_requests if once else n_train
-            requests = draw_requests(world, day, n_requests, next_request, once)
+            held_out = day >= test_day - 1
+            n_requests = config.n_eval_requests if held_out else n_train
+            requests = draw_requests(world, day, n_requests, next_request, once=held_out)
             next_request += len(requests)
             traffic, memory = serve_day(world, memory, requests, day)
             served.append(traffic)
-        if new is not None:
-            memory = remember(memory, new.user, new.item)
-            organic.append(new)
-    return join(Positives, organic), served
+        memory = remember(memory, found.user, found.item)
+        organic.append(found)
+    return join(Positives, organic[:test_day]), served
 
 
 def _dataset(world: World, organic: Positives, served: list[Traffic]) -> Dataset:

@@ -191,8 +191,10 @@ def _items(config: WorldConfig, rng: np.random.Generator) -> dict[str, NDArray[A
     drawn = rng.choice(n_subcategories, n - n_subcategories, p=weight)
     subcategory = np.concatenate([np.arange(n_subcategories), drawn]).astype(np.int32)
     n_categories = int(CATEGORY_OF.max()) + 1
-    per_category = -(-config.n_brands // n_categories)
-    brand = CATEGORY_OF[subcategory] + n_categories * rng.integers(per_category, size=n)
+    category = CATEGORY_OF[subcategory]
+    # Category g has the brands g, g + G, g + 2 G ... below n_brands.
+    n_own = (config.n_brands - category + n_categories - 1) // n_categories
+    brand = category + n_categories * rng.integers(n_own)
     quality = rng.normal(0.0, 1.0, n)
     rho = config.fame_follows_quality
     fame = rho * quality + np.sqrt(1 - rho**2) * rng.normal(0.0, 1.0, n)
@@ -202,7 +204,7 @@ def _items(config: WorldConfig, rng: np.random.Generator) -> dict[str, NDArray[A
     release = START_MS + np.where(new, rng.integers(1, n_days * DAY_MS, size=n), 0)
     return {
         "subcategory": subcategory,
-        "brand": np.minimum(brand, config.n_brands - 1).astype(np.int32),
+        "brand": brand.astype(np.int32),
         "price": rng.normal(0.0, 1.0, n),
         "quality": quality,
         "fame": np.exp(config.fame_spread * fame),
