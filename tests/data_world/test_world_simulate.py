@@ -1,6 +1,7 @@
 """The logs that a world leaves: invariants, determinism, no leak, and a strong exposure bias."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 from prerank import store
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from prerank.data.unexposed import exposure_counts, pair_keys, unexposed_pairs
-from prerank.data.world import World, WorldConfig, build_world, exposure_share, simulate
+from prerank.data.world import (
+    World,
+    WorldConfig,
+    build_world,
+    draw_requests,
+    exposure_share,
+    live,
+    serve_day,
+    simulate,
+)
 from prerank.data.world_model import START_MS
 from prerank.data.world_text import CATEGORIES, SUBCATEGORIES, brand_names, item_texts
 
@@ -42,7 +52,7 @@ def test_sizes() -> None:
     assert len(data.items) == 600
 
 
-def test_same_seed_same_bytes(tmp_path: object) -> None:
+def test_same_seed_same_bytes() -> None:
     first, again = dataset(), simulate(CONFIG, 0)
     other = simulate(CONFIG, 1)
     for name in ("exposures", "candidates", "interactions", "pools"):
@@ -53,7 +63,7 @@ def test_same_seed_same_bytes(tmp_path: object) -> None:
     assert first.catalog.title.tolist() != other.catalog.title.tolist()
 
 
-def test_survives_the_store(tmp_path) -> None:
+def test_survives_the_store(tmp_path: Path) -> None:
     store.save(tmp_path, dataset())
     back = store.load(tmp_path, Dataset)
     np.testing.assert_array_equal(back.pools.click, dataset().pools.click)
@@ -200,6 +210,22 @@ def test_history_content_predicts_clicks_only_with_content_strength() -> None:
     # Quality differs between the few items of a subcategory by chance; brand and taxonomy add none.
     inside, outside = history_match(data, flat.subcategory, flat)
     assert inside == pytest.approx(outside, rel=0.25)
+
+
+def test_an_ab_test_can_go_on_from_the_last_day() -> None:
+    _, served, memory = live(world())
+    day = CONFIG.n_history_days + CONFIG.n_days + 2
+    requests = draw_requests(world(), day, 500, 1_000_000, once=False)
+
+    def oracle(user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        return world().utility(np.broadcast_to(user[:, None], item.shape), item)
+
+    control, _ = serve_day(world(), memory, requests, day)
+    treated, after = serve_day(world(), memory, requests, day, prerank=oracle)
+    clicks = [(arm.click == 1).sum() for arm in (control, treated)]
+    assert clicks[1] > 1.1 * clicks[0]
+    assert after.popularity.sum() == memory.popularity.sum() + clicks[1]
+    assert len(served) == CONFIG.n_days + 2
 
 
 def test_notes_state_the_bias() -> None:

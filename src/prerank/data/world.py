@@ -49,6 +49,7 @@ from prerank.vocabulary import Vocabulary
 
 __all__ = [
     "Memory",
+    "Positives",
     "Requests",
     "Scorer",
     "Traffic",
@@ -56,6 +57,8 @@ __all__ = [
     "WorldConfig",
     "build_world",
     "cascade",
+    "draw_requests",
+    "exposure_share",
     "live",
     "serve",
     "serve_day",
@@ -79,16 +82,17 @@ def simulate(config: WorldConfig, seed: int) -> Dataset:
         user in no request; click drawn from the known probability, looked at for sure).
     """
     world = build_world(config, seed)
-    organic, served = live(world)
+    organic, served, _ = live(world)
     return _dataset(world, organic, served)
 
 
-def live(world: World) -> tuple[Positives, list[Traffic]]:
+def live(world: World) -> tuple[Positives, list[Traffic], Memory]:
     """Let the world run under its production policy from the first day to the last.
 
     Returns:
-        organic positives before the test day, and the traffic of each day with requests:
-        ``n_days`` of training, then validation, then test.
+        organic positives before the test day; the traffic of each day with requests (``n_days``
+        of training, then validation, then test); and what production knows when the test day
+        is over, from which a simulated A/B test can go on.
     """
     config = world.config
     n_train = max(1, round(config.n_users * config.requests_per_user / config.n_days))
@@ -108,7 +112,7 @@ def live(world: World) -> tuple[Positives, list[Traffic]]:
             served.append(traffic)
         memory = remember(memory, found.user, found.item)
         organic.append(found)
-    return join(Positives, organic[:test_day]), served
+    return join(Positives, organic[:test_day]), served, memory
 
 
 def _dataset(world: World, organic: Positives, served: list[Traffic]) -> Dataset:
