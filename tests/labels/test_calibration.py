@@ -178,7 +178,7 @@ def test_skill_is_unknown_for_one_user():
     assert weight_factor(found["skill_low"], 0.1) == 0
 
 
-@pytest.mark.parametrize(("low", "factor"), [(-0.2, 0), (0, 0), (0.05, 0.5), (0.1, 1), (0.7, 1)])
+@pytest.mark.parametrize(("low", "factor"), [(-0.2, 0), (0, 0), (0.05, 0.25), (0.1, 1), (0.7, 1)])
 def test_weight_factor(low, factor):
     assert weight_factor(low, 0.1) == pytest.approx(factor)
 

@@ -86,6 +86,18 @@ def test_labels_without_signal_get_no_weight(planted):
     assert kept.fit["pseudo_weight_factor"] == 1
 
 
+def test_weight_is_judged_by_relevance_whatever_the_map(planted):
+    dataset, items, anchors = planted
+    fits = [
+        label(dataset, items, anchors, LabelConfig(map=way, full_skill=1.0), seed=0).fit
+        for way in ("calibrated", "linear", "joint")
+    ]
+    low = fits[0]["skill"]["skill_low"]
+    assert fits[0]["pseudo_weight_factor"] == pytest.approx(low**2)
+    assert 0 < low < 1
+    assert len({fit["pseudo_weight_factor"] for fit in fits}) == 1
+
+
 @pytest.mark.parametrize("way", ["calibrated", "joint"])
 def test_mean_label_is_the_stated_prior(planted, way):
     dataset, items, anchors = planted

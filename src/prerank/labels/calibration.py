@@ -203,11 +203,13 @@ def skill(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) 
 
 
 def weight_factor(skill_low: float | None, full_skill: float) -> float:
-    """Return clip(skill_low / full_skill, 0, 1), the factor on all pseudo-labels' weight (C).
+    """Return clip(skill_low / full_skill, 0, 1) ** 2, the factor on all pseudo-labels' weight (C).
 
-    No evidence of skill (too few users, or a bound at or below 0) gives 0: do no harm.
+    Squared because a skill is a correlation (Somers' D), and what a label tells goes with the
+    square of its correlation. No evidence of skill (too few users, or a bound at or below 0) gives
+    0: do no harm.
     """
-    return 0.0 if skill_low is None else float(np.clip(skill_low / full_skill, 0, 1))
+    return 0.0 if skill_low is None else float(np.clip(skill_low / full_skill, 0, 1)) ** 2
 
 
 def folds_of_users(n_users: int, n_folds: int, rng: np.random.Generator) -> IntArray:

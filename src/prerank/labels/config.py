@@ -92,7 +92,7 @@ class LabelConfig(Config):
         gt=0,
         le=1,
         description="Least skill (2 GAUC - 1) that earns full weight; more is asked where the "
-        "item click rate alone shows more.",
+        "item click rate alone shows more; the factor falls with the square of the ratio.",
     )
     n_folds: int = Field(5, ge=2, description="User folds of all cross-fitting.")
     shuffle: Literal["none", "labels", "confidence"] = Field(

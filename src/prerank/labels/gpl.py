@@ -97,13 +97,11 @@ class Mapped:
     Attributes:
         label: (N,) float64 in [0, 1]; any value where ``labelled`` is False.
         labelled: (N,) bool; False = abstain.
-        held_score: (M,) the score behind the label on the held-out rows, to measure its skill.
         fit: what was fitted, plain JSON values.
     """
 
     label: DoubleArray
     labelled: NDArray[np.bool_]
-    held_score: NDArray[np.floating]
     fit: dict[str, Any]
 
 
@@ -177,7 +175,7 @@ def gpl_labels(
             "prior": prior,
             "prior_source": prior_source,
             **mapped.fit,
-            **_skill(world, held, mapped.held_score, config),
+            **_skill(world, held, config),
         },
     )
 
@@ -221,12 +219,12 @@ def _by_relevance(match: Match, held: HeldOut, prior: float | None, config: Labe
     if config.map == "linear":
         label = np.clip((relevance - config.low) / (config.high - config.low), 0, 1)
         knots = [[config.low, 0.0], [config.high, 1.0]]
-        return Mapped(label.astype(np.float64), matched, score, {"knots": knots})
+        return Mapped(label.astype(np.float64), matched, {"knots": knots})
     if config.map == "two-threshold":
         sure = matched & ((relevance >= config.high) | (relevance <= config.low))
         label = (relevance >= config.high).astype(np.float64)
         knots = [[config.low, 0.0], [config.low, 0.5], [config.high, 0.5], [config.high, 1.0]]
-        return Mapped(label, sure, score, {"knots": knots})
+        return Mapped(label, sure, {"knots": knots})
     curve = fit_map(score, held.click, config.calibrator)
     logits = curve.logits(relevance)
     shift = _shift(logits[matched], prior)
@@ -239,7 +237,7 @@ def _by_relevance(match: Match, held: HeldOut, prior: float | None, config: Labe
         "reliability": reliability(cross, held.click),
         "brier_skill": brier_skill(cross, held.click),
     }
-    return Mapped(expit(logits + shift), matched, score, fit)
+    return Mapped(expit(logits + shift), matched, fit)
 
 
 def _shift(logits: DoubleArray, prior: float | None) -> float:
@@ -278,15 +276,21 @@ def _joint(
     shift = _shift(logits, prior)
     label = np.zeros(len(pairs))
     label[matched] = expit(logits + shift)
-    fit = {"shift": shift, "joint_correction": config.joint_correction}
-    return Mapped(label, matched, held_logits, fit)
+    fit = {
+        "shift": shift,
+        "joint_correction": config.joint_correction,
+        "joint_skill": skill(held.user, held.click, held_logits),
+    }
+    return Mapped(label, matched, fit)
 
 
-def _skill(
-    world: World, held: HeldOut, score: NDArray[np.floating], config: LabelConfig
-) -> dict[str, Any]:
-    """Measure the label's skill against that of the item click rate; set the weight factor."""
-    own = skill(held.user, held.click, score)
+def _skill(world: World, held: HeldOut, config: LabelConfig) -> dict[str, Any]:
+    """Measure the relevance's skill against that of the item click rate; set the weight factor.
+
+    The relevance, also under the joint map: what popularity adds there, the exposed log already
+    tells the pre-ranker, and it is no evidence that interest tells anything.
+    """
+    own = skill(held.user, held.click, held.match.relevance)
     reference = skill(held.user, held.click, item_rate(world, held, config.n_folds))
     enough = max(reference["skill"] or 0.0, config.full_skill)
     factor = weight_factor(own["skill_low"], enough) if config.skill_weight else 1.0

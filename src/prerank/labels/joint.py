@@ -34,6 +34,8 @@ from prerank.progress import track
 MAX_ROWS = 400_000
 """Rows that the two models are fitted on, exposed and unexposed together."""
 LEAST_RATE = 1e-4
+LEAST_PROPENSITY = 0.01
+"""Exposure propensities below this are taken for this, as usual: no pair may count for too much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,7 @@ def _boosted(
 ) -> HistGradientBoostingClassifier:
     rising = [1] * n_rising + [0] * (features.shape[1] - n_rising)
     model = HistGradientBoostingClassifier(
-        max_iter=50,
+        max_iter=100,
         max_leaf_nodes=15,
         max_bins=63,
         min_samples_leaf=min(200, max(1, len(features) // 50)),
@@ -175,7 +177,7 @@ def _logit(
 ) -> DoubleArray:
     rate = models[0].predict_proba(features)[:, 1]
     if correction:
-        propensity = np.maximum(models[1].predict_proba(features)[:, 1], LEAST_RATE)
+        propensity = np.maximum(models[1].predict_proba(features)[:, 1], LEAST_PROPENSITY)
         rate = rate / propensity**correction
     rate = np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
     return np.asarray(np.log(rate) - np.log1p(-rate), dtype=np.float64)
