@@ -101,8 +101,9 @@ def evaluate(
             the others, but calibration error is null: it is no logit.
 
     Returns:
-        Report with ``extra["evaluation"]`` filled. Methods keep their order; equal arguments give
-        equal bytes, whatever the order of the pools' rows.
+        Report with ``extra["evaluation"]`` filled and the differences of every method to every
+        baseline, and of ``config.method`` to ``config.history_control``. Methods keep
+        their order; equal arguments give equal bytes, whatever the order of the pools' rows.
 
     Raises:
         DataError: a method's scores have the wrong shape or are not finite, the test split is
@@ -124,7 +125,9 @@ def evaluate(
     differences: list[Record] = []
     extra: dict[str, PoolExtra] = {}
     pools = list(_pools(dataset.pools.take(rows), segment, seed))
-    ordered = [*named, *(name for name in methods if name not in named)]
+    # The method is held against the history control too: that decides whether the LLM helps.
+    control = [name for name in (config.history_control,) if name in methods]
+    ordered = list(dict.fromkeys([*named, *control, *methods]))
     work = [(pool, name) for pool in pools for name in ordered]
     references: dict[str, _Measured] = {}
     for pool, name in track(work, "evaluate"):
@@ -135,10 +138,12 @@ def evaluate(
         measured = _measure(pool, in_pool, embeddings, config, is_logit)
         records += _records(pool, name, measured, config, seed)
         for baseline, reference in references.items():
+            if baseline not in named and name != config.method:
+                continue
             less = _difference(measured, reference)
             title = f"{name} - {baseline}"
             differences += _records(pool, title, less, config, seed, least=-1.0)
-        if name in named:
+        if name in named or name in control:
             references[name] = measured
         if is_logit:
             extra[pool.name]["reliability"][name] = _reliability(

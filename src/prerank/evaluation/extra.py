@@ -67,7 +67,10 @@ class LabelExtra(TypedDict, total=False):
     mean: float
     """Mean label, weighted by confidence."""
     reliability: list[Bin]
-    """Label against true click, where an experiment knows it."""
+    """Label against click."""
+    reliability_on: str
+    """Where the clicks come from: unexposed pairs whose truth an experiment knows, else held-out
+    exposures (labels before the shift to the prior)."""
     knots: list[list[float]]
     """(relevance, label) points of the fitted map."""
     fit: dict[str, Any]

@@ -45,9 +45,12 @@ class View:
         """Return a record, None if the report has none."""
         return self.records.get((method, pool, segment, metric))
 
-    def difference(self, method: str, pool: str, segment: str, metric: str) -> Record | None:
-        """Return ``method`` minus the baseline, None if the report has none."""
-        return self.differences.get((f"{method} - {self.baseline}", pool, segment, metric))
+    def difference(
+        self, method: str, pool: str, segment: str, metric: str, baseline: str = ""
+    ) -> Record | None:
+        """Return ``method`` minus ``baseline`` (the first one by default), None if absent."""
+        name = f"{method} - {baseline or self.baseline}"
+        return self.differences.get((name, pool, segment, metric))
 
 
 def view(report: Report) -> View:

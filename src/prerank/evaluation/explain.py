@@ -1,0 +1,214 @@
+"""Parts of a report page that need the artifacts of the stages before: labels, anchors, users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
+from prerank.data.history import anchor_ends, last_items
+from prerank.data.unexposed import pair_keys
+from prerank.evaluation.extra import (
+    AnchorExtra,
+    Bin,
+    LabelExtra,
+    UserAnchor,
+    UserExtra,
+    UserLabel,
+)
+from prerank.evaluation.metrics import calibration_bins
+from prerank.seeds import rng
+
+HISTOGRAM_BINS = 20
+RELIABILITY_BINS = 10
+N_HISTORY, N_ANCHORS, N_LABELS = 10, 8, 6
+LIFTED = ("knots", "knots_unshifted", "reliability", "label_histogram", "relevance_histogram")
+ITEM_CELLS = 32_000_000  # anchors x items compared at once
+
+
+def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
+    """Return histogram, reliability and fit of a label artifact, for ``extra["labels"]``.
+
+    Reliability compares with the truth of the unexposed candidates where an experiment knows it,
+    else it is the label stage's own, on held-out exposures.
+    """
+    kept = labels.confidence > 0
+    label = labels.label[kept].astype(np.float64)
+    counts, edges = np.histogram(label, HISTOGRAM_BINS, (0, 1))
+    about: LabelExtra = {
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "n": len(labels),
+        "abstained": int((~kept).sum()),
+        "fit": {key: value for key, value in labels.fit.items() if key not in LIFTED},
+    }
+    if len(label):
+        about["mean"] = float(np.average(label, weights=labels.confidence[kept]))
+    if labels.fit.get("knots"):
+        about["knots"] = labels.fit["knots"]
+    truth = _truth(dataset, labels.user[kept], labels.item[kept])
+    known = ~np.isnan(truth)
+    if known.any():
+        bins = calibration_bins(label[known], truth[known], RELIABILITY_BINS)
+        about["reliability"] = [_bin(p, c, n) for n, p, c in zip(*bins, strict=True)]
+        about["reliability_on"] = "true clicks of the unexposed pairs"
+    elif labels.fit.get("reliability"):
+        about["reliability"] = [_bin(*row) for row in labels.fit["reliability"]]
+        about["reliability_on"] = "held-out exposures, before the shift to the prior"
+    return about
+
+
+def _bin(predicted: float, clicked: float, n: float) -> Bin:
+    return {"predicted": float(predicted), "clicked": float(clicked), "n": int(n)}
+
+
+def _truth(dataset: Dataset, user: NDArray[Any], item: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the true click of each pair from the candidates, (N,) float32, NaN if unknown."""
+    rows = np.flatnonzero(~np.isnan(dataset.candidates.truth))
+    if not len(rows):
+        return np.full(len(user), np.nan, dtype=np.float32)
+    key = pair_keys(dataset.candidates.user[rows], dataset.candidates.item[rows])
+    order = np.argsort(key, kind="stable")
+    key, rows = key[order], rows[order]
+    wanted = pair_keys(user.astype(np.int32), item.astype(np.int32))
+    place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+    found = dataset.candidates.truth[rows[place]]
+    return np.where(key[place] == wanted, found, np.float32(np.nan)).astype(np.float32)
+
+
+def describe_anchors(anchors: InterestAnchors) -> AnchorExtra:
+    """Return how many and how varied the anchors are, for ``extra["anchors"]``."""
+    count = np.diff(anchors.offsets)
+    has = count > 0
+    owner = anchors.users().astype(np.int64)
+    width = int(anchors.codes[:, 0].max(initial=0)) + 1
+    first = np.unique(owner * width + anchors.codes[:, 0])
+    distinct = np.bincount(first // width, minlength=anchors.n_users)
+    return {
+        "source": anchors.source,
+        "users": anchors.n_users,
+        "with_anchors": int(has.sum()),
+        "per_user": float(count[has].mean()) if has.any() else 0.0,
+        "first_codes_per_user": float(distinct[has].mean()) if has.any() else 0.0,
+        "cosine_within_user": _cosine_within(anchors, count),
+    }
+
+
+def _cosine_within(anchors: InterestAnchors, count: NDArray[np.int64]) -> float:
+    """Return the mean over users with two anchors or more of their mean pairwise cosine."""
+    many = count > 1
+    if not many.any():
+        return 0.0
+    sums = np.add.reduceat(anchors.vectors, anchors.offsets[:-1][count > 0], axis=0)
+    sums, n = sums[many[count > 0]].astype(np.float64), count[many]
+    return float(((np.einsum("ud,ud->u", sums, sums) - n) / (n * (n - 1))).mean())
+
+
+def sample_users(
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    labels: PseudoLabels | None,
+    n: int,
+    seed: int,
+) -> list[UserExtra]:
+    """Return ``n`` users drawn by ``seed``, with their history, anchors and pseudo-labels.
+
+    Anchors are named by the item nearest to them in the frozen semantic space. Labels shown are
+    the user's highest and lowest, each with the anchor it was matched with. Users with anchors,
+    history and labels are drawn first.
+
+    Args:
+        dataset: for titles, histories and, where known, the truth.
+        embeddings: the frozen semantic space.
+        anchors: of all users of the dataset.
+        labels: made from ``anchors``, or None.
+        n: users wanted.
+        seed: of the draw.
+    """
+    start = dataset.interactions.offsets(len(dataset.users))[:-1]
+    end = anchor_ends(dataset)
+    interest = (np.diff(anchors.offsets) > 0).astype(np.int64) * 4 + (end > start) * 2
+    if labels is not None:
+        interest[labels.user[labels.confidence > 0]] += 1
+    shuffled = rng(seed, "evaluation", "sample-users").permutation(len(interest))
+    chosen = shuffled[np.argsort(-interest[shuffled], kind="stable")][:n]
+    history_NH = last_items(dataset.interactions, start[chosen], end[chosen], N_HISTORY)
+    found: list[UserExtra] = []
+    for user, history_H in zip(chosen.tolist(), history_NH, strict=True):
+        titles = dataset.catalog.title
+        found.append(
+            {
+                "user": str(dataset.users.ids[user]),
+                "history": [str(titles[item]) for item in history_H[history_H >= 0]],
+                "anchors": _anchors_of(user, dataset, embeddings, anchors),
+                "labels": _labels_of(user, dataset, embeddings, anchors, labels),
+            }
+        )
+    return found
+
+
+def _anchors_of(
+    user: int, dataset: Dataset, embeddings: ItemEmbeddings, anchors: InterestAnchors
+) -> list[UserAnchor]:
+    low = int(anchors.offsets[user])
+    rows = np.arange(low, min(low + N_ANCHORS, int(anchors.offsets[user + 1])))
+    item, cosine = _nearest(anchors.vectors[rows], embeddings)
+    return [
+        {
+            "title": str(dataset.catalog.title[i]),
+            "cosine": float(c),
+            "prob": float(np.exp(anchors.logprob[row])),
+            "first_code": int(anchors.codes[row, 0]),
+        }
+        for row, i, c in zip(rows, item, cosine, strict=True)
+    ]
+
+
+def _labels_of(
+    user: int,
+    dataset: Dataset,
+    embeddings: ItemEmbeddings,
+    anchors: InterestAnchors,
+    labels: PseudoLabels | None,
+) -> list[UserLabel]:
+    if labels is None:
+        return []
+    rows = np.flatnonzero((labels.user == user) & (labels.confidence > 0))
+    rows = rows[np.lexsort((labels.item[rows], -labels.label[rows]))]
+    if len(rows) > N_LABELS:
+        half = N_LABELS // 2
+        rows = np.concatenate([rows[: N_LABELS - half], rows[-half:]])
+    matched = np.maximum(labels.anchor[rows], 0)
+    near, _ = _nearest(anchors.vectors[matched], embeddings)
+    truth = _truth(dataset, labels.user[rows], labels.item[rows])
+    titles = dataset.catalog.title
+    return [
+        {
+            "title": str(titles[labels.item[row]]),
+            "label": float(labels.label[row]),
+            "confidence": float(labels.confidence[row]),
+            "because": str(titles[item]) if labels.anchor[row] >= 0 else "",
+            "truth": None if np.isnan(known) else float(known),
+        }
+        for row, item, known in zip(rows, near, truth, strict=True)
+    ]
+
+
+def _nearest(
+    vectors: NDArray[np.float32], embeddings: ItemEmbeddings
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the nearest item of each vector and its cosine; blocks of items bound the memory."""
+    best = np.full(len(vectors), -np.inf, dtype=np.float32)
+    item = np.zeros(len(vectors), dtype=np.int64)
+    if not len(vectors):
+        return item, best
+    step = max(1, ITEM_CELLS // len(vectors))
+    for low in range(0, len(embeddings.vectors), step):
+        cosine = vectors @ embeddings.vectors[low : low + step].T
+        top = cosine.argmax(axis=1)
+        value = cosine[np.arange(len(vectors)), top]
+        item = np.where(value > best, top + low, item)
+        best = np.maximum(best, value)
+    return item, best

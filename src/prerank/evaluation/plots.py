@@ -1,0 +1,222 @@
+"""The one source of plots: plain data in, Plotly figures out.
+
+Backgrounds are clear and the page sets the colour of text and grid, so that a figure is read in
+light and in dark. Colours are those of Okabe and Ito, told apart by colour-blind readers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from prerank.artifacts import Record
+from prerank.evaluation.extra import Bin, Histogram
+from prerank.evaluation.view import Role
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
+    "#0b84d8",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#8a8f98",
+)
+ROLE_COLOR: Mapping[Role, str] = {
+    "method": BLUE,
+    "control": SKY,
+    "baseline": ORANGE,
+    "other": GREY,
+}
+ROLE_NAME: Mapping[Role, str] = {
+    "method": "method",
+    "control": "its controls",
+    "baseline": "baseline",
+    "other": "other methods",
+}
+LINES = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
+ROW_HEIGHT = 26
+
+
+def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str) -> go.Figure:
+    """Dots with whiskers, one row a method, best on top; a line marks the baseline.
+
+    Args:
+        rows: a record and the method's role each; records without a value are left out.
+        metric: title of the axis.
+        baseline: method whose value is marked, empty for none.
+    """
+    known = [(record, role) for record, role in rows if record.value is not None]
+    known.sort(key=lambda row: row[0].value or 0.0)
+    figure = go.Figure()
+    for role in dict.fromkeys(role for _, role in reversed(known)):
+        mine = [record for record, of in known if of == role]
+        values = [record.value or 0.0 for record in mine]
+        pairs = list(zip(mine, values, strict=True))
+        figure.add_scatter(
+            x=values,
+            y=[escape(record.method) for record in mine],
+            mode="markers",
+            name=ROLE_NAME[role],
+            marker={"size": 9, "color": ROLE_COLOR[role]},
+            error_x={
+                "array": [(r.high if r.high is not None else v) - v for r, v in pairs],
+                "arrayminus": [v - (r.low if r.low is not None else v) for r, v in pairs],
+                "color": ROLE_COLOR[role],
+                "thickness": 1.6,
+                "width": 4,
+            },
+            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        )
+    reference = next((r.value for r, _ in known if r.method == baseline), None)
+    if reference is not None:
+        figure.add_vline(x=reference, line={"color": ORANGE, "width": 1, "dash": "dot"})
+    order = [escape(record.method) for record, _ in known]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_xaxes(title=escape(metric))
+    return _styled(figure, height=110 + ROW_HEIGHT * len(known))
+
+
+def share_plot(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """Stacked bars: the share of head, mid and tail items in each row.
+
+    Args:
+        shares: row (candidates, clicks, a method) -> segment -> share; first row on top.
+    """
+    figure = go.Figure()
+    names = list(shares)[::-1]
+    for segment, color in (("head", ORANGE), ("mid", SKY), ("tail", GREEN)):
+        figure.add_bar(
+            x=[shares[name].get(segment, 0.0) for name in names],
+            y=[escape(name) for name in names],
+            orientation="h",
+            name=segment,
+            marker={"color": color},
+            hovertemplate="%{y}, " + segment + ": %{x:.1%}<extra></extra>",
+        )
+    figure.update_layout(barmode="stack", bargap=0.25)
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", title="share")
+    figure.update_yaxes(automargin=True)
+    return _styled(figure, height=110 + ROW_HEIGHT * len(names))
+
+
+def reliability_plot(curves: Mapping[str, Sequence[Bin]], x_title: str) -> go.Figure:
+    """Click rate against what was predicted, one line a method; the diagonal is perfect.
+
+    Args:
+        curves: name -> bins, by rising prediction.
+        x_title: what was predicted.
+    """
+    figure = go.Figure()
+    values = [bin_[key] for bins in curves.values() for bin_ in bins for key in ("predicted",)]
+    values += [bin_["clicked"] for bins in curves.values() for bin_ in bins]
+    top = min(1.0, 1.05 * max(values, default=1.0))
+    figure.add_scatter(
+        x=[0, top],
+        y=[0, top],
+        mode="lines",
+        name="perfect",
+        line={"color": GREY, "dash": "dot", "width": 1},
+        hoverinfo="skip",
+    )
+    for (name, bins), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+        figure.add_scatter(
+            x=[bin_["predicted"] for bin_ in bins],
+            y=[bin_["clicked"] for bin_ in bins],
+            mode="lines+markers",
+            name=escape(name),
+            line={"color": color, "width": 1.6},
+            marker={"size": 6},
+            hovertemplate="predicted %{x:.3f}, clicked %{y:.3f}<extra></extra>",
+        )
+    figure.update_xaxes(title=x_title, rangemode="tozero")
+    figure.update_yaxes(title="click rate", rangemode="tozero")
+    return _styled(figure, height=360)
+
+
+def histogram_plot(histograms: Mapping[str, Histogram], x_title: str) -> go.Figure:
+    """Share of values between edges, one stepped line a name.
+
+    Args:
+        histograms: name -> counts between edges.
+        x_title: what is counted.
+    """
+    figure = go.Figure()
+    for (name, one), color in zip(histograms.items(), _cycle(len(histograms)), strict=True):
+        total = max(1, sum(one["counts"]))
+        shares = [count / total for count in one["counts"]]
+        figure.add_scatter(
+            x=one["edges"],
+            y=[*shares, shares[-1] if shares else 0.0],
+            mode="lines",
+            name=escape(name),
+            line={"shape": "hv", "color": color, "width": 1.8},
+            hovertemplate="from %{x:.2f}: %{y:.1%}<extra></extra>",
+        )
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(title="share", tickformat=".0%", rangemode="tozero")
+    return _styled(figure, height=340)
+
+
+def map_plot(knots: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
+    """The fitted map from relevance to pseudo-label, one line a name."""
+    figure = go.Figure()
+    for (name, points), color in zip(knots.items(), _cycle(len(knots)), strict=True):
+        figure.add_scatter(
+            x=[point[0] for point in points],
+            y=[point[1] for point in points],
+            mode="lines",
+            name=escape(name),
+            line={"color": color, "width": 1.8},
+        )
+    figure.update_xaxes(title="relevance (max-pooled cosine)")
+    figure.update_yaxes(title="pseudo-label", rangemode="tozero")
+    return _styled(figure, height=340)
+
+
+def codebook_plot(quality: Mapping[str, Any]) -> go.Figure:
+    """Codes there are, codes used and perplexity, by level.
+
+    Args:
+        quality: the quality report of the SemanticIds artifact.
+    """
+    levels = [f"level {i + 1}" for i in range(len(quality["codebook_sizes"]))]
+    figure = go.Figure()
+    for name, key, color in (
+        ("codebook size", "codebook_sizes", GREY),
+        ("codes used", "codes_used", BLUE),
+        ("perplexity", "perplexity", GREEN),
+    ):
+        figure.add_bar(
+            x=levels,
+            y=quality[key],
+            name=name,
+            marker={"color": color},
+            hovertemplate="%{x}, " + name + ": %{y:.0f}<extra></extra>",
+        )
+    figure.update_layout(barmode="group")
+    figure.update_yaxes(title="codes")
+    return _styled(figure, height=320)
+
+
+def _cycle(n: int) -> list[str]:
+    return [LINES[i % len(LINES)] for i in range(n)]
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 56, "r": 12, "t": 12, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 12, "color": GREY},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+        showlegend=True,
+    )
+    figure.update_xaxes(gridcolor="rgba(138,143,152,.25)", zeroline=False, automargin=True)
+    figure.update_yaxes(gridcolor="rgba(138,143,152,.25)", zeroline=False)
+    return figure

@@ -1,0 +1,120 @@
+"""What a report says in plain words, whatever it says."""
+
+from __future__ import annotations
+
+from prerank.artifacts import Record
+from prerank.evaluation.view import View, excludes_zero
+
+
+def main_pool(seen: View) -> str:
+    """Return the pool a summary speaks of: the first unexposed one, else the first."""
+    unexposed = [pool for pool in seen.pools if "unexposed" in pool]
+    return (unexposed or list(seen.pools))[0]
+
+
+def summarise(seen: View) -> list[str]:
+    """Return sentences on the main pool: gain, long tail, history control, shuffled, best."""
+    if not seen.pools:
+        return ["Nothing was evaluated."]
+    pool, method, baseline = main_pool(seen), seen.config.method, seen.baseline
+    names = [name for name, _ in seen.methods]
+    said: list[str] = []
+    if method in names and baseline:
+        said.append(_gain(seen, pool, "all", f"On unexposed items ({pool})"))
+        said.append(_gain(seen, pool, "tail", "On the long tail of the same pool"))
+        said.append(_history(seen, pool))
+        said.append(_shuffled(seen, pool))
+    said.append(_best(seen, pool))
+    return [sentence for sentence in said if sentence]
+
+
+def number(value: float, *, sign: bool = False) -> str:
+    """Return three decimals, with a typographic minus; with a plus where ``sign`` asks."""
+    text = f"{value:+.3f}" if sign else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def interval(record: Record, *, sign: bool = False) -> str:
+    """Return `` [low, high]`` of a record, empty without an interval."""
+    if record.low is None or record.high is None:
+        return ""
+    return f"[{number(record.low, sign=sign)}, {number(record.high, sign=sign)}]"
+
+
+def _signed(record: Record) -> str:
+    return f"{number(record.value or 0.0, sign=True)} {interval(record, sign=True)}".strip()
+
+
+def _gain(seen: View, pool: str, segment: str, where: str) -> str:
+    method, baseline = seen.config.method, seen.baseline
+    own = seen.record(method, pool, segment, "gauc")
+    other = seen.record(baseline, pool, segment, "gauc")
+    gap = seen.difference(method, pool, segment, "gauc")
+    if own is None or other is None or gap is None or gap.value is None:
+        return ""
+    if "unexposed" not in pool and segment == "all":
+        where = f"On pool {pool}"
+    if excludes_zero(gap):
+        verdict = "better than" if gap.value > 0 else "worse than"
+        text = f"{where}, {method} ranks {verdict} {baseline}: {_signed(gap)} GAUC"
+    else:
+        text = f"{where}, no difference between {method} and {baseline} can be told: {_signed(gap)}"
+    return f"{text} ({number(own.value or 0)} against {number(other.value or 0)})."
+
+
+def _history(seen: View, pool: str) -> str:
+    method, control = seen.config.method, seen.config.history_control
+    gain = seen.difference(method, pool, "all", "gauc")
+    of_control = seen.difference(control, pool, "all", "gauc")
+    gap = seen.difference(method, pool, "all", "gauc", control)
+    if gain is None or of_control is None or gain.value is None or of_control.value is None:
+        return (
+            f"The history control ({control}) was not run, so this report cannot tell whether "
+            "the language model helps at all."
+        )
+    text = (
+        f"The history control ({control}: the user's own history as anchors, no language model) "
+        f"gains {_signed(of_control)}"
+    )
+    if gain.value > 0 and of_control.value > 0:
+        text += f", which is {of_control.value / gain.value:.0%} of {method}'s gain"
+    if gap is None or gap.value is None:
+        return text + "."
+    if not excludes_zero(gap):
+        verdict = "the language model adds nothing that can be told from noise"
+    elif gap.value > 0:
+        verdict = "the language model adds something that the history lacks"
+    else:
+        verdict = "the user's own history makes better anchors than the language model"
+    return f"{text}. {method} minus control: {_signed(gap)}: {verdict}."
+
+
+def _shuffled(seen: View, pool: str) -> str:
+    name = next((c for c in seen.config.controls if c.endswith("-shuffled")), "")
+    gap = seen.difference(name, pool, "all", "gauc")
+    if gap is None or gap.value is None:
+        return ""
+    if excludes_zero(gap) and gap.value > 0:
+        return (
+            f"Anchors of other users ({name}) gain {_signed(gap)} too: that part of the gain "
+            "does not come from the user's interests."
+        )
+    return f"Anchors of other users ({name}) gain nothing, as they should: {_signed(gap)}."
+
+
+def _best(seen: View, pool: str) -> str:
+    found = [
+        record
+        for name, _ in seen.methods
+        if (record := seen.record(name, pool, "all", "gauc")) is not None
+        and record.value is not None
+    ]
+    if not found:
+        return ""
+    ranked = sorted(found, key=lambda record: -(record.value or 0.0))
+    text = f"Highest GAUC on this pool: {ranked[0].method} ({number(ranked[0].value or 0.0)})"
+    places = [record.method for record in ranked]
+    method = seen.config.method
+    if method in places[1:]:
+        text += f"; {method} is number {places.index(method) + 1} of {len(places)}"
+    return text + "."
