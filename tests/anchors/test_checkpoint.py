@@ -1,0 +1,216 @@
+"""Continuing from a checkpoint: in full and with LoRA, tied head and untied, hostile settings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from prerank import seeds
+from prerank.anchors.config import FinetuneConfig, GenerateConfig
+from prerank.anchors.finetune import finetune
+from prerank.anchors.generate import generate
+from prerank.anchors.model import build
+from prerank.anchors.tokens import SidTokens
+from prerank.artifacts import InterestAnchors
+from prerank.errors import ConfigError
+
+from .sid_world import dataset, folder, random_codes, semantic_ids, unit_rows
+
+SIZES = (4, 3)
+N_WORDS = 10
+IDS = semantic_ids(random_codes(8, SIZES), SIZES)
+DATA = dataset([[0, 1, 2], [3, 4], [5, 6, 7, 0], [1]], 8)
+
+
+def write_checkpoint(path: Path, *, tied: bool, n_rows: int = N_WORDS) -> Path:
+    """Write a tiny Qwen2 model with a word tokenizer, and settings that would wreck any beam."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        about = Qwen2Config(
+            vocab_size=n_rows,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=tied,
+        )
+        Qwen2ForCausalLM(about).save_pretrained(path)
+    words = {f"word{n}": n for n in range(N_WORDS - 1)} | {"<|endoftext|>": N_WORDS - 1}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="word0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="word0").save_pretrained(path)
+    make_hostile(path)
+    return path
+
+
+def make_hostile(path: Path) -> None:
+    GenerationConfig(do_sample=True, temperature=5.0, top_k=1).save_pretrained(path)
+
+
+def config(checkpoint: Path, *, lora: bool) -> FinetuneConfig:
+    return FinetuneConfig(
+        init="checkpoint",
+        checkpoint=str(checkpoint),
+        lora=lora,
+        lora_rank=2,
+        epochs=2,
+        batch_size=2,
+        learning_rate=1e-2,
+        alpha=0.0,
+        held_out=0.0,
+        device="cpu",
+    )
+
+
+def anchors_of(model: Path, work: Path) -> InterestAnchors:
+    decoding = GenerateConfig(n_anchors=4, beam_width=8, device="cpu")
+    return generate(DATA, IDS, unit_rows(8), model, decoding, 0, folder(work))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("n_rows", [N_WORDS, 64])
+def test_full_training_changes_the_new_rows_and_keeps_old_words(
+    tmp_path: Path, tied: bool, n_rows: int
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "base", tied=tied, n_rows=n_rows)
+    out = folder(tmp_path / "out")
+    finetune(DATA, IDS, config(checkpoint, lora=False), 0, out, folder(tmp_path / "work"))
+    lm, tokens = AutoModelForCausalLM.from_pretrained(out), SidTokens.load(out)
+    assert tokens.first == N_WORDS
+    assert lm.config.vocab_size == max(n_rows, tokens.end)
+    assert (lm.get_input_embeddings().weight is lm.lm_head.weight) is tied
+    old = AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight
+    assert torch.equal(lm.get_input_embeddings().weight[:N_WORDS], old[:N_WORDS])
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.convert_ids_to_tokens(tokens.level_starts[1] + 2) == "<|sid_1_2|>"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_trains_new_rows_and_merged_equals_adapter(tmp_path: Path, tied: bool) -> None:
+    peft = pytest.importorskip("peft")
+    checkpoint = write_checkpoint(tmp_path / "base", tied=tied)
+    settings = config(checkpoint, lora=True)
+    out = folder(tmp_path / "out")
+    finetune(DATA, IDS, settings, 0, out, folder(tmp_path / "work"))
+
+    merged, tokens = AutoModelForCausalLM.from_pretrained(out), SidTokens.load(out)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint)
+    base.resize_token_embeddings(tokens.end, mean_resizing=False)
+    adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
+    history = torch.tensor([[tokens.begin, *tokens.encode(IDS.codes[[0, 3, 5]]).ravel().tolist()]])
+    with torch.inference_mode():
+        ours, theirs = merged(history).logits, adapted(history).logits
+    new = slice(tokens.first, tokens.end)
+    torch.testing.assert_close(ours[..., new], theirs[..., new], atol=1e-5, rtol=1e-5)
+
+    started = build(settings, SIZES, seeds.derive(0, "finetune", "init"))
+    for rows, layer in (
+        (started.input_rows(), merged.get_input_embeddings()),
+        (started.head_rows(), merged.lm_head),
+    ):
+        assert not torch.isclose(rows[2:], layer.weight[N_WORDS + 2 :]).all(dim=1).any()
+    is_tied = merged.get_input_embeddings().weight is merged.lm_head.weight
+    assert is_tied is tied
+    assert started.input_rows().requires_grad and started.head_rows().requires_grad
+    assert (started.input_rows() is started.head_rows()) is tied
+    frozen = AutoModelForCausalLM.from_pretrained(checkpoint)
+    for old, now in (
+        (frozen.get_input_embeddings(), merged.get_input_embeddings()),
+        (frozen.lm_head, merged.lm_head),
+    ):
+        assert torch.equal(old.weight, now.weight[:N_WORDS])
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_new_rows_learn_and_the_rest_is_as_asked(tmp_path: Path, lora: bool) -> None:
+    if lora:
+        pytest.importorskip("peft")
+    settings = config(write_checkpoint(tmp_path / "base", tied=False), lora=lora)
+    model = build(settings, SIZES, 0)
+    trained = set(model.trainable())
+    if lora:
+        assert all("lora_" in name or "trainable_tokens" in name for name in trained)
+    else:
+        assert len(trained) == len(dict(model.lm.named_parameters()))
+    before = model.input_rows().detach().clone(), model.head_rows().detach().clone()
+    again = build(settings, SIZES, 0)
+    assert torch.equal(before[0], again.input_rows()) and torch.equal(before[1], again.head_rows())
+    assert not torch.equal(*before)
+
+
+def test_a_killed_lora_run_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    from prerank.anchors import finetune as stage
+
+    settings = config(write_checkpoint(tmp_path / "base", tied=True), lora=True)
+    whole, out = folder(tmp_path / "whole"), folder(tmp_path / "out")
+    finetune(DATA, IDS, settings, 0, whole, folder(tmp_path / "work-1"))
+
+    def kill(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    work = folder(tmp_path / "work-2")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_line", kill)
+        finetune(DATA, IDS, settings, 0, out, work)
+    finetune(DATA, IDS, settings, 0, out, work)
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_hostile_generation_settings_change_nothing(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "base", tied=True)
+    out = folder(tmp_path / "out")
+    finetune(DATA, IDS, config(checkpoint, lora=False), 0, out, folder(tmp_path / "work"))
+    saved = json.loads((out / "generation_config.json").read_text())
+    assert not saved.get("do_sample") and "temperature" not in saved
+    clean = anchors_of(out, tmp_path / "clean")
+    make_hostile(out)
+    hostile = anchors_of(out, tmp_path / "hostile")
+    assert np.array_equal(clean.codes, hostile.codes)
+    assert np.array_equal(clean.logprob, hostile.logprob)
+
+
+def test_an_anchor_model_can_be_trained_further(tmp_path: Path) -> None:
+    small = FinetuneConfig(
+        hidden_size=16, intermediate_size=32, n_layers=1, n_heads=2, epochs=1, device="cpu"
+    )
+    first, second = folder(tmp_path / "first"), folder(tmp_path / "second")
+    finetune(DATA, IDS, small, 0, first, folder(tmp_path / "work-1"))
+    finetune(DATA, IDS, config(first, lora=False), 0, second, folder(tmp_path / "work-2"))
+    assert SidTokens.load(second) == SidTokens.load(first)
+    other = semantic_ids(random_codes(8, (4, 5)), (4, 5))
+    with pytest.raises(ConfigError, match="trained on other semantic IDs"):
+        finetune(DATA, other, config(first, lora=False), 0, second, folder(tmp_path / "work-3"))
+
+
+def test_clear_errors_for_unfit_checkpoints(tmp_path: Path) -> None:
+    missing = config(tmp_path / "nowhere", lora=False)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        build(missing, SIZES, 0)
+    small = config(write_checkpoint(tmp_path / "small", tied=True, n_rows=4), lora=False)
+    with pytest.raises(ConfigError, match="do not belong together"):
+        build(small, SIZES, 0)
+
+
+def test_a_model_of_other_or_fewer_tokens_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "base", tied=True)
+    SidTokens(N_WORDS, SIZES).save(checkpoint)  # a token map beside weights that know no such rows
+    with pytest.raises(ConfigError, match="vocabulary is too small"):
+        anchors_of(checkpoint, tmp_path / "work-1")
+    SidTokens(0, (2, 2)).save(checkpoint)
+    with pytest.raises(ConfigError, match="other semantic IDs"):
+        anchors_of(checkpoint, tmp_path / "work-2")

@@ -1,0 +1,178 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prerank import artifacts as a
+from prerank import seeds
+from prerank.anchors import finetune as stage
+from prerank.anchors.config import FinetuneConfig
+from prerank.anchors.finetune import finetune, next_sid_loss, rate_at
+from prerank.anchors.model import build
+from prerank.anchors.tokens import SidTokens
+from prerank.errors import ArtifactError, ConfigError, DataError
+
+from .sid_world import dataset, folder, random_codes, semantic_ids
+
+SIZES = (4, 3)
+TINY = FinetuneConfig(
+    hidden_size=16,
+    intermediate_size=32,
+    n_layers=1,
+    n_heads=2,
+    max_history=6,
+    epochs=3,
+    batch_size=8,
+    learning_rate=1e-2,
+    alpha=0.0,
+    held_out=0.2,
+    device="cpu",
+)
+
+
+def cyclic(n_users: int = 40, n_items: int = 6) -> a.Dataset:
+    """Return users who walk through the items in one cycle: the next item is certain."""
+    rng = np.random.default_rng(0)
+    starts, lengths = rng.integers(n_items, size=n_users), rng.integers(1, 9, size=n_users)
+    runs = [[(s + k) % n_items for k in range(n)] for s, n in zip(starts, lengths, strict=True)]
+    return dataset(runs, n_items)
+
+
+def cyclic_ids() -> a.SemanticIds:
+    codes = np.array([[0, 0], [0, 1], [1, 2], [2, 0], [3, 0], [3, 1]], np.int32)
+    return semantic_ids(codes, SIZES)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(path).state_dict())
+
+
+def test_loss_is_the_models_own_cross_entropy_over_each_level() -> None:
+    model = build(TINY, SIZES, 0)
+    codes = torch.from_numpy(random_codes(5, SIZES))
+    items = torch.tensor([[0, 3, 4], [2, -1, -1]])
+    loss = next_sid_loss(model, codes, items, torch.float32)
+    tokens, expected = model.tokens, [[], []]  # type: ignore[var-annotated]
+    for row in ([0, 3, 4], [2]):
+        ids = [tokens.begin, *tokens.encode(codes[row].numpy()).ravel().tolist()]
+        logits = model.lm(torch.tensor([ids])).logits[0]
+        for place, target in enumerate(ids[1:]):
+            level = place % 2
+            start = tokens.level_starts[level]
+            scores = logits[place, start : start + SIZES[level]].log_softmax(-1)
+            expected[level].append(-scores[target - start].item())
+    np.testing.assert_allclose(loss.tolist(), [np.mean(level) for level in expected], atol=1e-5)
+
+
+def test_learns_a_certain_next_item(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"epochs": 25})
+    out, work = folder(tmp_path / "out"), folder(tmp_path / "work")
+    report = finetune(cyclic(), cyclic_ids(), config, 0, out, work)
+    assert report.uniform_loss == pytest.approx((math.log(4) + math.log(3)) / 2)
+    # Only the first item of each user is uncertain.
+    assert report.held_out_loss[-1] < 0.5 * report.uniform_loss
+    assert report.held_out_loss[-1] < report.held_out_loss[0]
+    assert report.n_sequences == 32
+    stored = json.loads((out / "finetune.json").read_text())
+    assert stored["held_out_loss"] == report.held_out_loss
+    assert "tokens_per_second" not in stored
+
+
+def test_folder_is_read_by_plain_transformers(tmp_path: Path) -> None:
+    out = folder(tmp_path / "out")
+    finetune(cyclic(), cyclic_ids(), TINY, 0, out, folder(tmp_path / "work"))
+    lm = AutoModelForCausalLM.from_pretrained(out)
+    tokens = SidTokens.load(out)
+    assert lm.config.vocab_size == tokens.end == 2 + 4 + 3
+    assert tokens.level_starts == (2, 6)
+    assert not list(out.rglob("*.bin")) + list(out.rglob("*.pt"))
+
+
+def test_same_seed_same_bytes_and_another_seed_other_weights(tmp_path: Path) -> None:
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        out = folder(tmp_path / name)
+        finetune(cyclic(), cyclic_ids(), TINY, seed, out, folder(tmp_path / f"work-{name}"))
+        digests.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert digests[0] == digests[1]
+    assert digests[0]["model.safetensors"] != digests[2]["model.safetensors"]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = folder(tmp_path / "whole")
+    expected = finetune(cyclic(), cyclic_ids(), TINY, 0, whole, folder(tmp_path / "work-1"))
+
+    def kill(epoch: int, *_: object) -> str:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return ""
+
+    work, out = folder(tmp_path / "work-2"), folder(tmp_path / "out")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_line", kill)
+        finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
+    assert not list(out.iterdir())
+    report = finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
+    assert report.train_loss == expected.train_loss
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_sets_are_shuffled_anew_in_each_epoch() -> None:
+    train = stage.anchor_sequences(dataset([list(range(9))], 9, "none"))
+    keep = np.ones(9, np.float32)
+    epochs = [
+        stage._epoch_windows(train, keep, 9, True, seeds.rng(0, "epoch", n)).item.tolist()
+        for n in (0, 1)
+    ]
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(9))
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    assert rate_at(0.025, 0.05) == pytest.approx(0.5)
+    assert rate_at(0.05, 0.05) == pytest.approx(1.0)
+    assert rate_at(0.525, 0.05) == pytest.approx(0.01 + 0.99 / 2)
+    assert rate_at(0.0, 0.0) == pytest.approx(1.0)
+
+
+def test_matrices_decay_and_token_rows_do_not() -> None:
+    parameters = build(TINY, SIZES, 0).trainable()
+    decayed, spared = stage._decay_groups(parameters, 0.1)
+    assert decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0.0
+    assert all(value.ndim == 2 for value in decayed["params"])
+    spared_ids = {id(value) for value in spared["params"]}
+    assert id(parameters["model.embed_tokens.weight"]) in spared_ids
+    assert id(parameters["model.norm.weight"]) in spared_ids
+
+
+def test_no_history_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no user has a positive"):
+        finetune(dataset([[]], 6), cyclic_ids(), TINY, 0, tmp_path, tmp_path)
+
+
+def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"device": "warp:9"})
+    with pytest.raises(ConfigError, match="device is not there"):
+        finetune(cyclic(), cyclic_ids(), config, 0, tmp_path, tmp_path)
+
+
+def test_config_agrees_with_itself() -> None:
+    for values in (
+        {"init": "checkpoint"},
+        {"checkpoint": "somewhere"},
+        {"lora": True},
+        {"hidden_size": 20, "n_heads": 4},
+    ):
+        with pytest.raises(ConfigError):
+            FinetuneConfig.parse(values)
+
+
+def test_a_folder_without_a_token_map_is_no_anchor_model(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no anchor model"):
+        SidTokens.load(tmp_path)
