@@ -29,8 +29,8 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Key = tuple[str, str]
 
-ONE_SEED = "no interval: a metric of the whole pool has one only over training seeds, got 1"
-FEW_USERS = "no interval: fewer than 2 users have a value"
+ONE_SEED = "no interval, it would come from the spread over training seeds and there is one"
+FEW_USERS = "no interval, fewer than 2 users have a value"
 
 
 def test_rows(dataset: Dataset) -> Rows:

@@ -36,6 +36,7 @@ ROLE_NAME: Mapping[Role, str] = {
     "baseline": "baseline",
     "other": "other methods",
 }
+GRID = "rgba(138,143,152,.25)"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
 ROW_HEIGHT = 26
 
@@ -96,7 +97,7 @@ def share_plot(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
             marker={"color": color},
             hovertemplate="%{y}, " + segment + ": %{x:.1%}<extra></extra>",
         )
-    figure.update_layout(barmode="stack", bargap=0.25)
+    figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
     figure.update_xaxes(range=[0, 1], tickformat=".0%", title="share")
     figure.update_yaxes(automargin=True)
     return _styled(figure, height=110 + ROW_HEIGHT * len(names))
@@ -213,10 +214,11 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12, "color": GREY},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
         showlegend=True,
     )
-    figure.update_xaxes(gridcolor="rgba(138,143,152,.25)", zeroline=False, automargin=True)
-    figure.update_yaxes(gridcolor="rgba(138,143,152,.25)", zeroline=False)
+    axis = {"gridcolor": GRID, "zeroline": False, "title": {"font": {"size": 12}}}
+    figure.update_xaxes(automargin=True, **axis)
+    figure.update_yaxes(**axis)
     return figure

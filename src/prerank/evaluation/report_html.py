@@ -180,8 +180,8 @@ def _facts(about: Any) -> str:
 
 
 def _few(seen: View, by_method: dict[str, Any]) -> dict[str, Any]:
-    """Return the methods a crowded plot can show: baseline, method, history control, two more."""
-    first = [seen.baseline, seen.config.method, seen.config.history_control]
+    """Return the methods a crowded plot can show: method, baseline, history control, two more."""
+    first = [seen.config.method, seen.baseline, seen.config.history_control]
     names = dict.fromkeys([*first, *(name for name, role in seen.methods if role == "other")])
     return {name: by_method[name] for name in [n for n in names if n in by_method][:FEW]}
 
@@ -249,7 +249,7 @@ def _table(seen: View, pool: str, segment: str) -> SegmentTable:
         if metric in compared:
             header.append(f"Δ {_metric_name(metric)}")
             getters.append((metric, True))
-    reasons: dict[str, None] = {}
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     rows = []
     for name, role in seen.methods:
         cells = []
@@ -258,14 +258,14 @@ def _table(seen: View, pool: str, segment: str) -> SegmentTable:
             record = find(name, pool, segment, metric)
             cells.append(_cell(record, sign=is_difference))
             if record is not None and record.reason:
-                reasons[f"{_metric_name(metric)}: {record.reason}"] = None
+                reasons.setdefault((name, record.reason), {})[_metric_name(metric)] = None
         rows.append(Row(name, role, tuple(cells)))
     return SegmentTable(
         title=SEGMENT_NAMES.get(segment, segment),
         open=segment in OPEN_SEGMENTS,
         header=tuple(header),
         rows=tuple(rows),
-        reasons=tuple(reasons),
+        reasons=tuple(f"{name}, {', '.join(of)}: {why}" for (name, why), of in reasons.items()),
     )
 
 

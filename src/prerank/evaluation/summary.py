@@ -20,7 +20,7 @@ def summarise(seen: View) -> list[str]:
     names = [name for name, _ in seen.methods]
     said: list[str] = []
     if method in names and baseline:
-        said.append(_gain(seen, pool, "all", f"On unexposed items ({pool})"))
+        said.append(_gain(seen, pool, "all", f"On pool {pool}"))
         said.append(_gain(seen, pool, "tail", "On the long tail of the same pool"))
         said.append(_history(seen, pool))
         said.append(_shuffled(seen, pool))
@@ -29,8 +29,10 @@ def summarise(seen: View) -> list[str]:
 
 
 def number(value: float, *, sign: bool = False) -> str:
-    """Return three decimals, with a typographic minus; with a plus where ``sign`` asks."""
+    """Return three decimals, with a typographic minus; a plus where ``sign`` asks, none on zero."""
     text = f"{value:+.3f}" if sign else f"{value:.3f}"
+    if float(text) == 0:
+        return "0.000"
     return text.replace("-", "−")
 
 
@@ -52,8 +54,6 @@ def _gain(seen: View, pool: str, segment: str, where: str) -> str:
     gap = seen.difference(method, pool, segment, "gauc")
     if own is None or other is None or gap is None or gap.value is None:
         return ""
-    if "unexposed" not in pool and segment == "all":
-        where = f"On pool {pool}"
     if excludes_zero(gap):
         verdict = "better than" if gap.value > 0 else "worse than"
         text = f"{where}, {method} ranks {verdict} {baseline}: {_signed(gap)} GAUC"

@@ -88,7 +88,7 @@ def _difference(record: Record | None) -> str:
     if record is None or record.value is None:
         return ""
     half = half_width(record)
-    sign = "-" if record.value < 0 else "+"
+    sign = "-" if round(record.value, 3) < 0 else "+"
     mark = "*" if excludes_zero(record) else BLANK
     spread = BLANK * 6 if half is None else f" ±{_short(half)}"
     return f"{sign}{_short(abs(record.value))}{spread}{mark}"
