@@ -40,7 +40,7 @@ from prerank.config import Config
 from prerank.errors import ArtifactError, ConfigError
 from prerank.evaluation.extra import ReportExtra, StageExtra
 from prerank.progress import log, track
-from prerank.recipe import Recipe
+from prerank.recipe import STAGES, Recipe
 from prerank.store import Manifest, Store
 
 HASHED_BYTES = 1 << 20
@@ -93,7 +93,7 @@ class _Planner:
 
 
 def plan(recipe: Recipe) -> tuple[Step, ...]:
-    """Return every step of ``recipe`` in an order in which parents come first."""
+    """Return every step of ``recipe``, stage by stage; parents come first."""
     planner, seed = _Planner(), recipe.seed
     source = {**recipe.prepare.model_dump(mode="json"), "files": source_files(recipe)}
     dataset = planner.add("prepare", "dataset", source, seed)
@@ -115,30 +115,30 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
     ]
     others = [key for key in planner.steps if not key.startswith("rankers/")]
     planner.add("evaluate", "report", recipe.evaluate, seed, *others, *rankers)
-    return tuple(planner.steps.values())
+    return tuple(sorted(planner.steps.values(), key=lambda step: STAGES.index(step.stage)))
 
 
 def _plan_anchors(planner: _Planner, recipe: Recipe, name: str, parents: tuple[str, ...]) -> str:
-    """Add the anchors ``name`` and what they are made from."""
-    seed, config = recipe.seed, recipe.generate
+    """Add the anchors ``name`` and what they are made from; return their key."""
+    made_from: tuple[str, ...] = ()
     if "+" in name:
-        made_from = [_plan_anchors(planner, recipe, part, parents) for part in name.split("+")]
-        return planner.add("generate", f"anchors/{name}", config, seed, *parents, *made_from)
-    if name == "shuffled":
-        llm = _plan_anchors(planner, recipe, "llm", parents)
-        return planner.add("generate", "anchors/shuffled", config, seed, *parents, llm)
-    if name == "llm":
+        parts = name.split("+")
+        made_from = tuple(_plan_anchors(planner, recipe, part, parents) for part in parts)
+    elif name == "shuffled":
+        made_from = (_plan_anchors(planner, recipe, "llm", parents),)
+    elif name == "llm":
         dataset, _, sids = parents
-        model = planner.add("finetune", "anchor_model", recipe.finetune, seed, dataset, sids)
-        return planner.add("generate", "anchors/llm", config, seed, *parents, model)
-    if name not in ("history", "random", "popular"):
+        model = planner.add("finetune", "anchor_model", recipe.finetune, recipe.seed, dataset, sids)
+        made_from = (model,)
+    elif name not in ("history", "random", "popular"):
         raise ConfigError(
             "unknown anchors",
             where="methods.*.anchors",
             must="llm, history, random, popular, shuffled, or some of them joined by +",
             got=name,
         )
-    return planner.add("generate", f"anchors/{name}", config, seed, *parents)
+    config = {"source": name, **recipe.generate.model_dump(mode="json")}
+    return planner.add("generate", f"anchors/{name}", config, recipe.seed, *parents, *made_from)
 
 
 def _plan_labels(planner: _Planner, recipe: Recipe, parents: tuple[str, ...]) -> dict[str, str]:

@@ -52,9 +52,10 @@ def default_methods() -> dict[str, MethodConfig]:
         "negative-sampling": MethodConfig(label={"source": "negatives"}),
         "gpl": MethodConfig(anchors="llm"),
         "gpl-history": MethodConfig(anchors="history"),
-        "gpl-random": MethodConfig(anchors="random"),
-        "gpl-popular": MethodConfig(anchors="popular"),
-        "gpl-shuffled": MethodConfig(anchors="shuffled"),
+        # The skill gate would silence these controls: at full weight they say more.
+        "gpl-random": MethodConfig(anchors="random", label={"skill_weight": False}),
+        "gpl-popular": MethodConfig(anchors="popular", label={"skill_weight": False}),
+        "gpl-shuffled": MethodConfig(anchors="shuffled", label={"skill_weight": False}),
     }
 
 

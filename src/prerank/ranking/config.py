@@ -25,11 +25,11 @@ class TrainConfig(Config):
         description="training rows (exposed and pseudo-labeled) that a user or item needs for an "
         "id embedding of its own; rarer ids share the unknown one",
     )
-    learning_rate: float = Field(0.002, gt=0, description="AdamW step size")
+    learning_rate: float = Field(0.004, gt=0, description="AdamW step size")
     weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
     batch_size: int = Field(2048, ge=1, description="exposed rows in a step")
-    epochs: int = Field(20, ge=1, description="most passes over the exposed training rows")
-    patience: int = Field(3, ge=0, description="epochs without a better validation; 0: never stop")
+    epochs: int = Field(10, ge=1, description="most passes over the exposed training rows")
+    patience: int = Field(2, ge=0, description="epochs without a better validation; 0: never stop")
     validation: str = Field(
         "exposures",
         description="what early stopping watches: `exposures` (the logged validation exposures) "
