@@ -1,0 +1,320 @@
+import io
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from prerank import artifacts as a
+from prerank.evaluation import evaluate as stage
+from prerank.evaluation import explain, plots
+from prerank.evaluation.config import EvaluateConfig
+from prerank.evaluation.extra import with_extra
+from prerank.evaluation.report_html import render_html
+from prerank.evaluation.summary import summarise
+from prerank.evaluation.table import print_table
+from prerank.evaluation.view import view
+
+from .worlds import dataset
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+METHODS = ("exposed-only", "negative-sampling", "gpl", "gpl-history", "gpl-shuffled")
+
+
+def report(gains: dict[str, float] | None = None, n_seeds: int = 3) -> a.Report:
+    """Return a report in which methods see the truth as clearly as ``gains`` says."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(80, dtype=np.int32), 10)
+    item = np.tile(np.arange(10, dtype=np.int32), 80)
+    truth = rng.normal(size=len(user))
+    click = (truth + rng.normal(size=len(user)) > 0.3).astype(np.int8)
+    world = dataset(user, item, click, exposures={0: 50, 1: 30, 2: 25, 3: 5})
+    clear = {"gpl": 2.0, "gpl-history": 1.5, "gpl-shuffled": 0.1, **(gains or {})}
+    noise = rng.normal(size=(n_seeds, len(user)))
+    made = {m: (clear.get(m, 0.5) * truth + noise).astype(np.float32) for m in METHODS}
+    return stage.evaluate(world, None, made, EvaluateConfig(n_resamples=60), 0)
+
+
+def hostile_extra() -> dict[str, Any]:
+    return {
+        "users": [
+            {
+                "user": HOSTILE,
+                "history": [HOSTILE],
+                "anchors": [{"title": HOSTILE, "cosine": 0.9, "prob": 0.1, "first_code": 3}],
+                "labels": [
+                    {
+                        "title": HOSTILE,
+                        "label": 0.3,
+                        "confidence": 1.0,
+                        "because": HOSTILE,
+                        "truth": None,
+                    }
+                ],
+            }
+        ],
+        "notes": [HOSTILE],
+        "recipe": HOSTILE,
+        "versions": {"prerank": HOSTILE},
+        "stages": [{"stage": "prepare", "seconds": 1.5, "fingerprint": "abc"}],
+        "labels": {
+            HOSTILE: {
+                "histogram": {"edges": [0.0, 0.5, 1.0], "counts": [3, 1]},
+                "n": 4,
+                "abstained": 1,
+                "mean": 0.2,
+                "reliability": [{"predicted": 0.2, "clicked": 0.3, "n": 4}],
+                "reliability_on": HOSTILE,
+                "knots": [[0.0, 0.1], [1.0, 0.9]],
+                "fit": {"prior": HOSTILE},
+            }
+        },
+        "semantic_ids": {
+            "n_items": 10,
+            "codebook_sizes": [4, 4],
+            "codes_used": [4, 3],
+            "perplexity": [3.5, 2.5],
+            "bucket_cosine": None,
+        },
+        "anchors": {
+            "source": "llm",
+            "users": 80,
+            "with_anchors": 79,
+            "per_user": 20.0,
+            "first_codes_per_user": 9.5,
+            "cosine_within_user": 0.4,
+        },
+    }
+
+
+class Elements(HTMLParser):
+    """Collects elements, attributes and the text outside of scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text.append(data)
+
+
+def test_hostile_text_stays_text() -> None:
+    page = render_html(with_extra(report(), hostile_extra()), title=HOSTILE)
+    seen = Elements(page)
+    assert sum(tag == "script" for tag, _ in seen.tags) == 3  # figures, plotly, ours
+    assert not any(tag == "img" for tag, _ in seen.tags)
+    assert not any(name.startswith("on") for _, attrs in seen.tags for name in attrs)
+    assert HOSTILE in "".join(seen.text)
+    assert "<script>alert" not in page
+
+
+def test_page_loads_nothing_and_has_plotly_once() -> None:
+    page = render_html(report())
+    seen = Elements(page)
+    assert not any("src" in attrs for _, attrs in seen.tags)
+    links = [attrs["href"] or "" for _, attrs in seen.tags if "href" in attrs]
+    assert all(link.startswith("#") for link in links)
+    assert page.count("plotly.js v") == 1
+    policy = next(attrs["content"] for _, attrs in seen.tags if "http-equiv" in attrs)
+    assert policy is not None and policy.startswith("default-src 'none'")
+
+
+def test_every_plot_has_its_place() -> None:
+    page = render_html(with_extra(report(), hostile_extra()))
+    block = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+    assert block is not None
+    figures = json.loads(block.group(1))
+    places = [a["id"] for _, a in Elements(page).tags if a.get("class") == "plot"]
+    # Pool: GAUC, tail GAUC, shares, reliability; labels: three; semantic IDs: one.
+    assert places == [f"plot-{k + 1}" for k in range(8)]
+    assert len(figures) == 8
+
+
+def test_page_of_a_bare_report() -> None:
+    record = a.Record("m", "p", "all", "gauc", None, None, None, 0, 1, "no rows")
+    page = render_html(a.Report((record,)))
+    assert "no rows" in page and "Report" in page
+    assert "Nothing was evaluated" in render_html(a.Report(()))
+
+
+def test_summary_says_what_came_out() -> None:
+    said = summarise(view(report()))
+    assert "gpl ranks better than exposed-only: +0." in said[0]
+    assert "gpl-history" in said[2] and "of gpl's gain" in said[2]
+    assert "adds something that the history lacks" in said[2]
+    assert "gain nothing, as they should" in said[3]
+    assert said[-1].startswith("Highest GAUC on this pool: gpl (0.")
+
+
+def test_summary_is_honest_when_the_method_loses() -> None:
+    said = summarise(view(report({"gpl": 0.1, "gpl-history": 2.0, "gpl-shuffled": 1.0})))
+    assert "gpl ranks worse than exposed-only: −0." in said[0]
+    assert "own history makes better anchors" in said[2]
+    assert "does not come from the user's interests" in said[3]
+    assert "Highest GAUC on this pool: gpl-history" in said[-1] and "number 5 of 5" in said[-1]
+
+
+def test_summary_tells_no_difference_from_noise() -> None:
+    said = summarise(view(report({"gpl": 0.5, "gpl-history": 0.5})))
+    assert "no difference between gpl and exposed-only can be told" in said[0]
+    assert "adds nothing that can be told from noise" in said[2]
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_table_fits_100_columns_without_colour(n_seeds: int) -> None:
+    out = io.StringIO()
+    print_table(report(n_seeds=n_seeds), Console(file=out, width=100))
+    text = out.getvalue()
+    assert "\x1b" not in text and "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    lines = [line.split() for line in text.splitlines() if "gpl" in line or "only" in line]
+    names = [line[0] for line in lines if line[0] in METHODS]
+    assert names == ["gpl", "gpl-history", "gpl-shuffled", "exposed-only"]
+    assert "  gpl-history" in text and "*" in text
+
+
+def test_metric_plot_is_sorted_with_whiskers() -> None:
+    rows = [
+        (a.Record("low", "p", "all", "gauc", 0.5, 0.4, 0.7, 9, 3), "other"),
+        (a.Record("base", "p", "all", "gauc", 0.6, None, None, 9, 1), "baseline"),
+        (a.Record("none", "p", "all", "gauc", None, None, None, 0, 1, "why"), "other"),
+        (a.Record("<b>top", "p", "all", "gauc", 0.8, 0.7, 0.9, 9, 3), "method"),
+    ]
+    figure = plots.metric_plot(rows, "GAUC", "base")
+    assert list(figure.layout.yaxis.categoryarray) == ["low", "base", "&lt;b&gt;top"]
+    assert figure.layout.shapes[0].x0 == 0.6
+    low = next(trace for trace in figure.data if trace.y == ("low",))
+    assert low.error_x.array[0] == pytest.approx(0.2)
+    assert low.error_x.arrayminus[0] == pytest.approx(0.1)
+
+
+def test_share_plot_has_the_first_row_on_top() -> None:
+    figure = plots.share_plot({"candidates": {"head": 0.2, "mid": 0.3, "tail": 0.5}, "m": {}})
+    assert figure.data[0].y[-1] == "candidates"
+    assert [trace.x[-1] for trace in figure.data] == [0.2, 0.3, 0.5]
+
+
+# ---- explain: two users, four items on a circle ------------------------------------------------
+
+
+def small() -> tuple[a.Dataset, a.ItemEmbeddings, a.InterestAnchors, a.PseudoLabels]:
+    world = dataset([0, 1], [0, 1], [1, 0], n_items=4, title="film")
+    fields = {name: getattr(world, name) for name in world.__dataclass_fields__}
+    nan = np.float32(np.nan)
+    fields["interactions"] = a.Interactions(
+        np.array([0, 0], np.int32), np.array([3, 1], np.int32), np.zeros(2, np.int64)
+    )
+    fields["candidates"] = a.Candidates(
+        request=np.zeros(3, np.int64),
+        user=np.array([0, 0, 1], np.int32),
+        item=np.array([2, 0, 2], np.int32),
+        time=np.zeros(3, np.int64),
+        stage=np.zeros(3, np.int8),
+        score=np.full(3, nan),
+        truth=np.array([1, nan, 0], np.float32),
+    )
+    vectors = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+    anchors = a.InterestAnchors(
+        offsets=np.array([0, 2, 2]),
+        codes=np.array([[5, 0], [7, 0]], np.int32),
+        vectors=np.array([[0.8, 0.6], [-0.6, 0.8]], np.float32),
+        logprob=np.log(np.array([0.5, 0.25], np.float32)),
+        logprob_legal=np.zeros(2, np.float32),
+        source="llm",
+    )
+    labels = a.PseudoLabels(
+        user=np.array([0, 0, 1], np.int32),
+        item=np.array([2, 0, 2], np.int32),
+        time=np.zeros(3, np.int64),
+        label=np.array([0.9, 0.2, 0.5], np.float32),
+        confidence=np.array([1, 1, 0], np.float32),
+        relevance=np.zeros(3, np.float32),
+        anchor=np.array([1, 0, -1]),
+        dispersion=np.full(3, nan),
+        history=np.full(3, nan),
+        llm=np.full(3, nan),
+        fit={"prior": 0.1, "knots": [[0.0, 0.1]], "reliability": [[0.2, 0.3, 7]]},
+    )
+    return a.Dataset(**fields), a.ItemEmbeddings(vectors), anchors, labels
+
+
+def test_sample_user_by_hand() -> None:
+    world, space, anchors, labels = small()
+    (user,) = explain.sample_users(world, space, anchors, labels, 1, 0)
+    assert user["user"] == "u000000"  # the only one with anchors, history and labels
+    assert user["history"] == ["film 3", "film 1"]
+    assert [(x["title"], x["first_code"]) for x in user["anchors"]] == [
+        ("film 0", 5),
+        ("film 1", 7),
+    ]
+    assert user["anchors"][0]["cosine"] == pytest.approx(0.8)
+    assert user["anchors"][0]["prob"] == pytest.approx(0.5)
+    first, second = user["labels"]
+    assert (first["title"], first["because"], first["truth"]) == ("film 2", "film 1", 1)
+    assert (second["title"], second["because"], second["truth"]) == ("film 0", "film 0", None)
+
+
+def test_users_without_anything_can_be_shown() -> None:
+    world, space, anchors, _ = small()
+    users = explain.sample_users(world, space, anchors, None, 5, 0)
+    assert [user["user"] for user in users] == ["u000000", "u000001"]
+    assert users[1]["history"] == users[1]["anchors"] == users[1]["labels"] == []
+
+
+def test_nearest_item_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, space, anchors, labels = small()
+    at_once = explain.sample_users(world, space, anchors, labels, 2, 0)
+    monkeypatch.setattr(explain, "ITEM_CELLS", 1)
+    assert explain.sample_users(world, space, anchors, labels, 2, 0) == at_once
+
+
+def test_describe_labels_by_hand() -> None:
+    world, _, _, labels = small()
+    about = explain.describe_labels(labels, world)
+    assert (about["n"], about["abstained"]) == (3, 1)
+    assert about["mean"] == pytest.approx(0.55)
+    assert sum(about["histogram"]["counts"]) == 2
+    # The one labelled pair with a known truth.
+    assert [b["n"] for b in about["reliability"]] == [1]
+    assert about["reliability"][0]["clicked"] == 1
+    assert about["fit"] == {"prior": 0.1} and about["knots"] == [[0.0, 0.1]]
+    json.dumps(about)
+
+
+def test_reliability_of_the_fit_stands_in_for_the_truth() -> None:
+    _, _, _, labels = small()
+    about = explain.describe_labels(labels, dataset([0, 1], [0, 1], [1, 0], n_items=4))
+    assert about["reliability"] == [{"predicted": 0.2, "clicked": 0.3, "n": 7}]
+    assert "held-out" in about["reliability_on"]
+
+
+def test_describe_anchors_by_hand() -> None:
+    _, _, anchors, _ = small()
+    about = explain.describe_anchors(anchors)
+    assert (about["users"], about["with_anchors"], about["per_user"]) == (2, 1, 2)
+    assert about["first_codes_per_user"] == 2
+    assert about["cosine_within_user"] == pytest.approx(0, abs=1e-6)  # .8 * -.6 + .6 * .8
+
+
+def test_describe_anchors_of_nobody() -> None:
+    empty = a.InterestAnchors(
+        offsets=np.zeros(3, np.int64),
+        codes=np.zeros((0, 2), np.int32),
+        vectors=np.zeros((0, 2), np.float32),
+        logprob=np.zeros(0, np.float32),
+        logprob_legal=np.zeros(0, np.float32),
+        source="llm",
+    )
+    about = explain.describe_anchors(empty)
+    assert (about["with_anchors"], about["cosine_within_user"]) == (0, 0)
