@@ -13,7 +13,14 @@ from rich.table import Table
 from prerank.errors import ArtifactError
 from prerank.store import MANIFEST, Manifest, read_manifest, verify
 
-ABOUT = ("dataset.json", "quality.json", "anchors.json", "labels.json", "training.json")
+ABOUT = (
+    "dataset.json",
+    "quality.json",
+    "finetune.json",
+    "anchors.json",
+    "labels.json",
+    "pre_ranker.json",
+)
 """The small JSON files beside the arrays; each says what matters about its artifact."""
 
 

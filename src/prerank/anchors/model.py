@@ -22,6 +22,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.utils import logging as hf_logging
 
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.tokens import TOKENS_FILE, SidTokens
@@ -235,6 +236,7 @@ def save(model: SidLM, folder: Path) -> None:
     reads every case. The merge changes ``model``, which must not be used afterwards.
     """
     lm = model.lm
+    hf_logging.disable_progress_bar()  # its bars of a second only garble our log
     if model.adapted is not None:
         model.adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
         lm = model.adapted.merge_and_unload()
@@ -255,5 +257,6 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, S
         ArtifactError: the folder holds no anchor model.
     """
     tokens = SidTokens.load(folder)
+    hf_logging.disable_progress_bar()
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return lm.to(device).eval(), tokens
