@@ -39,7 +39,8 @@ def test_user_auc_by_hand() -> None:
     click = np.array([1, 0, 0, 1, 0, 1])
     score = np.array([2.0, 1.0, 2.0, 0.0, 5.0, 1.0])
     # user 0: beats one of two, ties with the other; user 1: loses; user 2: one class; 3: no rows
-    found = metrics.user_auc(user, click, score, 4)
+    order = metrics.sort_rows(score.astype(np.float32), user)
+    found = metrics.user_auc(user, click, score, order, 4)
     np.testing.assert_allclose(found, [0.75, 0, np.nan, np.nan])
 
 
@@ -130,7 +131,7 @@ def test_metrics_equal_those_of_sklearn_and_brute_force(
 ) -> None:
     request, score, click = (np.array(column) for column in zip(*rows, strict=True))
     ranking = metrics.rank_rows(score.astype(np.float32), request, 4)
-    area = metrics.user_auc(request, click, score, 4)
+    area = metrics.user_auc(request, click, score, ranking.order, 4)
     gain = metrics.ndcg(ranking, click == 1, k)
     hits = metrics.hit_rate(ranking, click == 1, k)
     for group in range(4):

@@ -32,8 +32,8 @@ def grouped_auc(
 ) -> tuple[Values, NDArray[Any]]:
     """Return the AUC of each group.
 
-    The Mann-Whitney form: (sum of the clicked rows' ranks - P(P + 1)/2) / (P N), ranks averaged
-    over ties. GAUC is the plain mean of the values that are not NaN.
+    The Mann-Whitney form: pairs of a clicked and a not clicked row that the clicked one wins,
+    ties counting half, over P N. GAUC is the plain mean of the values that are not NaN.
 
     Args:
         group: (N,) id of the group (user or request) of each row, in any order.
@@ -45,23 +45,30 @@ def grouped_auc(
         groups: (G,) the group ids, ascending.
     """
     order = np.lexsort((score, group))
-    group, score, clicked = group[order], score[order], click[order] == 1
-    n = len(group)
-    if n == 0:
+    return sorted_auc(group[order], click[order], score[order])
+
+
+def sorted_auc(
+    group: NDArray[Any], click: NDArray[Any], score: NDArray[Any]
+) -> tuple[Values, NDArray[Any]]:
+    """Return what `grouped_auc` does, for rows already sorted by group, then rising score.
+
+    Runs of equal group and score are counted as one: a run of p clicked and q not clicked rows
+    above b not clicked ones of its group wins p (b + q / 2) pairs.
+    """
+    if not len(group):
         return np.zeros(0), group
     new_group = np.append(True, group[1:] != group[:-1])
-    new_tie = new_group | np.append(True, score[1:] != score[:-1])
-    group_of = np.cumsum(new_group) - 1
-    starts = np.flatnonzero(new_group)
-    tie_starts = np.flatnonzero(new_tie)
-    tie_ends = np.append(tie_starts[1:], n)
-    middle = (tie_starts + tie_ends + 1) / 2  # mean of the 1-based ranks of a run of ties
-    rank = middle[np.cumsum(new_tie) - 1] - starts[group_of]
-    positives = np.bincount(group_of, weights=clicked)
-    negatives = np.bincount(group_of) - positives
-    rank_sum = np.bincount(group_of, weights=rank * clicked)
-    pairs = positives * negatives
-    wins = rank_sum - positives * (positives + 1) / 2
-    values = np.full(len(starts), np.nan)
-    np.divide(wins, pairs, out=values, where=pairs > 0)
-    return values, group[starts]
+    start = np.flatnonzero(new_group | np.append(True, score[1:] != score[:-1]))
+    length = np.diff(start, append=len(group))
+    positive = np.add.reduceat((click == 1).astype(np.int64), start)
+    negative = length - positive
+    first = np.flatnonzero(new_group[start])  # first run of each group
+    runs = np.diff(first, append=len(start))
+    below = np.cumsum(negative) - negative
+    below -= np.repeat(below[first], runs)
+    twice_wins = np.add.reduceat(positive * (2 * below + negative), first)
+    pairs = np.add.reduceat(positive, first) * np.add.reduceat(negative, first)
+    values = np.full(len(first), np.nan)
+    np.divide(twice_wins, 2 * pairs, out=values, where=pairs > 0)
+    return values, group[start[first]]

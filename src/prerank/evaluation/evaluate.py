@@ -293,7 +293,7 @@ def _measure_seed(
                 probability[kept], click[kept], config.ece_bins
             )
         kept = by_user[inside[by_user]]
-        of_user = metrics.user_auc(pool.user[kept], click[kept], score[kept], n_users)
+        of_user = metrics.user_auc(pool.user, click, score, kept, n_users)
         sums[part, "gauc"] = significance.user_sums(of_user, users, n_users)
         positive = inside & (click == 1)
         for k in config.ks:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.data.auc import auc, grouped_auc
+from prerank.data.auc import auc, grouped_auc, sorted_auc
 
 __all__ = [
     "Ranking",
@@ -122,7 +122,9 @@ def rank_rows(score: NDArray[np.float32], request: NDArray[Any], n_requests: int
     return Ranking(request.astype(np.int64, copy=False), n_requests, order, above, tied)
 
 
-def user_auc(user: NDArray[Any], click: NDArray[Any], score: NDArray[Any], n_users: int) -> Values:
+def user_auc(
+    user: NDArray[Any], click: NDArray[Any], score: NDArray[Any], order: Rows, n_users: int
+) -> Values:
     """Return the AUC of each user, (U,) float64 in [0, 1], NaN without both classes.
 
     AUC_u = (clicked rows above not clicked ones + half the ties) / (P_u * N_u).
@@ -131,11 +133,12 @@ def user_auc(user: NDArray[Any], click: NDArray[Any], score: NDArray[Any], n_use
     Args:
         user: (N,) integers in [0, n_users).
         click: (N,) 0 or 1.
-        score: (N,) finite. Rows already sorted by (user, score) make it fast.
+        score: (N,) finite.
+        order: (M,) rows to use, by user, then rising score.
         n_users: U.
     """
     values = np.full(n_users, np.nan)
-    found, groups = grouped_auc(user, click, score)
+    found, groups = sorted_auc(user[order], click[order], score[order])
     values[groups] = found
     return values
 
