@@ -8,6 +8,7 @@ reads that ranking. Memory is bounded by one method's user sums.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Key = tuple[str, str]
 
+THREADS = 2  # training seeds measured side by side; each holds one working set in memory
 ONE_SEED = "no interval, it would come from the spread over training seeds and there is one"
 FEW_USERS = "no interval, fewer than 2 users have a value"
 
@@ -261,7 +263,11 @@ def _measure(
     is_logit: bool,
 ) -> _Measured:
     """Compute all metrics of one method on one pool; ``scores`` is (S, N) in the pool's order."""
-    by_seed = [_measure_seed(pool, one, embeddings, config, is_logit) for one in scores]
+    # NumPy sorts and gathers outside of the interpreter's lock.
+    with ThreadPoolExecutor(THREADS) as threads:
+        by_seed = list(
+            threads.map(lambda one: _measure_seed(pool, one, embeddings, config, is_logit), scores)
+        )
     sums, whole = zip(*by_seed, strict=True)
     return _Measured(
         sums={key: significance.stack([one[key] for one in sums]) for key in sums[0]},
