@@ -50,14 +50,14 @@ anchors = "llm+history"
 [methods.gpl-shuffled]
 anchors = "shuffled"
 """
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # equal bytes need equal threads
 STAGES = ["prepare", "encode", "tokenize", "finetune", "generate", "label", "train", "evaluate"]
 
 
 def prerank(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "prerank", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300, **options
+        command, capture_output=True, text=True, env=ONE_THREAD, timeout=300, **options
     )
 
 
@@ -197,7 +197,9 @@ def test_killed_run_goes_on_and_ends_alike(recipe: Path, first: dict[str, Any]) 
     out = recipe.parent / "killed"
     command = [sys.executable, "-m", "prerank", "run", str(recipe), "--set", f"out='{out}'"]
     for seconds in (4.0, 7.0, 10.0):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ONE_THREAD
+        )
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
