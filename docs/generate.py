@@ -1,7 +1,9 @@
 """Write every page that is made from code or from committed results.
 
-python docs/generate.py            # write docs/reference/*.md, docs/results.md, README tables
-python docs/generate.py --check    # exit 1 if any of them is not current (a test does this)
+Pages: docs/reference/*.md, docs/results.md, docs/log.md and the tables of README.md.
+
+    python docs/generate.py            # write them
+    python docs/generate.py --check    # exit 1 if any of them is not current (a test does this)
 """
 
 from __future__ import annotations
@@ -129,6 +131,32 @@ def _cell(record: dict[str, Any] | None) -> str:
     return f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
 
 
+def log_page() -> str:
+    """Return docs/log.md: findings that shaped a default, with the numbers that did it."""
+    entries = json.loads((RESULTS / "log.json").read_text())
+    intro = (
+        "One entry a finding that shaped a default or killed an idea. Training and validation data "
+        "only; no test\nsplit was looked at. From `benchmarks/results/log.json`."
+    )
+    parts = [MADE, f"# Log of what did and did not work\n\n{intro}"]
+    for entry in entries:
+        head = ["| " + " | ".join(entry["columns"]) + " |", "|---" * len(entry["columns"]) + "|"]
+        rows = ["| " + " | ".join(map(_plain, row)) + " |" for row in entry["rows"]]
+        parts += [
+            f"\n## {entry['finding']}\n\n{entry['setting'][0].upper()}{entry['setting'][1:]}.\n",
+            *head,
+            *rows,
+        ]
+        parts.append(f"\nSo {entry['consequence']}")
+    return "\n".join(parts) + "\n"
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def readme() -> str:
     """Return the README with its results tables made anew."""
     text = (ROOT / "README.md").read_text()
@@ -148,6 +176,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "reference" / "cli.md": cli_page(),
         ROOT / "docs" / "reference" / "recipe.md": recipe_page(),
         ROOT / "docs" / "results.md": results_page(),
+        ROOT / "docs" / "log.md": log_page(),
         ROOT / "README.md": readme(),
     }
 
