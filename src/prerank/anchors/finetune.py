@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, embedding
 
 from prerank import seeds
 from prerank.anchors.config import FinetuneConfig
-from prerank.anchors.model import SidLM, build, resolve_device, resolve_dtype, save
+from prerank.anchors.model import SidLM, build, resolve_dtype, save
 from prerank.anchors.sequences import (
     Sequences,
     anchor_sequences,
@@ -35,6 +35,7 @@ from prerank.anchors.sequences import (
     keep_probability,
 )
 from prerank.artifacts import Dataset, FloatArray, SemanticIds
+from prerank.devices import resolve_device
 from prerank.errors import DataError
 from prerank.progress import log, track
 

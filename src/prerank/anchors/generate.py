@@ -23,11 +23,12 @@ from prerank import seeds
 from prerank.anchors.beam import tree_beam_search
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.config import GenerateConfig
-from prerank.anchors.model import load, resolve_device, resolve_dtype
+from prerank.anchors.model import load, resolve_dtype
 from prerank.anchors.sequences import Sequences, anchor_sequences, is_unordered
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import LevelTable, Trie, level_tables
 from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, SemanticIds
+from prerank.devices import resolve_device
 from prerank.errors import ConfigError
 from prerank.progress import log, track
 
@@ -73,8 +74,9 @@ def generate(
     todo = [n for n in range(len(shards)) if read_shard(files[n], shards[n]) is None]
     if todo:
         _announce(decoder, histories, [shards[n] for n in todo], len(shards))
-    for n in track(todo, "generate: shards"):
-        _write_shard(files[n], _decode_shard(decoder, histories, shards[n]))
+    for n in todo:
+        title = f"generate: shard {n + 1} of {len(shards)}"
+        _write_shard(files[n], _decode_shard(decoder, histories, shards[n], title))
 
     parts = [read_shard(file, shard) or {} for file, shard in zip(files, shards, strict=True)]
     return _assemble(parts, len(dataset.users), config.n_anchors, decoder, semantic_ids, embeddings)
@@ -158,13 +160,12 @@ def _announce(
     log(message)
 
 
-def _decode_shard(decoder: _Decoder, histories: Sequences, users: NDArray[np.int64]) -> Shard:
+def _decode_shard(
+    decoder: _Decoder, histories: Sequences, users: NDArray[np.int64], title: str
+) -> Shard:
     size = decoder.config.batch_size
     starts = range(0, len(users), size)
-    parts = [
-        decoder.decode(histories, users[at : at + size])
-        for at in track(starts, "generate: batches of this shard")
-    ]
+    parts = [decoder.decode(histories, users[at : at + size]) for at in track(starts, title)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -74,23 +74,6 @@ class SidLM:
         return {name: value for name, value in named if value.requires_grad}
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device that ``name`` stands for; raise ConfigError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            "the device is not there",
-            where="device",
-            must="auto, cpu, cuda or cuda:N of this machine",
-            got=f"{name} ({str(error).splitlines()[0]})",
-        ) from None
-    return device
-
-
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype that ``name`` stands for; auto is bfloat16 on a GPU, float32 on a CPU."""
     if name == "auto":
