@@ -5,7 +5,8 @@
 Writes ``benchmarks/results/run-NAME.json``: the records and paired differences of the report, the
 seconds of every stage, the peak memory of the whole process tree (proportional set size, sampled
 twice a second), hardware and versions. ``docs/generate.py`` makes the pages from these files.
-``--keep`` reuses what the run's folder holds instead of starting from nothing.
+``--keep`` reuses what the run's folder holds instead of starting from nothing; the seconds that its
+stages took then count as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+from prerank.pipeline import Run
 from prerank.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +66,12 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.set)
     if not arguments.keep:
         shutil.rmtree(recipe.folder, ignore_errors=True)
+    before = Run(recipe)
+    kept_seconds = sum(
+        manifest.seconds
+        for step in before.steps.values()
+        if before.done(step) and (manifest := before.store.manifest(step.key))
+    )
     options = [x for text in arguments.set for x in ("--set", text)]
     command = ["prerank", "run", str(arguments.recipe), *options]
     start, peak = time.monotonic(), 0
@@ -73,7 +81,7 @@ def main() -> None:
         time.sleep(SAMPLE_S)
     if process.returncode:
         sys.exit(process.returncode)
-    seconds = time.monotonic() - start
+    seconds = kept_seconds + time.monotonic() - start
     report = json.loads((recipe.folder / "report" / "report.json").read_text())
     manifest = json.loads((recipe.folder / "report" / "manifest.json").read_text())
     kept = {

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import roc_auc_score
 
 from prerank.artifacts import Cuts
 from prerank.errors import DataError
@@ -21,7 +20,6 @@ from prerank.labels.calibration import (
     prior_shift,
     reliability,
     skill,
-    user_auc,
     weight_factor,
 )
 
@@ -140,25 +138,6 @@ def test_held_out_with_time_adds_training_after_the_anchor_cut(make_dataset):
     )
     # Row 2 is an interaction too, but after the cut: the anchors cannot know it.
     assert held_out_rows(dataset).tolist() == [1, 2, 3]
-
-
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
-def test_user_auc_equals_sklearn(seed):
-    rng = np.random.default_rng(seed)
-    user = rng.integers(0, 6, 60).astype(np.int32)
-    click = rng.integers(0, 2, 60).astype(np.int8)
-    score = rng.integers(0, 5, 60).astype(np.float32)  # many ties
-    expected = [
-        roc_auc_score(click[user == u], score[user == u])
-        for u in np.unique(user)
-        if len(np.unique(click[user == u])) == 2
-    ]
-    np.testing.assert_allclose(user_auc(user, click, score), expected)
-
-
-def test_user_auc_of_nothing():
-    assert len(user_auc(np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros(0))) == 0
 
 
 def test_skill_by_hand():

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError, DataError
-from prerank.ranking.pre_ranker import PreRanker, device_of
+from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.train import train
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -130,7 +131,7 @@ def test_other_data_or_a_damaged_folder_is_refused(case, tmp_path, world) -> Non
 
 
 def test_device_names() -> None:
-    assert device_of("cpu").type == "cpu"
-    assert device_of("auto").type in ("cpu", "cuda")
-    with pytest.raises(ConfigError, match="unknown device"):
-        device_of("abacus")
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ConfigError, match="device is not there"):
+        resolve_device("abacus")

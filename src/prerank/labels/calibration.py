@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset, FloatArray, IntArray, TimeArray
+from prerank.data.auc import grouped_auc
 from prerank.data.history import anchor_ends
 from prerank.data.unexposed import pair_keys
 from prerank.errors import DataError
@@ -150,41 +151,14 @@ def estimate_prior(dataset: Dataset, n_unexposed: int) -> tuple[float, str]:
     return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
 
 
-def user_auc(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) -> DoubleArray:
-    """Return the AUC of each user that has clicked and unclicked rows, ties counting half.
-
-    Args:
-        user: (N,) int32.
-        click: (N,) int8 in {0, 1}.
-        score: (N,) float, finite.
-
-    Returns:
-        (number of such users,) float64, by ascending user.
-    """
-    order = np.lexsort((score, user))
-    user, click, score = user[order], click[order], score[order]
-    new_user = np.append(True, user[1:] != user[:-1])[: len(user)]
-    new_tie = new_user | np.append(True, score[1:] != score[:-1])[: len(user)]
-    group, tie = np.cumsum(new_user) - 1, np.cumsum(new_tie) - 1
-    first = np.flatnonzero(new_user)[group] if len(user) else group
-    tie_size = np.bincount(tie) if len(user) else np.zeros(0)
-    # Mean rank, from 1, of the rows that tie.
-    rank = (np.flatnonzero(new_tie) + (tie_size + 1) / 2)[tie] - first
-    positives = np.bincount(group, weights=click == 1)
-    negatives = np.bincount(group, weights=click == 0)
-    both = (positives > 0) & (negatives > 0)
-    total = np.bincount(group, weights=rank * (click == 1))
-    p, n = positives[both], negatives[both]
-    return np.asarray((total[both] - p * (p + 1) / 2) / (p * n), dtype=np.float64)
-
-
 def skill(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) -> dict[str, Any]:
     """Say how well a score orders each user's held-out clicks (C, ours).
 
     skill = 2 GAUC - 1 over users with both kinds of rows (0: no better than chance, 1: perfect);
     low = skill - 1.645 standard errors over users, the one-sided 95 % bound.
     """
-    auc = user_auc(user, click, score)
+    values, _ = grouped_auc(user, click, score)
+    auc = values[~np.isnan(values)]
     both = 0 < int((click == 1).sum()) < len(click)
     found: dict[str, Any] = {
         "n_rows": len(click),

@@ -27,30 +27,14 @@ from prerank.artifacts import (
     TimeArray,
     require,
 )
-from prerank.errors import ArtifactError, ConfigError
+from prerank.devices import resolve_device
+from prerank.errors import ArtifactError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.two_tower import TwoTower
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
 SCORE_BLOCK = 8192
-
-
-def device_of(name: str) -> torch.device:
-    """Return the torch device called ``name``; ConfigError if it is unknown or absent."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(
-            "unknown device", where="device", must="cpu, cuda or auto", got=name
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "there is no CUDA device here", where="device", got=name, hint="use cpu or auto"
-        )
-    return device
 
 
 def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
@@ -263,7 +247,7 @@ class PreRanker:
         rows = (torch.zeros(len(dataset.users)), torch.zeros(len(dataset.items)))
         model = TwoTower(config, context, *rows, click_rate=0.5)
         model.load_state_dict(weights)
-        return cls(model.to(device_of(device)), context, config, schema, about["history"])
+        return cls(model.to(resolve_device(device)), context, config, schema, about["history"])
 
 
 def _blocks(n_rows: int) -> list[slice]:

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from prerank import seeds
 from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels, require
+from prerank.devices import resolve_device
 from prerank.progress import log, track
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.losses import actual_loss, pseudo_loss
-from prerank.ranking.pre_ranker import PreRanker, device_of, schema_of
+from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
 from prerank.ranking.two_tower import TwoTower
 from prerank.ranking.validation import quality, selection, validation_rows
@@ -55,7 +56,7 @@ def train(
 def _torch_state(threads: int, seed: int, device: str) -> Iterator[None]:
     """Set torch's threads and random state for a while, then put both back."""
     before = torch.get_num_threads()
-    kind = device_of(device)
+    kind = resolve_device(device)
     devices = [torch.cuda.current_device()] if kind.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -77,7 +78,7 @@ class _Training:
         config: TrainConfig,
         seed: int,
     ) -> None:
-        self.config, self.device = config, device_of(config.device)
+        self.config, self.device = config, resolve_device(config.device)
         self.context = ScoringContext.of(dataset, embeddings, config)
         self.schema = schema_of(dataset, embeddings)
         self.exposed = exposed_rows(dataset, self.context, self.device)

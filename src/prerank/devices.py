@@ -1,0 +1,24 @@
+"""Devices by name: the one place that turns a recipe's ``device`` into torch's."""
+
+from __future__ import annotations
+
+import torch
+
+from prerank.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``name`` stands for; raise ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            "the device is not there",
+            where="device",
+            must="auto, cpu, cuda or cuda:N of this machine",
+            got=f"{name} ({str(error).splitlines()[0]})",
+        ) from None
+    return device
