@@ -62,7 +62,7 @@ def hostile_extra() -> dict[str, Any]:
         "stages": [{"stage": "prepare", "seconds": 1.5, "fingerprint": "abc"}],
         "labels": {
             HOSTILE: {
-                "histogram": {"edges": [0.0, 0.5, 1.0], "counts": [3, 1]},
+                "histogram": {"edges": [0.0, 0.3, 0.6, 1.0], "counts": [3, 2, 1]},
                 "n": 4,
                 "abstained": 1,
                 "mean": 0.2,
@@ -154,7 +154,7 @@ def test_summary_says_what_came_out() -> None:
     assert "gpl-history" in said[2] and "of gpl's gain" in said[2]
     assert "adds something that the history lacks" in said[2]
     assert "gain nothing, as they should" in said[3]
-    assert said[-1].startswith("Highest GAUC on this pool: gpl (0.")
+    assert said[-1].startswith("Highest GAUC among the 5 trained methods: gpl (0.")
 
 
 def test_summary_is_honest_when_the_method_loses() -> None:
@@ -162,7 +162,7 @@ def test_summary_is_honest_when_the_method_loses() -> None:
     assert "gpl ranks worse than exposed-only: −0." in said[0]
     assert "own history makes better anchors" in said[2]
     assert "does not come from the user's interests" in said[3]
-    assert "Highest GAUC on this pool: gpl-history" in said[-1] and "number 5 of 5" in said[-1]
+    assert "trained methods: gpl-history" in said[-1] and "number 5." in said[-1]
 
 
 def test_summary_tells_no_difference_from_noise() -> None:
@@ -318,3 +318,30 @@ def test_describe_anchors_of_nobody() -> None:
     )
     about = explain.describe_anchors(empty)
     assert (about["with_anchors"], about["cosine_within_user"]) == (0, 0)
+
+
+def test_roles_order_the_methods_and_keep_ceilings_out_of_competition() -> None:
+    world = dataset([0, 0, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0])
+    right, wrong = np.array([[2, 1, 2, 1]], np.float32), np.array([[1, 2, 1, 2]], np.float32)
+    made = {"true-labels": right, "kd": wrong, "exposed-only": wrong, "gpl-history": wrong}
+    config = EvaluateConfig(n_resamples=10)
+    label = {"match": right}
+    seen = view(stage.evaluate(world, None, {**made, "gpl": wrong}, config, 0, label_scores=label))
+    assert seen.methods == (
+        ("gpl", "method"),
+        ("gpl-history", "control"),
+        ("exposed-only", "baseline"),
+        ("kd", "other"),
+        ("true-labels", "ceiling"),
+        ("match", "label"),
+    )
+    assert "4 trained methods" in summarise(seen)[-1]
+    assert "true-labels" not in summarise(seen)[-1]
+
+
+def test_reasons_are_said_once() -> None:
+    world = dataset([0, 0], [0, 1], [1, 0])
+    many = {f"label-{k}": np.array([[2, 1]], np.float32) for k in range(7)}
+    report_ = stage.evaluate(world, None, {}, EvaluateConfig(n_resamples=10), 0, label_scores=many)
+    # Once in all items and once in the tail; head and mid have no rows.
+    assert render_html(report_).count("ECE of 7 methods: the score is no logit") == 2

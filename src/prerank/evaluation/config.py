@@ -45,3 +45,7 @@ class EvaluateConfig(Config):
         ),
         description="methods shown right under `method`, whatever their result",
     )
+    ceilings: tuple[str, ...] = Field(
+        ("true-labels",),
+        description="methods that were told the truth: shown, but out of competition",
+    )

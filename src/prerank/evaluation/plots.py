@@ -29,12 +29,16 @@ ROLE_COLOR: Mapping[Role, str] = {
     "control": SKY,
     "baseline": ORANGE,
     "other": GREY,
+    "ceiling": GREEN,
+    "label": PURPLE,
 }
 ROLE_NAME: Mapping[Role, str] = {
     "method": "method",
     "control": "its controls",
     "baseline": "baseline",
     "other": "other methods",
+    "ceiling": "ceiling (told the truth)",
+    "label": "label score alone",
 }
 GRID = "rgba(138,143,152,.25)"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)

@@ -208,25 +208,30 @@ def _bias_plot(seen: View, pool: str) -> list[Plot]:
 
 
 def _label_plots(seen: View) -> list[Plot]:
-    labels = seen.extra.get("labels", {})
+    by_method = seen.extra.get("labels", {})
+    names = dict.fromkeys([*(name for name, role in seen.methods if role != "ceiling"), *by_method])
+    labels = {name: by_method[name] for name in names if name in by_method}
+    soft = {n: v for n, v in labels.items() if _is_soft(v.get("histogram"))}
+    labels = dict(list(soft.items())[: len(plots.LINES)])
     found: list[Plot] = []
-    histograms = _few_labels({n: v["histogram"] for n, v in labels.items() if v.get("histogram")})
-    if histograms:
+    if labels:
+        histograms = {name: one["histogram"] for name, one in labels.items()}
         figure = plots.histogram_plot(histograms, "pseudo-label")
         found.append(Plot("Histogram of the pseudo-labels", figure))
-    curves = _few_labels({n: v["reliability"] for n, v in labels.items() if v.get("reliability")})
+    curves = {n: v["reliability"] for n, v in labels.items() if v.get("reliability")}
     if curves:
         where = next((v["reliability_on"] for v in labels.values() if v.get("reliability_on")), "")
         title = f"Reliability of the pseudo-labels ({where})" if where else "Reliability"
         found.append(Plot(title, plots.reliability_plot(curves, "pseudo-label")))
-    knots = _few_labels({n: v["knots"] for n, v in labels.items() if v.get("knots")})
+    knots = {name: one["knots"] for name, one in labels.items() if one.get("knots")}
     if knots:
         found.append(Plot("Map from relevance to pseudo-label", plots.map_plot(knots)))
     return found
 
 
-def _few_labels(by_method: dict[str, Any]) -> dict[str, Any]:
-    return dict(list(by_method.items())[: len(plots.LINES)])
+def _is_soft(histogram: Any) -> bool:
+    """Say whether labels take more than the hard values 0 and 1: those tell a plot nothing."""
+    return bool(histogram) and any(histogram["counts"][1:-1])
 
 
 def _quality_plots(quality: Any) -> list[Plot]:
@@ -249,7 +254,7 @@ def _table(seen: View, pool: str, segment: str) -> SegmentTable:
         if metric in compared:
             header.append(f"Δ {_metric_name(metric)}")
             getters.append((metric, True))
-    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    reasons: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     rows = []
     for name, role in seen.methods:
         cells = []
@@ -258,15 +263,23 @@ def _table(seen: View, pool: str, segment: str) -> SegmentTable:
             record = find(name, pool, segment, metric)
             cells.append(_cell(record, sign=is_difference))
             if record is not None and record.reason:
-                reasons.setdefault((name, record.reason), {})[_metric_name(metric)] = None
+                of_metrics, of_methods = reasons.setdefault(record.reason, ({}, {}))
+                of_metrics[_metric_name(metric)] = of_methods[name] = None
         rows.append(Row(name, role, tuple(cells)))
     return SegmentTable(
         title=SEGMENT_NAMES.get(segment, segment),
         open=segment in OPEN_SEGMENTS,
         header=tuple(header),
         rows=tuple(rows),
-        reasons=tuple(f"{name}, {', '.join(of)}: {why}" for (name, why), of in reasons.items()),
+        reasons=tuple(
+            f"{', '.join(of_metrics)} of {_some(list(of_methods))}: {why}"
+            for why, (of_metrics, of_methods) in reasons.items()
+        ),
     )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= FEW else f"{len(names)} methods"
 
 
 def _metric_name(metric: str) -> str:

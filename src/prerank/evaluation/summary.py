@@ -105,16 +105,18 @@ def _shuffled(seen: View, pool: str) -> str:
 def _best(seen: View, pool: str) -> str:
     found = [
         record
-        for name, _ in seen.methods
-        if (record := seen.record(name, pool, "all", "gauc")) is not None
+        for name, role in seen.methods
+        if role not in ("ceiling", "label")
+        and (record := seen.record(name, pool, "all", "gauc")) is not None
         and record.value is not None
     ]
     if not found:
         return ""
     ranked = sorted(found, key=lambda record: -(record.value or 0.0))
-    text = f"Highest GAUC on this pool: {ranked[0].method} ({number(ranked[0].value or 0.0)})"
+    best = f"{ranked[0].method} ({number(ranked[0].value or 0.0)})"
+    text = f"Highest GAUC among the {len(found)} trained methods: {best}"
     places = [record.method for record in ranked]
     method = seen.config.method
     if method in places[1:]:
-        text += f"; {method} is number {places.index(method) + 1} of {len(places)}"
+        text += f"; {method} is number {places.index(method) + 1}"
     return text + "."

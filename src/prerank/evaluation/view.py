@@ -9,7 +9,8 @@ from typing import Any, Literal
 from prerank.artifacts import Record, Report
 from prerank.evaluation.config import EvaluateConfig
 
-Role = Literal["method", "control", "baseline", "other"]
+Role = Literal["method", "control", "baseline", "other", "ceiling", "label"]
+SHOWN: tuple[Role, ...] = ("method", "control", "baseline", "other", "ceiling", "label")
 Index = Mapping[tuple[str, str, str, str], Record]
 
 
@@ -19,7 +20,8 @@ class View:
 
     Attributes:
         config: the settings it was made with (defaults where the report does not say).
-        methods: (name, role): the method, its controls, then baselines and others as given.
+        methods: (name, role): the method, its controls, baselines, others, ceilings, then label
+            scores alone.
         pools: names, in the report's order.
         segments: names, in the report's order.
         records: (method, pool, segment, metric) -> record.
@@ -60,7 +62,7 @@ def view(report: Report) -> View:
     names = about.get("methods") or list(dict.fromkeys(r.method for r in report.records))
     return View(
         config=config,
-        methods=tuple(_ordered(names, config)),
+        methods=tuple(_ordered(names, about.get("label_scores", []), config)),
         pools=tuple(dict.fromkeys(r.pool for r in report.records)),
         segments=tuple(dict.fromkeys(r.segment for r in report.records)),
         records=_index(report.records),
@@ -87,14 +89,19 @@ def _index(records: Iterable[Record]) -> Index:
     return {(r.method, r.pool, r.segment, r.metric): r for r in records}
 
 
-def _ordered(names: list[str], config: EvaluateConfig) -> list[tuple[str, Role]]:
-    def of(role: Role, chosen: Iterable[str]) -> list[tuple[str, Role]]:
-        return [(name, role) for name in chosen if name in names]
-
-    first = of("method", [config.method])
-    controls = of("control", [c for c in config.controls if c != config.method])
-    placed = {name for name, _ in [*first, *controls]}
-    rest = [name for name in names if name not in placed]
-    baselines = of("baseline", [name for name in config.baselines if name in rest])
-    others = of("other", [name for name in rest if name not in config.baselines])
-    return [*first, *controls, *baselines, *others]
+def _ordered(names: list[str], labels: list[str], config: EvaluateConfig) -> list[tuple[str, Role]]:
+    """Give every method its role; within a role they keep the order of config or report."""
+    claims: dict[Role, Iterable[str]] = {
+        "method": [config.method],
+        "control": config.controls,
+        "baseline": config.baselines,
+        "ceiling": config.ceilings,
+        "label": labels,
+        "other": names,
+    }
+    role_of: dict[str, Role] = {}
+    for role, claimed in claims.items():
+        for name in claimed:
+            if name in names:
+                role_of.setdefault(name, role)
+    return sorted(role_of.items(), key=lambda pair: SHOWN.index(pair[1]))
