@@ -4,7 +4,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test install lint types layers unit docs clean
+.PHONY: quickstart test lint types layers unit docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/prerank run recipes/quickstart.toml
@@ -25,7 +25,7 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest
 
 docs: $(VENV)/.dev
-	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/generate.py
 
 # torch first and by its exact version: a bare `torch` may pull gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml
