@@ -14,7 +14,6 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from prerank.evaluation import metrics
 from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.evaluate import evaluate
 from prerank.vocabulary import Vocabulary
+from timing import best_seconds
 
 REPEATS = 3
 CANDIDATES, N_ITEMS, N_EXPOSURES, DIM = 240, 7000, 200_000, 96
@@ -76,16 +76,6 @@ def world(n_users: int, rng: np.random.Generator) -> tuple[a.Dataset, NDArray[np
     return dataset, truth.astype(np.float32)
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the least processor time of several calls."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the users, 2 x 2 scores")
@@ -119,7 +109,8 @@ def main() -> None:
     gap = abs(ours() - sklearn_loop())
     if gap > 1e-12:
         raise SystemExit(f"the two GAUC differ by {gap}")
-    loop_s, ours_s = seconds(sklearn_loop, 1), seconds(ours, REPEATS)
+    loop_s = best_seconds(sklearn_loop, 1, warm_up=0, clock=time.process_time)
+    ours_s = best_seconds(ours, REPEATS, warm_up=0, clock=time.process_time)
 
     vectors = rng.standard_normal((N_ITEMS, DIM), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from prerank.artifacts import InterestAnchors, ItemEmbeddings
 from prerank.labels.matching import match_pairs
+from timing import best_seconds
 
 REPEATS = 3
 
@@ -27,17 +27,6 @@ REPEATS = 3
 def unit_rows(rng: np.random.Generator, n: int, dim: int) -> NDArray[np.float32]:
     values = rng.standard_normal((n, dim), dtype=np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the least processor time of several calls, after one to warm up."""
-    work()
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def main() -> None:
@@ -92,9 +81,9 @@ def main() -> None:
     np.testing.assert_allclose(ours(), loop(), atol=1e-5)
     with threadpool_limits(1):
         taken = {
-            "floor": seconds(floor),
-            "loop over users": seconds(loop),
-            "prerank": seconds(ours),
+            "floor": best_seconds(floor, REPEATS, clock=time.process_time),
+            "loop over users": best_seconds(loop, REPEATS, clock=time.process_time),
+            "prerank": best_seconds(ours, REPEATS, clock=time.process_time),
         }
     rows = [
         {
