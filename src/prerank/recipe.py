@@ -59,6 +59,26 @@ def default_methods() -> dict[str, MethodConfig]:
     }
 
 
+def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
+    """Return every baseline, GPL, its combinations and its controls, in the order of tables.
+
+    Args:
+        truth: add the ceiling, for data whose candidates hold a known truth.
+    """
+    methods = default_methods()
+    found = {
+        "exposed-only": methods["exposed-only"],
+        "negative-sampling": methods["negative-sampling"],
+        "gpl": methods["gpl"],
+        "gpl-joined": MethodConfig(anchors="llm+history"),
+        "gpl-joint": MethodConfig(anchors="llm+history", label={"map": "joint"}),
+        **{name: methods[name] for name in methods if name.startswith("gpl-")},
+    }
+    if truth:
+        found["true-labels"] = MethodConfig(label={"source": "truth"})
+    return found
+
+
 class Recipe(Config):
     """A whole run: where it goes, its seeds, one section a stage, and the methods compared."""
 

@@ -8,11 +8,17 @@ from pydantic import Field
 
 from prerank.config import Config
 
+ObjectiveName = Literal["pointwise"]
+
 
 class TrainConfig(Config):
     """How the pre-ranker is built and trained: ``L_al(D_e) + pseudo_weight * L_pl(D_u)``."""
 
     model: Literal["two-tower"] = Field("two-tower", description="architecture of the pre-ranker")
+    objective: ObjectiveName = Field(
+        "pointwise",
+        description="what a step minimises; `pointwise`: clicks and pseudo-labels row by row",
+    )
     embedding_dim: int = Field(32, ge=1, description="size of id embeddings and of both vectors")
     hidden: tuple[int, ...] = Field((64,), description="hidden layer sizes of each tower")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on hidden layers while training")

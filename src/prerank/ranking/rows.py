@@ -20,6 +20,8 @@ from prerank.artifacts import (
 )
 from prerank.ranking.context import ScoringContext
 
+UNLABELED = "unlabeled"
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -83,8 +85,11 @@ def exposed_rows(dataset: Dataset, context: ScoringContext, device: torch.device
 
 
 def pseudo_rows(labels: PseudoLabels, context: ScoringContext, device: torch.device) -> Rows:
-    """Return the pseudo-labeled part of D_u; rows that abstain are left out for good."""
-    keep = labels.confidence > 0
+    """Return the pseudo-labeled part of D_u; rows that abstain are left out for good.
+
+    Where nothing is labeled on purpose (source ``unlabeled``) every row stays, with weight 0.
+    """
+    keep = (labels.confidence > 0) | (labels.source == UNLABELED)
     user, item, time = labels.user[keep], labels.item[keep], labels.time[keep]
     return _rows(context, device, user, item, time, labels.label[keep], labels.confidence[keep])
 

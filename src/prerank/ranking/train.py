@@ -1,10 +1,10 @@
-"""train: clicks and pseudo-labels -> PreRanker. One loop for every label source.
+"""train: clicks and pseudo-labels -> PreRanker. One loop for every label source and objective.
 
     min_f  L_al(D_e) + lambda * L_pl(D_u)        (method.md sections 1 and 7, S)
 
 Each step takes the next exposed rows and, beside them, the next pseudo-labeled ones, so that every
-method sees the same number of exposed rows and of steps. Same seed, same bytes, given the same
-machine, torch and number of threads.
+method sees the same number of exposed rows and of steps. What a step minimises is an `Objective`.
+Same seed, same bytes, given the same machine, torch and number of threads.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from prerank.devices import resolve_device
 from prerank.progress import log, track
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
-from prerank.ranking.losses import actual_loss, pseudo_loss
+from prerank.ranking.models import build_model
+from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher, split
+from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
-from prerank.ranking.two_tower import TwoTower
 from prerank.ranking.validation import quality, selection, validation_rows
 
 
@@ -37,19 +38,28 @@ def train(
     labels: PseudoLabels | None,
     config: TrainConfig,
     seed: int,
+    teacher: Teacher | None = None,
 ) -> PreRanker:
     """Train a pre-ranker on clicks and, where ``labels`` are given, on pseudo-labels.
 
-    Without labels, or with ``pseudo_weight`` 0, this is the exposed-only baseline, byte for byte.
-    The weights of the best validated epoch are kept; where nothing can be validated, all epochs
-    run and the last weights stay.
+    Under the pointwise objective, without labels or with ``pseudo_weight`` 0, this is the
+    exposed-only baseline, byte for byte. The weights of the best validated epoch are kept; where
+    nothing can be validated, all epochs run and the last weights stay.
+
+    Args:
+        dataset: logs and histories.
+        embeddings: the frozen semantic space.
+        labels: of unexposed pairs.
+        config: of model and training.
+        seed: of weights, dropout and the order of rows.
+        teacher: scores exposed rows, for objectives that distil.
 
     Raises:
         DataError: no exposed training row with a known click, or inputs that do not fit.
-        ConfigError: unknown device or validation pool.
+        ConfigError: unknown device or validation pool, or an objective that lacks its inputs.
     """
     with _torch_state(config.threads, seeds.derive(seed, "train", "torch"), config.device):
-        return _Training(dataset, embeddings, labels, config, seed).run()
+        return _Training(dataset, embeddings, labels, config, seed, teacher).run()
 
 
 @contextmanager
@@ -77,6 +87,7 @@ class _Training:
         labels: PseudoLabels | None,
         config: TrainConfig,
         seed: int,
+        teacher: Teacher | None,
     ) -> None:
         self.config, self.device = config, resolve_device(config.device)
         self.context = ScoringContext.of(dataset, embeddings, config)
@@ -88,56 +99,72 @@ class _Training:
             where="exposures",
             must="at least one training row with a known click",
         )
-        self.pseudo = self._pseudo_rows(labels)
+        kind = objective_class(config.objective)
+        weighs = config.pseudo_weight > 0 or kind.fixed_weight
+        self.unexposed = None
+        if labels is not None:
+            rows = self._unexposed_rows(labels)
+            self.unexposed = rows if kind.reads_unexposed and weighs and len(rows) else None
         self.draw_exposed = Draw(len(self.exposed), seeds.rng(seed, "train", "exposed"))
         self.validation = validation_rows(dataset, config.validation)
         self.histories = Histories(self.context, config.max_history, self.device)
         # Laplace's rule keeps the starting bias finite where every click is equal.
         clicks, shown = float(self.exposed.target.sum()), len(self.exposed)
-        self.model = TwoTower(
+        self.model = build_model(
             config,
             self.context,
             self._count("user", len(dataset.users)),
             self._count("item", len(dataset.items)),
             click_rate=(clicks + 1) / (shown + 2),
         ).to(self.device)
+        setup = Setup(
+            dataset=dataset,
+            config=config,
+            seed=seed,
+            model=self.model,
+            histories=self.histories,
+            exposed=self.exposed,
+            unexposed=self.unexposed,
+            pairs=labels,
+            teacher=teacher,
+            device=self.device,
+        )
+        self.objective = kind.of(setup)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [*self.model.parameters(), *self.objective.parameters()],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.draw_pseudo = None
-        if self.pseudo is not None:
-            self.draw_pseudo = Draw(len(self.pseudo), seeds.rng(seed, "train", "pseudo"))
+        self.draw_unexposed = None
+        if self.unexposed is not None:
+            self.draw_unexposed = Draw(len(self.unexposed), seeds.rng(seed, "train", "pseudo"))
         self.records: list[dict[str, Any]] = []
 
     def _count(self, column: str, size: int) -> Tensor:
         """Return (size,) int64: the training rows of each user or item."""
-        tables = [self.exposed] if self.pseudo is None else [self.exposed, self.pseudo]
+        tables = [rows for rows in (self.exposed, self.unexposed) if rows is not None]
         index = torch.cat([getattr(rows, column) for rows in tables]).cpu()
         return torch.bincount(index, minlength=size)
 
-    def _pseudo_rows(self, labels: PseudoLabels | None) -> Rows | None:
-        if labels is None or self.config.pseudo_weight == 0:
-            return None
+    def _unexposed_rows(self, labels: PseudoLabels) -> Rows:
         for name, index, size in (
             ("user", labels.user, len(self.context.users)),
             ("item", labels.item, len(self.context.items)),
         ):
             inside = not len(index) or (index.min() >= 0 and index.max() < size)
             require(inside, f"{name} index out of range", where="pseudo-labels")
-        rows = pseudo_rows(labels, self.context, self.device)
-        return rows if len(rows) else None
+        return pseudo_rows(labels, self.context, self.device)
 
     def run(self) -> PreRanker:
         """Train, keep the best epoch, and return it."""
         best, best_weights, since = -np.inf, None, 0
-        for epoch in track(range(self.config.epochs), "train"):
-            record = {"epoch": epoch, **self._epoch(), **self._validate()}
+        warmup = self.objective.warmup_epochs
+        for epoch in track(range(warmup + self.config.epochs), "train"):
+            record = {"epoch": epoch, **self._epoch(epoch), **self._validate()}
             self.records.append(record)
             value = selection(record)
-            if value is None:
+            if value is None or epoch < warmup:
                 continue
             if value > best:
                 best, since = value, 0
@@ -156,45 +183,50 @@ class _Training:
     def _ranker(self) -> PreRanker:
         return PreRanker(self.model, self.context, self.config, self.schema, self.records)
 
-    def _epoch(self) -> dict[str, float]:
+    def _epoch(self, epoch: int) -> dict[str, float]:
         """Make one pass over the exposed rows; return mean losses and rows a second."""
         started, size, shown = time.monotonic(), self.config.batch_size, len(self.exposed)
         self.model.train()
         losses, rows = [], 0
         for start in range(0, shown, size):
-            n_exposed = min(size, shown - start)
-            batch, n_exposed = self._batch(n_exposed)
-            losses.append(self._step(batch, n_exposed))
-            rows += len(batch)
-        loss_al, loss_pl = torch.stack(losses).mean(0).tolist()
+            batch = self._batch(min(size, shown - start), epoch)
+            losses.append(self._step(batch))
+            rows += len(batch.exposed) + len(batch.unexposed)
+        means = torch.stack(losses).mean(0).tolist()
         seconds = time.monotonic() - started
-        return {"loss_al": loss_al, "loss_pl": loss_pl, "rows_per_second": rows / seconds}
+        named = dict(zip(("loss_al", "loss_pl", "loss_other"), means, strict=False))
+        return {**named, "rows_per_second": rows / seconds}
 
-    def _batch(self, n_exposed: int) -> tuple[Rows, int]:
-        """Return the next exposed rows, followed by the pseudo-labeled ones of the step."""
-        batch = self.exposed.take(self.draw_exposed.take(n_exposed).to(self.device))
-        if self.pseudo is None or self.draw_pseudo is None:
-            return batch, n_exposed
-        n_pseudo = max(1, round(n_exposed * self.config.unexposed_ratio))
-        pseudo = self.pseudo.take(self.draw_pseudo.take(n_pseudo).to(self.device))
-        return batch.joined(pseudo), n_exposed
+    def _batch(self, n_exposed: int, epoch: int) -> Batch:
+        """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
+        index_N = self.draw_exposed.take(n_exposed).to(self.device)
+        rows, beside_N = self.exposed.take(index_N), index_N[:0]
+        if self.unexposed is not None and self.draw_unexposed is not None:
+            n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
+            beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
+            rows = rows.joined(self.unexposed.take(beside_N))
+        item_T, offsets_B1 = self.histories.ragged(rows.user, rows.end, rows.left_out)
+        logit_B, hidden_BD = self.model.outputs(rows.user, rows.item, item_T, offsets_B1)
+        shown, beside = split(rows, n_exposed)
+        return Batch(
+            Part(index_N, shown, logit_B[:n_exposed], hidden_BD[:n_exposed]),
+            Part(beside_N, beside, logit_B[n_exposed:], hidden_BD[n_exposed:]),
+            epoch,
+        )
 
-    def _step(self, batch: Rows, n_exposed: int) -> Tensor:
-        """Take one optimiser step; return (2,): L_al and L_pl before it."""
-        item_T, offsets_B1 = self.histories.ragged(batch.user, batch.end, batch.left_out)
-        logit_B = self.model(batch.user, batch.item, item_T, offsets_B1)
-        loss_al = actual_loss(logit_B[:n_exposed], batch.target[:n_exposed])
-        loss_pl = torch.zeros_like(loss_al)
-        if n_exposed < len(batch):
-            unexposed = slice(n_exposed, None)
-            loss_pl = pseudo_loss(
-                logit_B[unexposed], batch.target[unexposed], batch.weight[unexposed]
-            )
+    def _step(self, batch: Batch) -> Tensor:
+        """Take one optimiser step; return the parts of the loss before it, (2,) or (3,)."""
+        parts = self.objective.loss(batch)
+        loss = parts.al + self.config.pseudo_weight * parts.pl
+        shown = [parts.al, parts.pl]
+        if parts.other is not None:
+            loss = loss + parts.other
+            shown.append(parts.other)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = loss_al + self.config.pseudo_weight * loss_pl
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return torch.stack([loss_al.detach(), loss_pl.detach()])
+        self.objective.after_step()
+        return torch.stack([part.detach() for part in shown])
 
     def _validate(self) -> dict[str, float | None]:
         rows = self.validation

@@ -171,7 +171,14 @@ class TwoTower(nn.Module):
             parts.append(self.item_content(self.content.index_select(0, item_B)))
         return self.item_tower(torch.cat(parts, dim=1)), bias_B
 
+    def outputs(
+        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) logits of pairs and (B, D), the product of both vectors behind each."""
+        item_BD, bias_B = self.item_vectors(item_B)
+        hidden_BD = self.user_vectors(user_B, item_T, offsets_B1) * item_BD
+        return hidden_BD.sum(1) + bias_B, hidden_BD
+
     def forward(self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         """Return (B,) logits of user-item pairs."""
-        item_BD, bias_B = self.item_vectors(item_B)
-        return (self.user_vectors(user_B, item_T, offsets_B1) * item_BD).sum(1) + bias_B
+        return self.outputs(user_B, item_B, item_T, offsets_B1)[0]

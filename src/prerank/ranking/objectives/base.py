@@ -1,0 +1,194 @@
+"""The seam between the training loop and what it minimises.
+
+The loop draws rows, runs the model, steps the optimiser and stops early, alike for every method.
+An `Objective` sees the model's outputs for the rows of a step and returns the parts of the loss.
+It may own further parameters (an adversary, a second head, an imputation head, a moving copy):
+they are trained beside the model and never saved, so that what is served costs the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prerank.artifacts import (
+    TRAIN,
+    UNKNOWN_CLICK,
+    Dataset,
+    FloatArray,
+    IntArray,
+    PseudoLabels,
+    TimeArray,
+)
+from prerank.errors import ConfigError
+from prerank.ranking.config import TrainConfig
+from prerank.ranking.context import Histories
+from prerank.ranking.rows import Rows
+
+
+class PairModel(Protocol):
+    """What every architecture gives: a logit of each pair, and what it was computed from."""
+
+    def outputs(
+        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) logits and (B, D), the last hidden vector behind each logit."""
+        ...
+
+
+class Teacher(Protocol):
+    """A trained model that scores any pair list."""
+
+    def score_pairs(self, user: IntArray, item: IntArray, time: TimeArray | None) -> FloatArray:
+        """Return the logits of pairs, (N,) float32."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The exposed or the unexposed rows of a step, with the model's outputs.
+
+    Attributes:
+        index: (N,) int64 places of the rows in `Setup.exposed` or `Setup.unexposed`.
+        rows: the rows themselves, N of them; may be none.
+        logit: (N,) float32.
+        hidden: (N, D) float32, see `PairModel`.
+    """
+
+    index: Tensor
+    rows: Rows
+    logit: Tensor
+    hidden: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step: exposed rows, the unexposed ones beside them, and the epoch, from 0."""
+
+    exposed: Part
+    unexposed: Part
+    epoch: int
+
+
+@dataclass(frozen=True, eq=False)
+class LossParts:
+    """``al + pseudo_weight * pl + other``: what the step descends; scalars.
+
+    Attributes:
+        al: of exposed rows.
+        pl: of unexposed rows, before lambda.
+        other: a regulariser, such as an adversary's loss, with its own weight; None for none.
+    """
+
+    al: Tensor
+    pl: Tensor
+    other: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What an objective may be made from.
+
+    Attributes:
+        dataset, config, seed: of the training.
+        model: the student, on ``device``.
+        histories: to run the model on other rows than the step's.
+        exposed: D_e, all rows.
+        unexposed: the drawn part of D_u, all rows; None where nothing is drawn.
+        pairs: the pseudo-labels behind ``unexposed``, also those that abstain.
+        teacher: None where the method has none.
+    """
+
+    dataset: Dataset
+    config: TrainConfig
+    seed: int
+    model: nn.Module
+    histories: Histories
+    exposed: Rows
+    unexposed: Rows | None
+    pairs: PseudoLabels | None
+    teacher: Teacher | None
+    device: torch.device
+
+    def exposure_rows(self) -> TimeArray:
+        """Return (N,) int64: the row of `Dataset.exposures` behind each row of ``exposed``."""
+        table = self.dataset.exposures
+        return np.flatnonzero((table.split == TRAIN) & (table.click != UNKNOWN_CLICK))
+
+    def unlabeled(self, objective: str) -> PseudoLabels:
+        """Return the unexposed pairs; raise ConfigError where the method has none."""
+        if self.pairs is None or not len(self.pairs):
+            raise ConfigError(
+                f"the objective `{objective}` needs unexposed pairs",
+                where="label.source",
+                must="`unlabeled`, or any source of pseudo-labels",
+                got="none",
+            )
+        return self.pairs
+
+    def taught(self, objective: str) -> Tensor:
+        """Return (N,) float32: the teacher's click probability of each row of ``exposed``."""
+        if self.teacher is None:
+            raise ConfigError(
+                f"the objective `{objective}` needs a teacher",
+                where="methods.*.teacher",
+                must="ranker or adapted",
+                got="none",
+            )
+        rows, table = self.exposure_rows(), self.dataset.exposures
+        logit = self.teacher.score_pairs(table.user[rows], table.item[rows], table.time[rows])
+        return torch.from_numpy(logit).to(self.device).sigmoid()
+
+    def outputs(self, model: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Run ``model`` on ``rows``: (N,) logits and (N, D) hidden vectors."""
+        history = self.histories.ragged(rows.user, rows.end, rows.left_out)
+        found: tuple[Tensor, Tensor] = model.outputs(  # type: ignore[operator]
+            rows.user, rows.item, *history
+        )
+        return found
+
+
+class Objective(Protocol):
+    """What a step minimises; the defaults are those of a loss without state of its own.
+
+    Attributes:
+        reads_unexposed: False where the steps need no unexposed rows at all: none are drawn.
+        fixed_weight: True where lambda has no say: rows are drawn even if it is 0.
+        warmup_epochs: further epochs before the recipe's own, never selected by validation.
+    """
+
+    reads_unexposed: ClassVar[bool] = True
+    fixed_weight: ClassVar[bool] = False
+    warmup_epochs: int = 0
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        """Make the objective for one training; raise ConfigError where it lacks an input."""
+        return cls()
+
+    def loss(self, batch: Batch) -> LossParts:
+        """Return the parts of the loss of one step."""
+        ...
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return further parameters to train beside the model's."""
+        return ()
+
+    def after_step(self) -> None:
+        """Follow the model after the optimiser's step."""
+        return
+
+
+def split(rows: Rows, n_exposed: int) -> tuple[Rows, Rows]:
+    """Return the first ``n_exposed`` rows and the rest, as views."""
+    names = [column.name for column in fields(rows)]
+    first = Rows(*(getattr(rows, name)[:n_exposed] for name in names))
+    return first, Rows(*(getattr(rows, name)[n_exposed:] for name in names))
