@@ -6,7 +6,8 @@ import torch
 from prerank.artifacts import Features, Interactions
 from prerank.data.history import row_histories
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.context import FeatureTable, Histories, ScoringContext
+from prerank.ranking.context import Histories, ScoringContext
+from prerank.ranking.features import FeatureTable
 
 NAN = np.nan
 
@@ -18,7 +19,7 @@ def test_feature_table_by_hand() -> None:
         categories={"a": ("x",), "b": ("y", "z")},
         numeric={"n": np.array([1, 3, NAN], "f4")},
     )
-    table = FeatureTable.of(features)
+    table = FeatureTable.of(features, TrainConfig())
     # a has codes 0 (missing) and 1; b has 2 (missing), 3 and 4. The last row is the unknown.
     assert table.codes.tolist() == [[1, 4], [1, 2], [0, 3], [0, 2]]
     assert table.n_codes == 5
@@ -28,7 +29,11 @@ def test_feature_table_by_hand() -> None:
 
 def test_constant_and_empty_columns_stay_finite() -> None:
     features = Features(2, {}, {}, {"c": np.array([5, 5], "f4"), "e": np.array([NAN, NAN], "f4")})
-    assert FeatureTable.of(features).numeric.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]]
+    assert FeatureTable.of(features, TrainConfig()).numeric.tolist() == [
+        [0, 0, 0, 1],
+        [0, 0, 0, 1],
+        [0, 0, 1, 1],
+    ]
 
 
 def _ragged(context, user, item, time, length):  # type: ignore[no-untyped-def]

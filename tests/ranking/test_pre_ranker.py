@@ -60,10 +60,11 @@ def test_training_forward_equals_scoring(case) -> None:  # type: ignore[no-untyp
     np.testing.assert_allclose(ranker.score_pairs(user, item, time), logits, **TOLERANCE)
 
 
-def test_vectors_give_the_logit(case) -> None:  # type: ignore[no-untyped-def]
+def test_parts_give_the_logit(case) -> None:  # type: ignore[no-untyped-def]
     _, _, ranker = case
-    user_BD, (item_ID, bias_I) = ranker.user_vectors([3, -1]), ranker.item_vectors()
-    logits = (user_BD @ item_ID.T + bias_I).numpy()
+    users, items = ranker.user_parts([3, -1]), ranker.item_parts()
+    logits = ranker.model.combine(users, items).detach().numpy()
+    assert logits.shape == (2, 41)
     # Items 30-39 stand in no history, so nothing is left out of it.
     fresh = np.arange(30, 40) + np.zeros((2, 1), int)
     np.testing.assert_allclose(ranker.score([3, -1], fresh), logits[:, 30:40], **TOLERANCE)

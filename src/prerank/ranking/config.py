@@ -19,6 +19,10 @@ class TrainConfig(Config):
         "pointwise",
         description="what a step minimises; `pointwise`: clicks and pseudo-labels row by row",
     )
+    similarity: Literal["dot", "cosine"] = Field(
+        "dot", description="two-tower: how a user and an item vector meet"
+    )
+    temperature: float = Field(0.1, gt=0, description="two-tower: what a cosine is divided by")
     embedding_dim: int = Field(32, ge=1, description="size of id embeddings and of both vectors")
     hidden: tuple[int, ...] = Field((64,), description="hidden layer sizes of each tower")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on hidden layers while training")

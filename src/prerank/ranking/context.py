@@ -11,12 +11,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prerank.artifacts import (
     Dataset,
-    Features,
     FloatArray,
     IntArray,
     Interactions,
@@ -28,49 +26,7 @@ from prerank.artifacts import (
 from prerank.data.history import history_ends
 from prerank.data.unexposed import contains, pair_keys
 from prerank.ranking.config import TrainConfig
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureTable:
-    """Features of users or items, ready for a model.
-
-    Attributes:
-        codes: (R + 1, F) int32 code + 1, 0 = missing, shifted so that each feature has its own
-            range of one common embedding table.
-        n_codes: rows of that table.
-        numeric: (R + 1, 2 G) float32: standardised values (0 = missing), then missing flags.
-    """
-
-    codes: IntArray
-    n_codes: int
-    numeric: FloatArray
-
-    @classmethod
-    def of(cls, features: Features) -> FeatureTable:
-        """Encode ``features``; columns in the order of their names."""
-        codes = np.zeros((features.n_rows + 1, len(features.categorical)), dtype=np.int32)
-        start = 0
-        for column, name in enumerate(sorted(features.categorical)):
-            codes[:-1, column] = features.categorical[name] + 1
-            codes[:, column] += start
-            start += len(features.categories[name]) + 1
-        values = [_standardised(features.numeric[name]) for name in sorted(features.numeric)]
-        numeric = np.zeros((features.n_rows + 1, 2 * len(values)), dtype=np.float32)
-        numeric[-1, len(values) :] = 1
-        for column, value in enumerate(values):
-            numeric[:-1, column] = np.nan_to_num(value)
-            numeric[:-1, len(values) + column] = np.isnan(value)
-        return cls(codes, start, numeric)
-
-    def __len__(self) -> int:
-        return len(self.codes) - 1
-
-
-def _standardised(values: FloatArray) -> NDArray[np.float64]:
-    known = values[~np.isnan(values)].astype(np.float64)
-    if not len(known) or known.std() == 0:
-        return values - (known.mean() if len(known) else 0.0)
-    return np.asarray((values - known.mean()) / known.std())
+from prerank.ranking.features import FeatureTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +64,8 @@ class ScoringContext:
         nothing = Interactions(empty, empty, np.zeros(0, np.int64))
         return cls(
             time_unit=dataset.time_unit,
-            users=FeatureTable.of(dataset.user_features),
-            items=FeatureTable.of(dataset.catalog.features),
+            users=FeatureTable.of(dataset.user_features, config),
+            items=FeatureTable.of(dataset.catalog.features, config),
             content=np.concatenate([vectors, unknown]),
             interactions=dataset.interactions if config.use_history else nothing,
         )

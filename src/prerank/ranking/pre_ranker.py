@@ -7,7 +7,7 @@ embeddings are not copied into it; `PreRanker.load` takes them again and checks 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from prerank.artifacts import (
     Dataset,
@@ -31,10 +30,12 @@ from prerank.devices import resolve_device
 from prerank.errors import ArtifactError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
-from prerank.ranking.two_tower import TwoTower
+from prerank.ranking.model import Parts, PreRankerModel, build_model
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
-SCORE_BLOCK = 8192
+ITEM_BLOCK = 8192
+STATE_BLOCK = 4096
+BLOCK_FLOATS = 1 << 22  # numbers gathered at once while scoring: 16 MB
 
 
 def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class PreRanker:
 
     def __init__(
         self,
-        model: TwoTower,
+        model: PreRankerModel,
         context: ScoringContext,
         config: TrainConfig,
         schema: Mapping[str, Any],
@@ -78,9 +79,9 @@ class PreRanker:
         self.config = config
         self.schema = schema
         self.history = tuple(history)
-        self.device = model.content.device
+        self.device = model.inputs.content.device
         self._histories = Histories(context, config.max_history, self.device)
-        self._items: tuple[Tensor, Tensor] | None = None
+        self._items: Parts | None = None
 
     def score(self, user: ArrayLike, items: ArrayLike, time: ArrayLike | None = None) -> FloatArray:
         """Return the logits of each user's candidates, (B, C) float32.
@@ -109,7 +110,7 @@ class PreRanker:
     def score_pairs(self, user: IntArray, item: IntArray, time: TimeArray | None) -> FloatArray:
         """Return the logits of pairs, (N,) float32.
 
-        Each distinct (user, history) is put through the user tower once, each item once.
+        Each distinct (user, history) is put through the model once, each item once.
 
         Args:
             user, item: (N,) int32, -1 = unknown.
@@ -145,36 +146,52 @@ class PreRanker:
         state_N: NDArray[np.int64],
         item_N: IntArray,
     ) -> FloatArray:
-        """Return the logits of items for user states; S states, N pairs."""
-        vectors, biases = self.item_vectors()
-        users = np.where(user_S < 0, len(self.context.users), user_S).astype(np.int64)
-        user_SD = torch.cat(
-            [
-                self._user_vectors(users[block], end_S[block], left_out_S[block])
-                for block in _blocks(len(users))
-            ]
-        )
-        state_t = torch.from_numpy(state_N).to(self.device)
-        item_t = torch.from_numpy(item_N.astype(np.int64)).to(self.device)
-        logits = [
-            (user_SD[state_t[block]] * vectors[item_t[block]]).sum(1) + biases[item_t[block]]
-            for block in _blocks(len(item_N))
-        ]
-        scores: FloatArray = torch.cat(logits).cpu().numpy()
-        return scores
+        """Return the logits of items for user states; S states, N pairs.
 
-    def _user_vectors(
-        self, user_B: NDArray[np.int64], end_B: TimeArray, left_out_B: IntArray
-    ) -> Tensor:
+        States of alike many candidates are scored together, as one padded block.
+        """
+        items = self.item_parts()
+        item = np.where(item_N < 0, len(self.context.items), item_N)
+        count_S = np.bincount(state_N, minlength=len(user_S))
+        by_state = np.argsort(state_N, kind="stable")
+        start_S = np.cumsum(count_S) - count_S
+        logits = np.empty(len(item_N), dtype=np.float32)
+        by_count = np.argsort(count_S, kind="stable")
+        for states in _state_blocks(by_count, count_S[by_count], self._floats(items)):
+            counts = count_S[states]
+            users = self._user_parts(user_S[states], end_S[states], left_out_S[states])
+            column = np.arange(counts.max())
+            inside = column < counts[:, None]
+            rows = by_state[(start_S[states][:, None] + column)[inside]]
+            padded = np.full(inside.shape, len(self.context.items), dtype=np.int64)
+            padded[inside] = item[rows]
+            index = torch.from_numpy(padded).to(self.device)
+            found = self.model.combine(users, tuple(part[index] for part in items))
+            logits[rows] = found.cpu().numpy()[inside]
+        return logits
+
+    def _floats(self, items: Parts) -> tuple[int, int]:
+        """Return how many numbers the parts of one user state and of one candidate hold."""
+        one = self.user_parts([-1])
+        return sum(part[0].numel() for part in one), sum(part[0].numel() for part in items)
+
+    def _user_parts(
+        self, user_B: NDArray[Any], end_B: NDArray[Any], left_out_B: NDArray[Any]
+    ) -> Parts:
+        known = np.where(user_B < 0, len(self.context.users), user_B)
         user, end, left_out = (
-            torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-            for values in (user_B, end_B, left_out_B)
+            torch.from_numpy(values).to(self.device)
+            for values in (
+                known.astype(np.int64),
+                end_B.astype(np.int64),
+                left_out_B.astype(np.int32),
+            )
         )
-        return self.model.user_vectors(user, *self._histories.ragged(user, end, left_out))
+        return self.model.user_parts(user, *self._histories.ragged(user, end, left_out))
 
     @torch.inference_mode()
-    def user_vectors(self, user: ArrayLike, time: ArrayLike | None = None) -> Tensor:
-        """Return (B, D) user vectors over whole histories, nothing left out.
+    def user_parts(self, user: ArrayLike, time: ArrayLike | None = None) -> Parts:
+        """Return what is computed once a request, each part (B, ...), over whole histories.
 
         Args:
             user: (B,) int user indices, -1 = unknown.
@@ -184,21 +201,18 @@ class PreRanker:
         end_B = self.context.history_ends(
             user_B, None if time is None else np.asarray(time, dtype=np.int64)
         )
-        known = np.where(user_B < 0, len(self.context.users), user_B).astype(np.int64)
-        return self._user_vectors(known, end_B, np.full(len(user_B), -1, dtype=np.int32))
+        return self._user_parts(user_B, end_B, np.full(len(user_B), -1))
 
     @torch.inference_mode()
-    def item_vectors(self) -> tuple[Tensor, Tensor]:
-        """Return (I + 1, D) vectors and (I + 1,) biases of all items; the last is the unknown.
+    def item_parts(self) -> Parts:
+        """Return what is cached of all items, each part (I + 1, ...); the last is the unknown.
 
-        The logit of a pair is the dot product of both vectors plus the item's bias.
         Computed on first use, then kept.
         """
         if self._items is None:
             index = torch.arange(len(self.context.items) + 1, device=self.device)
-            parts = [self.model.item_vectors(index[block]) for block in _blocks(len(index))]
-            vectors, biases = zip(*parts, strict=True)
-            self._items = torch.cat(vectors), torch.cat(biases)
+            blocks = [self.model.item_parts(block) for block in torch.split(index, ITEM_BLOCK)]
+            self._items = tuple(torch.cat(parts) for parts in zip(*blocks, strict=True))
         return self._items
 
     def save(self, path: Path) -> None:
@@ -245,10 +259,22 @@ class PreRanker:
         context = ScoringContext.of(dataset, embeddings, config)
         # Placeholders: the stored weights say which ids have an embedding, and the bias.
         rows = (torch.zeros(len(dataset.users)), torch.zeros(len(dataset.items)))
-        model = TwoTower(config, context, *rows, click_rate=0.5)
+        model = build_model(config, context, *rows, click_rate=0.5)
         model.load_state_dict(weights)
         return cls(model.to(resolve_device(device)), context, config, schema, about["history"])
 
 
-def _blocks(n_rows: int) -> list[slice]:
-    return [slice(start, start + SCORE_BLOCK) for start in range(0, n_rows, SCORE_BLOCK)]
+def _state_blocks(
+    by_count: NDArray[np.int64], counts: NDArray[np.int64], floats: tuple[int, int]
+) -> Iterator[NDArray[np.int64]]:
+    """Cut states, in rising order of their candidates, into padded blocks of bounded size."""
+    a_state, a_candidate = floats
+    start = 0
+    while start < len(by_count):
+        # The last state of a block has most candidates: all rows are padded to it.
+        ahead = counts[start : start + STATE_BLOCK]
+        size = (np.arange(len(ahead)) + 1) * (a_state + ahead * a_candidate)
+        close = ahead <= 2 * ahead[0]
+        stop = start + max(1, int(((size <= BLOCK_FLOATS) & close).sum()))
+        yield by_count[start:stop]
+        start = stop

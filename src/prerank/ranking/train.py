@@ -24,7 +24,7 @@ from prerank.devices import resolve_device
 from prerank.progress import log, track
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
-from prerank.ranking.models import build_model
+from prerank.ranking.model import build_model
 from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher, split
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.pre_ranker import PreRanker, schema_of

@@ -1,0 +1,104 @@
+"""The contract of every pre-ranker model, and the choice of one.
+
+A score is made in three steps, cut where a serving system cuts them: what is computed once a
+request (`user_parts`), what is computed once an item and cached (`item_parts`), and what remains
+for each candidate (`combine`). All three export to ONNX with any number of rows and candidates.
+
+Letters: B rows or requests, C candidates, T history items of all rows end to end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from prerank.ranking.config import TrainConfig
+from prerank.ranking.context import ScoringContext
+from prerank.ranking.inputs import Inputs
+
+Parts = tuple[Tensor, ...]
+
+
+class PreRankerModel(nn.Module, ABC):
+    """A model of the logit of a click.
+
+    The state dict holds trained weights only; feature tables and content vectors are buffers
+    taken from the `ScoringContext`.
+
+    Attributes:
+        inputs: what the model reads, as fields.
+    """
+
+    inputs: Inputs
+
+    @abstractmethod
+    def user_parts(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Parts:
+        """Return what is computed once a request, each part (B, ...) float32.
+
+        Args:
+            user_B: (B,) int64; U = unknown.
+            item_T: (T,) int32 items of all histories end to end.
+            offsets_B1: (B + 1,) int32; history b is ``item_T[offsets_B1[b]:offsets_B1[b + 1]]``.
+        """
+
+    @abstractmethod
+    def item_parts(self, item_B: Tensor) -> Parts:
+        """Return what is computed once an item and cached, each part (B, ...).
+
+        The last part is (B,): the item's bias.
+
+        Args:
+            item_B: (B,) int64; I = unknown.
+        """
+
+    @abstractmethod
+    def combine(self, user_parts: Parts, item_parts: Parts) -> Tensor:
+        """Return (B, C) logits.
+
+        Args:
+            user_parts: of B requests, each part (B, ...).
+            item_parts: of candidates, each part (B, C, ...), or (C, ...) where all requests have
+                the same ones.
+        """
+
+    @abstractmethod
+    def outputs(
+        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) logits of pairs and (B, D), the last hidden vector behind each.
+
+        What training differentiates; the logits equal those of `combine`.
+
+        Args:
+            user_B, item_B: (B,) int64.
+            item_T, offsets_B1: the histories, as in `user_parts`.
+        """
+
+    def forward(self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
+        """Return (B,) logits of pairs."""
+        return self.outputs(user_B, item_B, item_T, offsets_B1)[0]
+
+
+def build_model(
+    config: TrainConfig,
+    context: ScoringContext,
+    user_rows_U: Tensor,
+    item_rows_I: Tensor,
+    click_rate: float,
+) -> PreRankerModel:
+    """Return the untrained model that ``config.model`` names.
+
+    Args:
+        config: sizes and switches.
+        context: the features, content vectors and histories it reads.
+        user_rows_U, item_rows_I: (U,) and (I,) int64, training rows of each user and item.
+        click_rate: in (0, 1), where the bias starts.
+
+    Raises:
+        ConfigError: a tower has nothing to read.
+    """
+    from prerank.ranking.two_tower import TwoTower
+
+    inputs = Inputs(config, context, user_rows_U, item_rows_I, click_rate)
+    return TwoTower(config, inputs)
