@@ -406,6 +406,19 @@ class InterestAnchors:
         """Return (A,) int32: the user of each anchor."""
         return np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(self.offsets))
 
+    def first(self, n: int) -> InterestAnchors:
+        """Return the ``n`` best anchors of each user; all of those who have fewer."""
+        place = np.arange(len(self.vectors)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        kept = place < n
+        return InterestAnchors(
+            offsets=np.append(0, np.cumsum(np.minimum(np.diff(self.offsets), n))),
+            codes=self.codes[kept],
+            vectors=self.vectors[kept],
+            logprob=self.logprob[kept],
+            logprob_legal=self.logprob_legal[kept],
+            source=self.source,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels(Table):

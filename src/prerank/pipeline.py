@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prerank import memory
 from prerank import store as stores
 from prerank.artifacts import (
     Dataset,
@@ -40,7 +41,7 @@ from prerank.config import Config
 from prerank.errors import ArtifactError, ConfigError
 from prerank.evaluation.extra import ReportExtra, StageExtra
 from prerank.progress import log, track
-from prerank.recipe import STAGES, Recipe
+from prerank.recipe import AT, STAGES, Recipe
 from prerank.store import Manifest, Store
 
 HASHED_BYTES = 1 << 20
@@ -81,55 +82,98 @@ class _Planner:
 
     def __init__(self) -> None:
         self.steps: dict[str, Step] = {}
+        self._known: dict[str, str] = {}
 
     def add(
         self, stage: str, key: str, config: Config | Mapping[str, Any], seed: int, *parents: str
     ) -> str:
+        """Add a step unless an equal one is there; return the key of the one that is there now."""
         values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
         known = {parent: self.steps[parent].fingerprint for parent in parents}
         mark = stores.fingerprint(stage, values, seed, known)
-        self.steps.setdefault(key, Step(stage, key, values, seed, known, mark))
-        return key
+        # Pre-rankers are looked up by the name of their arm, so each keeps a step of its own.
+        same = self._known.setdefault(mark, key) if stage != "train" else key
+        self.steps.setdefault(same, Step(stage, key, values, seed, known, mark))
+        return same
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A recipe or one of its variants, and the end of the keys of what it makes itself.
+
+    Attributes:
+        recipe: the recipe, a variant's changes made.
+        base: the recipe without variants' changes.
+        end: empty for the recipe itself, ``@NAME`` for a variant.
+    """
+
+    recipe: Recipe
+    base: Recipe
+    end: str
+
+    @property
+    def is_first_few(self) -> bool:
+        """Say whether its anchors are the first ones of the base's, so none need generation."""
+        own, all_ = self.recipe.generate, self.base.generate
+        alike = own.model_copy(update={"n_anchors": all_.n_anchors}) == all_
+        return alike and own.n_anchors < all_.n_anchors
 
 
 def plan(recipe: Recipe) -> tuple[Step, ...]:
-    """Return every step of ``recipe``, stage by stage; parents come first."""
+    """Return every step of ``recipe`` and its variants, stage by stage; parents come first.
+
+    A variant adds only the steps that its changes decide; all others it shares.
+    """
     planner, seed = _Planner(), recipe.seed
     source = {**recipe.prepare.model_dump(mode="json"), "files": source_files(recipe)}
     dataset = planner.add("prepare", "dataset", source, seed)
-    embeddings = planner.add("encode", "embeddings", recipe.encode, seed, dataset)
-    sids = planner.add("tokenize", "semantic_ids", recipe.tokenize, seed, embeddings)
-    for source_name in sorted({m.anchors for m in recipe.methods.values() if m.anchors}):
-        _plan_anchors(planner, recipe, source_name, (dataset, embeddings, sids))
-    labels = _plan_labels(planner, recipe, (dataset, embeddings))
-    rankers = [
-        planner.add(
-            "train",
-            f"rankers/{name}/seed{k}",
-            recipe.train_of(method),
-            k,
-            *[parent for parent in (dataset, embeddings, labels[name]) if parent],
-        )
-        for name, method in recipe.methods.items()
-        for k in recipe.seeds
-    ]
+    _plan_branch(planner, _Branch(recipe, recipe, ""), dataset)
+    for name in recipe.variants:
+        _plan_branch(planner, _Branch(recipe.variant(name), recipe, f"{AT}{name}"), dataset)
+    rankers = [key for key in planner.steps if key.startswith("rankers/")]
     others = [key for key in planner.steps if not key.startswith("rankers/")]
     planner.add("evaluate", "report", recipe.evaluate, seed, *others, *rankers)
     return tuple(sorted(planner.steps.values(), key=lambda step: STAGES.index(step.stage)))
 
 
-def _plan_anchors(planner: _Planner, recipe: Recipe, name: str, parents: tuple[str, ...]) -> str:
+def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
+    """Add the steps of one branch from encode to train."""
+    recipe, end, seed = branch.recipe, branch.end, branch.recipe.seed
+    embeddings = planner.add("encode", f"embeddings{end}", recipe.encode, seed, dataset)
+    sids = planner.add("tokenize", f"semantic_ids{end}", recipe.tokenize, seed, embeddings)
+    made_from = (dataset, embeddings, sids)
+    anchors = {
+        source: _plan_anchors(planner, branch, source, made_from)
+        for source in sorted({m.anchors for m in recipe.methods.values() if m.anchors})
+    }
+    for name, method in recipe.methods.items():
+        label = _plan_labels(planner, branch, name, (dataset, embeddings), anchors)
+        parents = [parent for parent in (dataset, embeddings, label) if parent]
+        for k in recipe.seeds:
+            key = f"rankers/{name}{end}/seed{k}"
+            planner.add("train", key, recipe.train_of(method), k, *parents)
+
+
+def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
     """Add the anchors ``name`` and what they are made from; return their key."""
+    recipe = branch.recipe
     made_from: tuple[str, ...] = ()
     if "+" in name:
         parts = name.split("+")
-        made_from = tuple(_plan_anchors(planner, recipe, part, parents) for part in parts)
+        made_from = tuple(_plan_anchors(planner, branch, part, parents) for part in parts)
+    elif branch.is_first_few:
+        all_ = recipe.model_copy(update={"generate": branch.base.generate})
+        source = _plan_anchors(planner, replace(branch, recipe=all_), name, parents)
+        few = {"source": name, "first": recipe.generate.n_anchors}
+        return planner.add(
+            "generate", f"anchors/first-{name}{branch.end}", few, recipe.seed, source
+        )
     elif name == "shuffled":
-        made_from = (_plan_anchors(planner, recipe, "llm", parents),)
+        made_from = (_plan_anchors(planner, branch, "llm", parents),)
     elif name == "llm":
         dataset, _, sids = parents
-        model = planner.add("finetune", "anchor_model", recipe.finetune, recipe.seed, dataset, sids)
-        made_from = (model,)
+        key = f"anchor_model{branch.end}"
+        made_from = (planner.add("finetune", key, recipe.finetune, recipe.seed, dataset, sids),)
     elif name not in ("history", "random", "popular"):
         raise ConfigError(
             "unknown anchors",
@@ -138,23 +182,25 @@ def _plan_anchors(planner: _Planner, recipe: Recipe, name: str, parents: tuple[s
             got=name,
         )
     config = {"source": name, **recipe.generate.model_dump(mode="json")}
-    return planner.add("generate", f"anchors/{name}", config, recipe.seed, *parents, *made_from)
+    key = f"anchors/{name}{branch.end}"
+    return planner.add("generate", key, config, recipe.seed, *parents, *made_from)
 
 
-def _plan_labels(planner: _Planner, recipe: Recipe, parents: tuple[str, ...]) -> dict[str, str]:
-    """Add the pseudo-labels of every method; methods with equal settings share them."""
-    keys: dict[str, str] = {}
-    shared: dict[str, str] = {}
-    for name, method in recipe.methods.items():
-        config = recipe.label_of(method)
-        if config.source == "none":
-            keys[name] = ""
-            continue
-        anchors = (f"anchors/{method.anchors}",) if config.source == "gpl" else ()
-        same = json.dumps([config.model_dump(mode="json"), anchors])
-        key = shared.setdefault(same, f"labels/{name}")
-        keys[name] = planner.add("label", key, config, recipe.seed, *parents, *anchors)
-    return keys
+def _plan_labels(
+    planner: _Planner,
+    branch: _Branch,
+    name: str,
+    parents: tuple[str, ...],
+    anchors: Mapping[str, str],
+) -> str:
+    """Add the pseudo-labels of one method, empty if it has none; equal settings share them."""
+    method = branch.recipe.methods[name]
+    config = branch.recipe.label_of(method)
+    if config.source == "none":
+        return ""
+    more = (anchors[method.anchors],) if config.source == "gpl" else ()
+    key = f"labels/{name}{branch.end}"
+    return planner.add("label", key, config, branch.recipe.seed, *parents, *more)
 
 
 def source_files(recipe: Recipe) -> list[list[Any]]:
@@ -222,26 +268,38 @@ class Run:
         return found
 
     @property
-    def embeddings(self) -> ItemEmbeddings:
-        """The frozen semantic space."""
+    def space(self) -> ItemEmbeddings:
+        """The frozen semantic space of the recipe itself; a variant may have another."""
         found: ItemEmbeddings = self.load("embeddings", ItemEmbeddings)
         return found
 
-    @property
-    def semantic_ids(self) -> SemanticIds:
-        """The items' semantic IDs."""
-        found: SemanticIds = self.load("semantic_ids", SemanticIds)
+    def parents(self, step: Step, stage: str) -> list[str]:
+        """Return the keys of the artifacts of ``stage`` that ``step`` is made from."""
+        return [key for key in step.parents if self.steps[key].stage == stage]
+
+    def embeddings(self, step: Step) -> ItemEmbeddings:
+        """Return the frozen semantic space that ``step`` is made from."""
+        found: ItemEmbeddings = self.load(self.parents(step, "encode")[0], ItemEmbeddings)
+        return found
+
+    def semantic_ids(self, step: Step) -> SemanticIds:
+        """Return the items' semantic IDs that ``step`` is made from."""
+        found: SemanticIds = self.load(self.parents(step, "tokenize")[0], SemanticIds)
         return found
 
     def anchors(self, step: Step) -> InterestAnchors | None:
         """Return the anchors that ``step`` is made from, None if it needs none."""
-        keys = [key for key in step.parents if key.startswith("anchors/")]
+        keys = self.parents(step, "generate")
         return self.load(keys[0], InterestAnchors) if keys else None
 
     def labels(self, step: Step) -> PseudoLabels | None:
         """Return the pseudo-labels that ``step`` is made from, None for exposed-only."""
-        keys = [key for key in step.parents if key.startswith("labels/")]
+        keys = self.parents(step, "label")
         return self.load(keys[0], PseudoLabels) if keys else None
+
+    def rankers(self, arm: str) -> list[Step]:
+        """Return the steps that train the pre-rankers of an arm, one a training seed."""
+        return [self.steps[f"rankers/{arm}/seed{k}"] for k in self.recipe.seeds]
 
     def timings(self) -> list[StageExtra]:
         """Return stage, seconds and fingerprint of every finished artifact, in plan order."""
@@ -271,51 +329,62 @@ def prepare(run: Run, step: Step, out: Path) -> None:
 
 def encode(run: Run, step: Step, out: Path) -> None:
     """Catalog -> ItemEmbeddings."""
+    from prerank.embeddings.config import EncodeConfig
     from prerank.embeddings.encode import encode as make
 
-    stores.save(out, make(run.dataset, run.recipe.encode, step.seed))
+    stores.save(out, make(run.dataset, EncodeConfig.parse(step.config), step.seed))
 
 
 def tokenize(run: Run, step: Step, out: Path) -> None:
     """ItemEmbeddings -> SemanticIds."""
+    from prerank.semantic_ids.config import TokenizeConfig
     from prerank.semantic_ids.tokenize import tokenize as make
 
-    stores.save(out, make(run.embeddings, run.recipe.tokenize, step.seed))
+    stores.save(out, make(run.embeddings(step), TokenizeConfig.parse(step.config), step.seed))
 
 
 def finetune(run: Run, step: Step, out: Path) -> None:
     """Histories -> AnchorModel, a Hugging Face folder; checkpoints survive a kill."""
+    from prerank.anchors.config import FinetuneConfig
     from prerank.anchors.finetune import finetune as make
 
-    work = run.store.work(step.key, step.fingerprint)
-    make(run.dataset, run.semantic_ids, run.recipe.finetune, step.seed, out, work)
+    work, config = run.store.work(step.key, step.fingerprint), FinetuneConfig.parse(step.config)
+    make(run.dataset, run.semantic_ids(step), config, step.seed, out, work)
 
 
 def generate(run: Run, step: Step, out: Path) -> None:
     """AnchorModel -> InterestAnchors in shards; or one of the controls without an LLM."""
-    from prerank.anchors import controls
+    stores.save(out, _anchors(run, step))
 
-    data, sids, space, config = run.dataset, run.semantic_ids, run.embeddings, run.recipe.generate
-    if step.name == "llm":
+
+def _anchors(run: Run, step: Step) -> InterestAnchors:
+    from prerank.anchors import controls
+    from prerank.anchors.config import GenerateConfig
+
+    settings = dict(step.config)
+    source = settings.pop("source")
+    parts = [run.load(key, InterestAnchors) for key in run.parents(step, "generate")]
+    if "first" in settings:
+        few: InterestAnchors = parts[0].first(settings["first"])
+        return few
+    config = GenerateConfig.parse(settings)
+    data, sids, space = run.dataset, run.semantic_ids(step), run.embeddings(step)
+    if source == "llm":
         from prerank.anchors.generate import generate as make
 
         work = run.store.work(step.key, step.fingerprint)
-        model = run.path("anchor_model")
-        anchors = make(data, sids, space, model, config, step.seed, work)
-    elif "+" in step.name:
-        first, *rest = step.name.split("+")
-        anchors = run.load(f"anchors/{first}", InterestAnchors)
-        for name in rest:
-            anchors = controls.join(anchors, run.load(f"anchors/{name}", InterestAnchors))
-    elif step.name == "shuffled":
-        anchors = controls.shuffled_anchors(run.load("anchors/llm", InterestAnchors), step.seed)
-    elif step.name == "history":
-        anchors = controls.history_anchors(data, sids, space, config.n_anchors, step.seed)
-    elif step.name == "popular":
-        anchors = controls.popular_anchors(data, sids, space, config.n_anchors)
-    else:
-        anchors = controls.random_anchors(data, sids, space, config.n_anchors, step.seed)
-    stores.save(out, anchors)
+        model = run.path(run.parents(step, "finetune")[0])
+        return make(data, sids, space, model, config, step.seed, work)
+    if "+" in source:
+        joined: InterestAnchors = reduce(controls.join, parts)
+        return joined
+    if source == "shuffled":
+        return controls.shuffled_anchors(parts[0], step.seed)
+    if source == "history":
+        return controls.history_anchors(data, sids, space, config.n_anchors, step.seed)
+    if source == "popular":
+        return controls.popular_anchors(data, sids, space, config.n_anchors)
+    return controls.random_anchors(data, sids, space, config.n_anchors, step.seed)
 
 
 def label(run: Run, step: Step, out: Path) -> None:
@@ -324,7 +393,8 @@ def label(run: Run, step: Step, out: Path) -> None:
     from prerank.labels.label import label as make
 
     config = LabelConfig.parse(step.config)
-    stores.save(out, make(run.dataset, run.embeddings, run.anchors(step), config, step.seed))
+    space = run.embeddings(step)
+    stores.save(out, make(run.dataset, space, run.anchors(step), config, step.seed))
 
 
 def train(run: Run, step: Step, out: Path) -> None:
@@ -339,7 +409,7 @@ def train(run: Run, step: Step, out: Path) -> None:
     if labels is not None:
         earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
         config = config.model_copy(update={"pseudo_weight": earned})
-    make(run.dataset, run.embeddings, labels, config, step.seed).save(out)
+    make(run.dataset, run.embeddings(step), labels, config, step.seed).save(out)
 
 
 def evaluate(run: Run, step: Step, out: Path) -> None:
@@ -352,7 +422,7 @@ def evaluate(run: Run, step: Step, out: Path) -> None:
     pools = run.dataset.pools.take(test_rows(run.dataset))
     report = make(
         run.dataset,
-        run.embeddings,
+        run.space,
         ranker_scores(run, pools),
         run.recipe.evaluate,
         step.seed,
@@ -367,21 +437,19 @@ def evaluate(run: Run, step: Step, out: Path) -> None:
 
 
 def ranker_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
-    """Return method -> (seeds, N) logits of its pre-rankers over the rows of ``pools``."""
+    """Return arm -> (seeds, N) logits of its pre-rankers over the rows of ``pools``."""
     from prerank.ranking.pre_ranker import PreRanker
 
-    def score(key: str) -> FloatArray:
-        ranker = PreRanker.load(run.path(key), run.dataset, run.embeddings)
+    def score(step: Step) -> FloatArray:
+        ranker = PreRanker.load(run.path(step.key), run.dataset, run.embeddings(step))
         return ranker.score_pools(pools)
 
-    keys = {
-        name: [f"rankers/{name}/seed{k}" for k in run.recipe.seeds] for name in run.recipe.methods
-    }
-    work = track([(name, key) for name in keys for key in keys[name]], "score")
-    scored: dict[str, list[FloatArray]] = {name: [] for name in keys}
-    for name, key in work:
-        scored[name].append(score(key))
-    return {name: np.stack(rows) for name, rows in scored.items()}
+    arms = run.recipe.arms()
+    work = [(arm, step) for arm in arms for step in run.rankers(arm)]
+    scored: dict[str, list[FloatArray]] = {arm: [] for arm in arms}
+    for arm, step in track(work, "score"):
+        scored[arm].append(score(step))
+    return {arm: np.stack(rows) for arm, rows in scored.items()}
 
 
 def label_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
@@ -394,15 +462,24 @@ def label_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
     from prerank.labels.matching import match_pairs
 
     found = {"popularity": exposure_counts(run.dataset)[pools.item].astype(np.float32)}
-    names = [key.partition("/")[2] for key in run.steps if key.startswith("anchors/")]
-    for name in names:
-        anchors = run.load(f"anchors/{name}", InterestAnchors)
-        match = match_pairs(pools.user, pools.item, run.embeddings, anchors)
+    steps = {step.name: step for step in run.steps.values() if step.stage == "generate"}
+    for name, step in steps.items():
+        anchors = run.load(step.key, InterestAnchors)
+        space = run.embeddings(_made_with_items(run, step))
+        match = match_pairs(pools.user, pools.item, space, anchors)
         found[name] = np.nan_to_num(match.relevance, nan=-1.0)
-    for name in names:
+    for name, step in steps.items():
         if "+" in name:
-            found[f"sum of {name}"] = np.sum([found[part] for part in name.split("+")], axis=0)
+            parts = [run.steps[key].name for key in run.parents(step, "generate")]
+            found[f"sum of {name}"] = np.sum([found[part] for part in parts], axis=0)
     return {f"match {name}": score[None, :].astype(np.float32) for name, score in found.items()}
+
+
+def _made_with_items(run: Run, step: Step) -> Step:
+    """Return the step of anchors that ``step`` was cut from, or ``step``; it has an item space."""
+    while "first" in step.config:
+        step = run.steps[run.parents(step, "generate")[0]]
+    return step
 
 
 def explain(run: Run) -> ReportExtra:
@@ -410,15 +487,14 @@ def explain(run: Run) -> ReportExtra:
     from prerank.evaluation import explain as explaining
 
     recipe, labels = run.recipe, {}
-    for name in recipe.methods:
-        step = run.steps[f"rankers/{name}/seed{recipe.seeds[0]}"]
-        made = run.labels(step)
+    for name in recipe.arms():
+        made = run.labels(run.rankers(name)[0])
         if made is not None:
             labels[name] = explaining.describe_labels(made, run.dataset)
     extra: ReportExtra = {
         "title": recipe.name,
         "labels": labels,
-        "semantic_ids": dict(run.semantic_ids.quality),
+        "semantic_ids": dict(run.load("semantic_ids", SemanticIds).quality),
         "notes": list(run.dataset.notes),
         "recipe": recipe.to_toml(),
         "versions": stores.versions(),
@@ -426,13 +502,12 @@ def explain(run: Run) -> ReportExtra:
     }
     shown = recipe.methods.get(recipe.evaluate.method)
     if shown is not None and shown.anchors:
-        step = run.steps[f"rankers/{recipe.evaluate.method}/seed{recipe.seeds[0]}"]
+        made = run.labels(run.rankers(recipe.evaluate.method)[0])
         anchors = run.load(f"anchors/{shown.anchors}", InterestAnchors)
-        made = run.labels(step)
         extra["anchors"] = explaining.describe_anchors(anchors)
         if made is not None:
             extra["users"] = explaining.sample_users(
-                run.dataset, run.embeddings, anchors, made, SAMPLE_USERS, recipe.seed
+                run.dataset, run.space, anchors, made, SAMPLE_USERS, recipe.seed
             )
     return extra
 
@@ -455,9 +530,14 @@ VERBS: Mapping[str, Callable[[Run, Step, Path], None]] = {
 def execute(run: Run, step: Step) -> float:
     """Make one step's artifact and publish it; return the seconds it took."""
     start = time.monotonic()
-    manifest = Manifest(step.stage, step.fingerprint, step.config, step.seed, step.parents)
+    notes: dict[str, int] = {}  # facts of the making, no part of the fingerprint
+    manifest = Manifest(
+        step.stage, step.fingerprint, step.config, step.seed, step.parents, notes=notes
+    )
     with run.store.publish(step.key, manifest) as out:
+        memory.reset_peak()
         VERBS[step.stage](run, step, out)
+        notes["peak_bytes"] = memory.peak_bytes()
     return time.monotonic() - start
 
 

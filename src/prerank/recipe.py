@@ -21,6 +21,10 @@ from prerank.ranking.config import TrainConfig
 from prerank.semantic_ids.config import TokenizeConfig
 
 STAGES = ("prepare", "encode", "tokenize", "finetune", "generate", "label", "train", "evaluate")
+VARIED = ("encode", "tokenize", "finetune", "generate", "label", "train")
+"""Stages whose keys a variant may change; the data and the way of judging are the same for all."""
+AT = "@"
+"""Joins a method and a variant to the name of an arm: ``gpl@fewer-anchors``."""
 
 
 class MethodConfig(Config):
@@ -79,6 +83,27 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
     return found
 
 
+Changes = dict[str, Any]
+
+
+def _changes(stage: str) -> Any:
+    return Field(default_factory=dict, description=f"keys of [{stage}] that differ")
+
+
+class VariantConfig(Config):
+    """One ablation: some methods once more, with a few keys of any stage changed."""
+
+    methods: tuple[str, ...] = Field(
+        (), description="methods of the recipe to run so; none: the one that evaluate puts first"
+    )
+    encode: Changes = _changes("encode")
+    tokenize: Changes = _changes("tokenize")
+    finetune: Changes = _changes("finetune")
+    generate: Changes = _changes("generate")
+    label: Changes = _changes("label")
+    train: Changes = _changes("train")
+
+
 class Recipe(Config):
     """A whole run: where it goes, its seeds, one section a stage, and the methods compared."""
 
@@ -98,6 +123,10 @@ class Recipe(Config):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     methods: dict[str, MethodConfig] = Field(default_factory=default_methods)
+    variants: dict[str, VariantConfig] = Field(
+        default_factory=dict,
+        description="ablations: `[variants.NAME]` changes keys of any stage from encode to train",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -105,18 +134,64 @@ class Recipe(Config):
             raise ValueError("a recipe needs at least one method")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be distinct, at least one")
-        for name, method in self.methods.items():
+        for name in [*self.methods, *self.variants]:
             if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith("."):
-                raise ValueError(f"method name {name!r}: letters, digits and - _ . + only")
+                raise ValueError(f"name {name!r}: letters, digits and - _ . + only")
+        for name, method in self.methods.items():
             needs = self.label_of(method).source == "gpl"
             if needs and not method.anchors:
                 raise ValueError(f"method {name!r}: label source gpl needs `anchors`")
+        for name in self.variants:
+            self.variant(name)  # raises if it names no method or changes a key that is not there
         return self
 
     @property
     def folder(self) -> Path:
         """The folder of the run."""
         return Path(self.out) / self.name
+
+    def variant(self, name: str) -> Recipe:
+        """Return the recipe of one variant: its methods only, with its changes made.
+
+        A change of the variant wins over what a method changes itself.
+
+        Raises:
+            ConfigError: the variant names a method that is not there, or a key or value is wrong.
+        """
+        variant, where = self.variants[name], f"variants.{name}"
+        wanted = variant.methods or (self.evaluate.method,)
+        absent = [one for one in wanted if one not in self.methods]
+        if absent:
+            raise ConfigError(
+                "a variant of a method that is not there",
+                where=f"{where}.methods",
+                must=" or ".join(self.methods),
+                got=absent[0],
+            )
+        stages = {
+            stage: type(own).parse(
+                {**own.model_dump(), **getattr(variant, stage)}, where=f"{where}.{stage}"
+            )
+            for stage in VARIED
+            for own in [getattr(self, stage)]
+        }
+        methods = {
+            one: self.methods[one].model_copy(
+                update={
+                    "label": {**self.methods[one].label, **variant.label},
+                    "train": {**self.methods[one].train, **variant.train},
+                }
+            )
+            for one in wanted
+        }
+        return self.model_copy(update={**stages, "methods": methods, "variants": {}})
+
+    def arms(self) -> dict[str, str]:
+        """Return arm -> method of all that is trained: the methods, then ``method@variant``."""
+        found = {name: name for name in self.methods}
+        for name in self.variants:
+            found |= {f"{method}{AT}{name}": method for method in self.variant(name).methods}
+        return found
 
     def label_of(self, method: MethodConfig) -> LabelConfig:
         """Return the label config of ``method``: the recipe's, with the method's differences."""

@@ -117,3 +117,12 @@ def test_semantic_id_codes_must_be_in_range() -> None:
 def test_null_record_needs_a_reason() -> None:
     with pytest.raises(ArtifactError, match="needs a reason"):
         a.Record("m", "p", "all", "auc", None, None, None, 0, 1)
+
+
+def test_first_anchors_are_the_best_of_each_user() -> None:
+    few = anchors().first(1)  # users with 2, 0 and 1 anchors
+    assert few.offsets.tolist() == [0, 1, 1, 2]
+    assert few.codes.tolist() == [[0, 1], [1, 1]]
+    assert few.logprob.tolist() == [np.float32(-0.1), np.float32(-0.3)]
+    assert few.vectors.tolist() == anchors().vectors[[0, 2]].tolist()
+    assert anchors().first(5).offsets.tolist() == [0, 2, 2, 3]
