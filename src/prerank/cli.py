@@ -161,6 +161,34 @@ def compare(
 
 
 @app.command()
+def simulate(
+    recipe: RecipePath, set_: Overrides = None, as_json: Json = False, dry_run: DryRun = False
+) -> None:
+    """Simulate an A/B test of RECIPE's methods: days of a closed loop, each arm on its own logs."""
+    from prerank.recipe import load_recipe
+    from prerank.simulation.show import print_result
+    from prerank.simulation.simulate import arms_of, load_result
+    from prerank.simulation.simulate import simulate as run_simulation
+
+    loaded = load_recipe(recipe, set_ or ())
+    if dry_run:
+        arms = arms_of(loaded)
+        if as_json:
+            _out({"recipe": loaded.to_toml(), "arms": arms})
+        else:
+            print(loaded.to_toml())
+            print("arms:", *arms)
+        return
+    folder = run_simulation(loaded)
+    result = load_result(folder)
+    if as_json:
+        _out({"folder": str(folder), **result})
+        return
+    print_result(result)
+    print(f"\npage: {folder / 'simulation.html'}")
+
+
+@app.command()
 def show(
     artifact: Annotated[Path, typer.Argument(help="the folder of an artifact or of a run")],
     as_json: Json = False,

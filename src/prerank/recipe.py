@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from prerank.anchors.config import FinetuneConfig, GenerateConfig
 from prerank.config import Config, from_validation
 from prerank.data.config import PrepareConfig
+from prerank.data.simulate_config import SimulateConfig
 from prerank.embeddings.config import EncodeConfig
 from prerank.errors import ConfigError
 from prerank.evaluation.config import EvaluateConfig
@@ -122,6 +123,7 @@ class Recipe(Config):
     label: LabelConfig = LabelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    simulate: SimulateConfig = SimulateConfig()
     methods: dict[str, MethodConfig] = Field(default_factory=default_methods)
     variants: dict[str, VariantConfig] = Field(
         default_factory=dict,

@@ -115,21 +115,34 @@ def live(world: World) -> tuple[Positives, list[Traffic], Memory]:
     return join(Positives, organic[:test_day]), served, memory
 
 
+def catalog_of(world: World) -> Catalog:
+    """Return what a shop's catalog says of the world's items."""
+    config = world.config
+    brands = brand_names(config.n_brands, world.seed)
+    title, text = item_texts(world.subcategory, world.brand, brands, config.text_noise, world.seed)
+    return Catalog(title, text, _item_features(world, brands))
+
+
+def people_and_items(world: World) -> tuple[Vocabulary, Vocabulary, Features]:
+    """Return the ids of users and items, and what a shop knows of its users."""
+    config = world.config
+    return _ids("u", config.n_users), _ids("i", config.n_items), _user_features(world)
+
+
 def _dataset(world: World, organic: Positives, served: list[Traffic]) -> Dataset:
     config = world.config
     cuts = _cuts(config)
     train, validation, test = join(Traffic, served[:-2]), served[-2], served[-1]
     every = join(Traffic, served)
     taken = clicked(join(Traffic, served[:-1]))
-    brands = brand_names(config.n_brands, world.seed)
-    title, text = item_texts(world.subcategory, world.brand, brands, config.text_noise, world.seed)
+    users, items, user_features = people_and_items(world)
     return Dataset(
         name="world",
         time_unit="ms",
-        users=_ids("u", config.n_users),
-        items=_ids("i", config.n_items),
-        user_features=_user_features(world),
-        catalog=Catalog(title, text, _item_features(world, brands)),
+        users=users,
+        items=items,
+        user_features=user_features,
+        catalog=catalog_of(world),
         exposures=_exposures(every, cuts),
         candidates=Candidates(
             request=train.request,

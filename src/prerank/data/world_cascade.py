@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from prerank import seeds
 from prerank.artifacts import ByteArray, FloatArray, IntArray, Table, TimeArray
 from prerank.data.unexposed import pair_keys
+from prerank.data.world_config import WorldConfig
 from prerank.data.world_model import (
     DAY_MS,
     START_MS,
@@ -35,6 +36,9 @@ from prerank.data.world_text import CATEGORY_OF
 Scorer = Callable[[IntArray, IntArray], NDArray[np.floating]]
 """``score(user (B,), item (B, C)) -> (B, C)``, larger is better; a row is one request."""
 
+Recall = Callable[["Memory", "Requests", int], IntArray]
+"""``recall(memory, requests (B,), day) -> (B, C)`` distinct items of each request, -1 = padding."""
+
 STAGES = ("recalled", "pre-ranked", "ranked", "exposed")
 RECALLED, PRERANKED, RANKED, EXPOSED = 0, 1, 2, 3
 PAD = -1
@@ -42,6 +46,40 @@ N_BROWSED = 8
 """Items that a user looks over for each organic positive."""
 OVERDRAW = 1.5
 """Recall draws this many times `n_recalled`, because repeats and known items fall out."""
+PAGE_ID = 1 << 40
+"""The request id of a visit's page p is that of its first page + p times this."""
+PAGE_MS = 60_000
+"""A visit's next page comes this much later."""
+
+
+class Shop(Protocol):
+    """What a cascade must know of a shop: a `World`, or a known truth (`prerank.data.truth`)."""
+
+    @property
+    def config(self) -> WorldConfig:
+        """Funnel, slots and production policy."""
+
+    @property
+    def seed(self) -> int:
+        """Root of all keyed luck."""
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, U."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, I."""
+
+    @property
+    def activity(self) -> Array:
+        """(U,) float64, sums to 1."""
+
+    def utility(self, user: IntArray, item: IntArray) -> Array:
+        """Return what a perfect model would know of each pair, on a logit scale."""
+
+    def click_probability(self, user: IntArray, item: IntArray) -> Array:
+        """Return P(click | looked at) of each pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +158,7 @@ def join(kind: type[AnyTable], parts: Iterable[AnyTable]) -> AnyTable:
     return kind(**{name: np.concatenate([getattr(r, name) for r in rows]) for name in names})
 
 
-def blank_memory(world: World) -> Memory:
+def blank_memory(world: Shop) -> Memory:
     """Return the memory of a shop that has just opened."""
     return Memory(np.zeros(world.n_items), np.empty(0, dtype=np.int64))
 
@@ -247,7 +285,7 @@ def _browse(
 # ---- the cascade ----------------------------------------------------------------------------
 
 
-def draw_requests(world: World, day: int, n_requests: int, first: int, once: bool) -> Requests:
+def draw_requests(world: Shop, day: int, n_requests: int, first: int, once: bool) -> Requests:
     """Return ``n_requests`` visits of one day in time order, ids from ``first``.
 
     Users come by activity; with ``once`` each at most once (and no more requests than users).
@@ -305,7 +343,7 @@ def _first_distinct(item_BC: IntArray, allowed_BC: NDArray[np.bool_], n: int) ->
     return out
 
 
-def production_preranker(world: World, memory: Memory) -> Scorer:
+def production_preranker(world: Shop, memory: Memory) -> Scorer:
     """Return the production pre-ranker: popularity-heavy, with a blurred view of taste."""
     config = world.config
     return _production(
@@ -313,14 +351,14 @@ def production_preranker(world: World, memory: Memory) -> Scorer:
     )
 
 
-def production_ranker(world: World, memory: Memory) -> Scorer:
+def production_ranker(world: Shop, memory: Memory) -> Scorer:
     """Return the production ranker: a sharper view of taste, popularity still counts."""
     config = world.config
     return _production(world, memory, config.rank_popularity, config.rank_error, "rank-error")
 
 
 def _production(
-    world: World, memory: Memory, popularity_weight: float, error: float, stream: str
+    world: Shop, memory: Memory, popularity_weight: float, error: float, stream: str
 ) -> Scorer:
     """Score = popularity_weight * z(log(1 + positives)) + utility + error * the pair's normal.
 
@@ -340,7 +378,7 @@ def _production(
 
 
 def cascade(
-    world: World, requests: Requests, item_BC: IntArray, prerank: Scorer, rank: Scorer
+    world: Shop, requests: Requests, item_BC: IntArray, prerank: Scorer, rank: Scorer
 ) -> Traffic:
     """Send recalled items through pre-rank, rank and exposure, and let the users react.
 
@@ -444,13 +482,86 @@ def serve(
         prerank: pre-ranker in place of the production one.
         rank: ranker in place of the production one.
     """
-    first = prerank or production_preranker(world, memory)
-    second = rank or production_ranker(world, memory)
+    return serve_recalled(world, _recall_of(world), memory, requests, day, prerank, rank)
+
+
+def _recall_of(world: World) -> Recall:
+    return lambda memory, requests, day: recall(world, memory, requests, day)
+
+
+def serve_recalled(
+    shop: Shop,
+    recall: Recall,
+    memory: Memory,
+    requests: Requests,
+    day: int,
+    prerank: Scorer | None = None,
+    rank: Scorer | None = None,
+) -> Traffic:
+    """Serve requests as `serve` does, in any shop, on what ``recall`` finds."""
+    first = prerank or production_preranker(shop, memory)
+    second = rank or production_ranker(shop, memory)
     parts = []
-    for rows in _chunks(np.arange(len(requests)), world.config.chunk_requests):
-        some = Requests(requests.request[rows], requests.user[rows], requests.time[rows])
-        parts.append(cascade(world, some, recall(world, memory, some, day), first, second))
+    for rows in _chunks(np.arange(len(requests)), shop.config.chunk_requests):
+        some = _rows(requests, rows)
+        parts.append(cascade(shop, some, recall(memory, some, day), first, second))
     return join(Traffic, parts)
+
+
+def _rows(requests: Requests, rows: NDArray[np.intp] | TimeArray) -> Requests:
+    return Requests(requests.request[rows], requests.user[rows], requests.time[rows])
+
+
+def serve_visits(
+    shop: Shop,
+    recall: Recall,
+    memory: Memory,
+    requests: Requests,
+    day: int,
+    prerank: Scorer | None = None,
+    rank: Scorer | None = None,
+) -> Traffic:
+    """Serve visits of one day, page by page, until nobody asks for more or ``max_pages``.
+
+    After a page with c clicks a user asks for the next with probability
+    min(1, next_page_rate + next_page_per_click * c): satisfied users see more. What an earlier
+    page of the day showed to a user is not recalled for a later one. Page p of a visit has the
+    request id of its first page + p * ``PAGE_ID``.
+    """
+    config, seen = shop.config, memory
+    pages: list[Traffic] = []
+    for page in range(config.max_pages):
+        if page:
+            shown = pages[-1].stage == EXPOSED
+            seen = _with_known(seen, pages[-1].user[shown], pages[-1].item[shown])
+            requests = _next_page(shop, pages[-1], requests)
+        if not len(requests):
+            break
+        pages.append(serve_recalled(shop, recall, seen, requests, day, prerank, rank))
+    return pages[0] if len(pages) == 1 else join(Traffic, pages)
+
+
+def _with_known(memory: Memory, user: IntArray, item: IntArray) -> Memory:
+    known = np.concatenate([memory.known, pair_keys(user, item)])
+    return Memory(memory.popularity, np.sort(known, kind="stable"))
+
+
+def _next_page(shop: Shop, page: Traffic, requests: Requests) -> Requests:
+    """Return the requests whose users go on, as requests for their next page."""
+    config, order = shop.config, np.argsort(requests.request, kind="stable")
+    hit = page.request[page.click == 1]
+    clicks = np.zeros(len(requests), dtype=np.int64)
+    place = order[np.searchsorted(requests.request, hit, sorter=order)]
+    clicks += np.bincount(place, minlength=len(requests))
+    chance = np.minimum(1.0, config.next_page_rate + config.next_page_per_click * clicks)
+    on = np.flatnonzero(keyed_uniform(shop.seed, "next-page", requests.request) < chance)
+    # A day's traffic stays inside its day: the next morning's models must not know tomorrow.
+    last = requests.time[on] // DAY_MS * DAY_MS + DAY_MS - 1
+    return Requests(
+        request=requests.request[on] + PAGE_ID,
+        user=requests.user[on],
+        time=np.minimum(requests.time[on] + PAGE_MS, last),
+    )
 
 
 def clicked(traffic: Traffic) -> Positives:
@@ -467,8 +578,8 @@ def serve_day(
     prerank: Scorer | None = None,
     rank: Scorer | None = None,
 ) -> tuple[Traffic, Memory]:
-    """Serve one day with `serve` and return what happened and the memory that clicks leave."""
-    traffic = serve(world, memory, requests, day, prerank, rank)
+    """Serve one day with `serve_visits`; return what happened and the memory that clicks leave."""
+    traffic = serve_visits(world, _recall_of(world), memory, requests, day, prerank, rank)
     taken = clicked(traffic)
     return traffic, remember(memory, taken.user, taken.item)
 

@@ -95,6 +95,15 @@ class WorldConfig(Config):
     position_bias: float = Field(
         0.35, ge=0, description="Slot k (from 0) is looked at with probability (k + 1) ** -this."
     )
+    max_pages: int = Field(
+        1, ge=1, description="Most pages of one visit; a further page is a further request."
+    )
+    next_page_rate: float = Field(
+        0.3, ge=0, le=1, description="Chance to ask for the next page after one without a click."
+    )
+    next_page_per_click: float = Field(
+        0.2, ge=0, le=1, description="What each click on a page adds to that chance."
+    )
     recall_popular: float = Field(
         0.35, ge=0, le=1, description="Share of recall drawn by production popularity."
     )

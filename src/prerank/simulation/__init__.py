@@ -1,0 +1,1 @@
+"""simulate: every method as the pre-ranker of a shop of its own, day after day."""

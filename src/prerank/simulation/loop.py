@@ -1,0 +1,388 @@
+"""One replication of a simulated A/B test: a shop, its production logs, and the life of an arm.
+
+A morning of an arm: take the logs of the last ``window`` days, make anchors and pseudo-labels,
+train a pre-ranker from random weights, serve the day with it, log what happened. Everything that
+decides luck is keyed or seeded by replication and day, never by arm.
+
+Letters in shapes: B requests, C candidates, I items, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank import seeds
+from prerank.artifacts import (
+    TRAIN,
+    VALIDATION,
+    Candidates,
+    Dataset,
+    Exposures,
+    InterestAnchors,
+    ItemEmbeddings,
+    PseudoLabels,
+    SemanticIds,
+    TimeArray,
+)
+from prerank.data.world_cascade import (
+    EXPOSED,
+    STAGES,
+    Memory,
+    Positives,
+    Scorer,
+    Traffic,
+    blank_memory,
+    clicked,
+    join,
+    remember,
+)
+from prerank.data.world_model import DAY_MS, START_MS, keyed_uniform
+from prerank.embeddings.encode import encode
+from prerank.ranking.config import TrainConfig
+from prerank.recipe import MethodConfig, Recipe
+from prerank.semantic_ids.tokenize import tokenize
+from prerank.simulation.measures import Counts, Yardstick, count, final_counts, item_counts
+from prerank.simulation.shops import Market, open_market, with_history
+
+PRODUCTION, ORACLE = "production", "oracle"
+REFERENCES = (PRODUCTION, ORACLE)
+
+
+@dataclass(frozen=True, eq=False)
+class Life:
+    """What an arm is and has seen when a day begins.
+
+    Attributes:
+        day: the day about to begin, counted from the world's first.
+        memory: what production knows.
+        past: all positives so far, organic and clicked.
+        log: exposures and sampled candidates of the last ``window`` days.
+        shown, clicked: (I,) int64 exposures and clicks of each item since the arms started.
+        days: the counts of each day served.
+    """
+
+    day: int
+    memory: Memory
+    past: Positives
+    log: Traffic
+    shown: TimeArray
+    clicked: TimeArray
+    days: tuple[Counts, ...] = ()
+
+
+class Replication:
+    """The shop of one replication and what all its arms share.
+
+    Built for one process; nothing of it depends on an arm.
+    """
+
+    def __init__(self, recipe: Recipe, prepared: Dataset | None, number: int, work: Path) -> None:
+        self.recipe, self.config, self.number, self.work = recipe, recipe.simulate, number, work
+        self.market: Market = open_market(recipe, prepared, number)
+        self.embeddings: ItemEmbeddings = encode(self.market.blank, recipe.encode, recipe.seed)
+        self.semantic_ids: SemanticIds = tokenize(self.embeddings, recipe.tokenize, recipe.seed)
+        self._anchors: dict[tuple[str, int], InterestAnchors] = {}
+
+    @property
+    def first_arm_day(self) -> int:
+        """The first day that the arms serve."""
+        return self.market.first_day + self.config.n_log_days
+
+    @property
+    def last_day(self) -> int:
+        """The last day that the arms serve."""
+        return self.first_arm_day + self.config.n_days - 1
+
+    def seed(self, *names: str | int) -> int:
+        """Return a seed of this replication, the same for every arm."""
+        return seeds.derive(self.recipe.seed, "simulate", self.number, *names)
+
+    @cached_property
+    def start(self) -> Life:
+        """The state in which every arm begins: history and the production policy's logs."""
+        market = self.market
+        n_items = len(market.blank.items)
+        empty = Positives(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64))
+        memory, past = blank_memory(market.shop), [empty]
+        for day in range(market.first_day):
+            found = market.organic(memory, day)
+            memory = remember(memory, found.user, found.item)
+            past.append(found)
+        nothing = np.zeros(n_items, dtype=np.int64)
+        life = Life(
+            market.first_day, memory, join(Positives, past), _no_traffic(), nothing, nothing
+        )
+        for _ in range(self.config.n_log_days):
+            life = self.live_a_day(life, None)
+        return life
+
+    @cached_property
+    def before(self) -> tuple[Counts, ...]:
+        """The counts of the production policy's days."""
+        return self.start.days
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """What every arm is measured by."""
+        return self._yardstick(self.start.memory)
+
+    def _yardstick(self, memory: Memory) -> Yardstick:
+        features = self.market.blank.catalog.features.categorical
+        category = features.get(self.config.category, self.semantic_ids.codes[:, 0])
+        order = np.argsort(memory.popularity, kind="stable")
+        tail = np.zeros(len(order), dtype=np.bool_)
+        tail[order[: round(self.config.tail_share * len(order))]] = True
+        return Yardstick(
+            vectors=self.embeddings.vectors,
+            category=np.maximum(category, 0),
+            tail=tail,
+            release=self.market.release,
+            start=START_MS + self.first_arm_day * DAY_MS,
+            position_bias=self.market.shop.config.position_bias,
+        )
+
+    # ---- a day ------------------------------------------------------------------------------
+
+    def live_a_day(self, life: Life, prerank: Scorer | None) -> Life:
+        """Serve one day with ``prerank`` (None: production) and return the next morning."""
+        market, day = self.market, life.day
+        # Drawn before the day's clicks are known, like a morning's state of knowledge.
+        found = market.organic(life.memory, day)
+        requests = market.requests(day, self.config.requests_per_day)
+        traffic = market.serve(life.memory, requests, day, prerank)
+        taken = clicked(traffic)
+        memory = remember(life.memory, taken.user, taken.item)
+        memory = remember(memory, found.user, found.item)
+        arms_serve = day >= self.first_arm_day
+        yardstick = self.yardstick if arms_serve else self._yardstick(life.memory)
+        shown, hits = item_counts(traffic, len(market.blank.items))
+        return Life(
+            day=day + 1,
+            memory=memory,
+            past=join(Positives, [life.past, found, taken]),
+            log=self._logged(life.log, traffic, day + 1),
+            shown=life.shown + shown if arms_serve else life.shown,
+            clicked=life.clicked + hits if arms_serve else life.clicked,
+            days=(*life.days, count(traffic, yardstick)),
+        )
+
+    def _logged(self, log: Traffic, today: Traffic, morning: int) -> Traffic:
+        """Return the log of the window with today's exposures and a sample of its candidates."""
+        config = self.market.shop.config
+        share = self.config.candidates_per_request / max(1, config.n_recalled - config.n_exposed)
+        luck = keyed_uniform(self.market.shop.seed, "logged", today.request, today.item)
+        today = _rows(today, (today.stage == EXPOSED) | (luck < share))
+        begin = START_MS + (morning - self.config.window) * DAY_MS
+        return join(Traffic, [_rows(log, log.time >= begin), today])
+
+    def morning(self, life: Life, method: MethodConfig) -> Scorer:
+        """Return the pre-ranker that ``method`` trains on the arm's own logs."""
+        from prerank.ranking.train import train
+
+        dataset = self._dataset(life)
+        seed = self.seed("day", life.day)
+        config = self.recipe.train_of(method)
+        labels = self._labels(life, dataset, method, seed)
+        ranker = train(dataset, self.embeddings, labels, _earned(config, labels), seed)
+        return lambda user, item: ranker.score(user, item)
+
+    def _dataset(self, life: Life) -> Dataset:
+        """Return the arm's logs as the stages read them; some requests are held out."""
+        log = life.log
+        shown = np.flatnonzero(log.stage == EXPOSED)
+        held = keyed_uniform(self.market.shop.seed, "validation", log.request[shown])
+        split = np.where(held < self.config.validation_share, VALIDATION, TRAIN)
+        return replace(
+            with_history(self.market.blank, life.past, self._anchor_day(life.day)),
+            exposures=Exposures(
+                request=log.request[shown],
+                user=log.user[shown],
+                item=log.item[shown],
+                time=log.time[shown],
+                click=log.click[shown],
+                position=log.position[shown],
+                propensity=log.propensity[shown],
+                split=split.astype(np.int8),
+            ),
+            candidates=Candidates(
+                request=log.request,
+                user=log.user,
+                item=log.item,
+                time=log.time,
+                stage=log.stage,
+                score=log.score,
+                truth=log.truth,
+                stages=STAGES,
+            ),
+        )
+
+    def _labels(
+        self, life: Life, dataset: Dataset, method: MethodConfig, seed: int
+    ) -> PseudoLabels | None:
+        from prerank.labels.label import label
+
+        config = self.recipe.label_of(method)
+        if config.source == "none":
+            return None
+        anchors = self._anchors_of(method.anchors, life, dataset) if method.anchors else None
+        return label(dataset, self.embeddings, anchors, config, seed)
+
+    # ---- anchors ----------------------------------------------------------------------------
+
+    def _anchor_day(self, day: int) -> int:
+        """Return the day whose morning's histories the anchors of ``day`` see.
+
+        Never later than the window: no candidate's own future may be among its anchors.
+        """
+        moved = max(0, day - self.config.window - self.market.first_day)
+        return (
+            self.market.first_day + moved // self.config.anchors_every * self.config.anchors_every
+        )
+
+    def _anchors_of(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
+        """Return anchors; those from days before the arms parted are made once for all arms."""
+        cut = self._anchor_day(life.day)
+        shared = cut <= self.first_arm_day
+        if shared and (name, cut) in self._anchors:
+            return self._anchors[name, cut]
+        anchors = self._make_anchors(name, life, dataset)
+        if shared:
+            self._anchors[name, cut] = anchors
+        return anchors
+
+    def _make_anchors(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
+        from prerank.anchors import controls
+        from prerank.anchors.generate import generate
+
+        sids, space, config = self.semantic_ids, self.embeddings, self.recipe.generate
+        seed = self.seed("anchors", self._anchor_day(life.day))
+
+        if "+" in name:
+            first, *rest = (self._anchors_of(part, life, dataset) for part in name.split("+"))
+            for other in rest:
+                first = controls.join(first, other)
+            return first
+        if name == "llm":
+            with TemporaryDirectory() as work:
+                return generate(dataset, sids, space, self._model, config, seed, Path(work))
+        if name == "shuffled":
+            return controls.shuffled_anchors(self._anchors_of("llm", life, dataset), seed)
+        if name == "history":
+            return controls.history_anchors(dataset, sids, space, config.n_anchors, seed)
+        if name == "popular":
+            return controls.popular_anchors(dataset, sids, space, config.n_anchors)
+        return controls.random_anchors(dataset, sids, space, config.n_anchors, seed)
+
+    @cached_property
+    def _model(self) -> Path:
+        """The language model, trained once on the histories before the first logged day."""
+        from prerank.anchors.finetune import finetune
+
+        done = self.work / "anchor_model"
+        if not done.exists():
+            dataset = with_history(self.market.blank, self.start.past, self.market.first_day)
+            out, work = self.work / "anchor_model.part", self.work / "finetune"
+            out.mkdir(parents=True, exist_ok=True)
+            work.mkdir(parents=True, exist_ok=True)
+            seed = self.recipe.seed
+            finetune(dataset, self.semantic_ids, self.recipe.finetune, seed, out, work)
+            out.rename(done)
+        return done
+
+    # ---- an arm -----------------------------------------------------------------------------
+
+    def prerank_of(self, arm: str, life: Life) -> Scorer | None:
+        """Return the pre-ranker with which ``arm`` serves the day."""
+        if arm == PRODUCTION:
+            return None
+        if arm == ORACLE:
+            shop = self.market.shop
+            return lambda user, item: shop.click_probability(
+                np.broadcast_to(user[:, None], item.shape), item
+            )
+        return self.morning(life, self.recipe.methods[arm])
+
+    def begin(self) -> Life:
+        """Return the morning on which the arms start, no day of theirs counted yet."""
+        return replace(self.start, days=())
+
+    def finish(self, life: Life) -> Counts:
+        """Return what only the whole test can count."""
+        end = START_MS + (self.last_day + 1) * DAY_MS
+        return final_counts(life.shown, life.clicked, self.yardstick, end)
+
+
+def _earned(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
+    """Return ``config`` with the part of lambda that the labels have earned on held-out clicks."""
+    if labels is None:
+        return config
+    factor = float(labels.fit["pseudo_weight_factor"])
+    return config.model_copy(update={"pseudo_weight": config.pseudo_weight * factor})
+
+
+def _rows(traffic: Traffic, keep: NDArray[np.bool_]) -> Traffic:
+    return Traffic(**{name: values[keep] for name, values in traffic.columns().items()})
+
+
+def _no_traffic() -> Traffic:
+    i64, i32 = np.zeros(0, np.int64), np.zeros(0, np.int32)
+    i8, f32 = np.zeros(0, np.int8), np.zeros(0, np.float32)
+    return Traffic(i64, i32, i32, i64, i8, f32, i32, f32, f32, i8, i8)
+
+
+# ---- an arm's life on disk -------------------------------------------------------------------
+
+
+def save_life(path: Path, life: Life) -> None:
+    """Write ``life`` as one file, whole or not at all."""
+    import json
+
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, NDArray[Any]] = {
+        "memory.popularity": life.memory.popularity,
+        "memory.known": life.memory.known,
+        "shown": life.shown,
+        "clicked": life.clicked,
+        **{f"past.{name}": values for name, values in life.past.columns().items()},
+        **{f"log.{name}": values for name, values in life.log.columns().items()},
+    }
+    about = {"day": str(life.day), "days": json.dumps(life.days)}
+    partial = path.with_suffix(".part")
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=about)
+    partial.replace(path)
+
+
+def load_life(path: Path) -> Life | None:
+    """Return the life in ``path``, None if there is none that can be read."""
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about: Mapping[str, str] = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+
+    def part(prefix: str) -> dict[str, Any]:
+        return {k.partition(".")[2]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
+
+    return Life(
+        day=int(about["day"]),
+        memory=Memory(**part("memory")),
+        past=Positives(**part("past")),
+        log=Traffic(**part("log")),
+        shown=arrays["shown"],
+        clicked=arrays["clicked"],
+        days=tuple(json.loads(about["days"])),
+    )

@@ -1,0 +1,296 @@
+"""simulate: a recipe -> simulation.json and simulation.html.
+
+The unit of work is a replication; replications run side by side in ``workers`` processes. Of each
+arm the finished counts are kept, and while it lives its state every ``checkpoint_days``; both are
+written whole or not at all, so a killed run goes on where it stopped and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from prerank import store as stores
+from prerank.artifacts import Dataset
+from prerank.errors import ConfigError
+from prerank.pipeline import Run, locked
+from prerank.progress import log, silence, track
+from prerank.recipe import Recipe
+from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
+from prerank.simulation.measures import METRICS, Counts
+from prerank.simulation.page import write_page
+from prerank.simulation.summary import as_json, by_day, table
+from prerank.store import Manifest, Store
+
+KEY, RESULT, PAGE = "simulation", "simulation.json", "simulation.html"
+BEFORE = "before"
+"""Stands for an arm where the production policy's days before the arms are meant."""
+NOT_OF_AN_ARM = ("arms", "baseline", "references", "n_replications", "checkpoint_days", "interval")
+
+
+def arms_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the arms: the baseline first, then the recipe's methods, then the references.
+
+    Raises:
+        ConfigError: an arm or the baseline is no method of the recipe.
+    """
+    config = recipe.simulate
+    wanted = config.arms or tuple(recipe.methods)
+    if BEFORE in recipe.methods or set(REFERENCES) & set(recipe.methods):
+        raise ConfigError(
+            "the name of a method is taken",
+            where="methods",
+            must=f"none of {', '.join((BEFORE, *REFERENCES))}",
+            got=", ".join(recipe.methods),
+        )
+    for key, names in (("arms", wanted), ("baseline", (config.baseline,))):
+        for name in names:
+            if name not in recipe.methods:
+                raise ConfigError(
+                    "no such method",
+                    where=f"simulate.{key}",
+                    must=" or ".join(recipe.methods),
+                    got=name,
+                )
+    ordered = dict.fromkeys([config.baseline, *wanted])
+    return (*ordered, *(REFERENCES if config.references else ()))
+
+
+def simulate(recipe: Recipe) -> Path:
+    """Run the simulated A/B test of ``recipe``, or what is left of it; return its folder.
+
+    Returns:
+        the folder of the artifact: ``simulation.json`` and ``simulation.html``.
+
+    Raises:
+        ConfigError: no such arm, or nobody knows who would click what.
+    """
+    arms = arms_of(recipe)
+    run = Run(recipe)
+    store = Store(recipe.folder)
+    settings = _settings(recipe, arms)
+    mark = stores.fingerprint(KEY, settings, recipe.seed, _parents(run))
+    if store.has(KEY, mark):
+        log("simulate: done before")
+        return store.checked(KEY, mark)
+    with locked(recipe.folder):
+        prepared = _prepared(run)
+        started = time.monotonic()
+        found = dict(_replications(recipe, prepared, arms, run))
+        ordered = [found[n] for n in range(recipe.simulate.n_replications)]
+        result = _result(recipe, arms, ordered, _parents(run))
+        result["seconds"] = round(time.monotonic() - started, 1)
+        with store.publish(KEY, Manifest(KEY, mark, settings, recipe.seed, _parents(run))) as out:
+            (out / RESULT).write_text(json.dumps(result, indent=0))
+            write_page(result, out / PAGE)
+    return store.checked(KEY, mark)
+
+
+def load_result(folder: Path) -> dict[str, Any]:
+    """Return what ``simulation.json`` in ``folder`` holds."""
+    result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    return result
+
+
+# ---- what decides the result -----------------------------------------------------------------
+
+
+def _settings(recipe: Recipe, arms: Sequence[str]) -> dict[str, Any]:
+    """Return all settings that decide the result of ``arms``."""
+    values = recipe.model_dump(mode="json")
+    kept = ("prepare", "encode", "tokenize", "finetune", "generate", "simulate")
+    methods = {arm: _method(recipe, arm) for arm in arms}
+    return {**{name: values[name] for name in kept}, "methods": methods}
+
+
+def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
+    if arm in REFERENCES or arm == BEFORE:
+        return {}
+    method = recipe.methods[arm]
+    return {
+        "anchors": method.anchors,
+        "label": recipe.label_of(method).model_dump(mode="json"),
+        "train": recipe.train_of(method).model_dump(mode="json"),
+    }
+
+
+def _in_world(recipe: Recipe) -> bool:
+    return recipe.prepare.source == "world" and not recipe.simulate.truth.file
+
+
+def _parents(run: Run) -> dict[str, str]:
+    return {} if _in_world(run.recipe) else {"dataset": run.steps["dataset"].fingerprint}
+
+
+def _prepared(run: Run) -> Dataset | None:
+    """Return the prepared data set whose truth is simulated on, None for the world."""
+    if _in_world(run.recipe):
+        return None
+    from prerank.pipeline import execute
+
+    step = run.steps["dataset"]
+    if not run.done(step):
+        execute(run, step)
+    return run.dataset
+
+
+def _blocks(recipe: Recipe, arm: str, parents: dict[str, str]) -> Path:
+    """Return the folder of an arm's finished blocks: one for all that decides them, no more."""
+    settings = _settings(recipe, [arm])
+    for name in NOT_OF_AN_ARM:
+        del settings["simulate"][name]
+    mark = stores.fingerprint("simulate-arm", settings, recipe.seed, parents)
+    return recipe.folder / ".work" / "simulate" / f"{arm}-{mark}"
+
+
+# ---- replications ----------------------------------------------------------------------------
+
+
+def _replications(
+    recipe: Recipe, prepared: Dataset | None, arms: tuple[str, ...], run: Run
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (replication, arm -> counts) as they are finished."""
+    numbers = range(recipe.simulate.n_replications)
+    count = min(recipe.workers, len(numbers))
+    if count == 1:
+        for n in track(numbers, "simulate: replications"):
+            yield n, live(recipe, prepared, arms, n, _parents(run))
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(count, context, _start_worker, (recipe.workers,)) as pool:
+        waiting = {pool.submit(live, recipe, prepared, arms, n, _parents(run)): n for n in numbers}
+        for future in track(as_completed(waiting), "simulate: replications", len(waiting)):
+            yield waiting[future], future.result()
+
+
+def _start_worker(workers: int) -> None:
+    """Give each worker its share of the cores, and leave the terminal to the parent."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    silence()
+
+
+def live(
+    recipe: Recipe,
+    prepared: Dataset | None,
+    arms: tuple[str, ...],
+    number: int,
+    parents: dict[str, str],
+) -> dict[str, Any]:
+    """Return arm -> {"days": counts of each day, "whole": counts of the test} of a replication.
+
+    The key ``BEFORE`` holds the production policy's days before the arms started.
+    """
+    done = {arm: _blocks(recipe, arm, parents) / f"r{number:04d}.json" for arm in (BEFORE, *arms)}
+    if not all(file.exists() for file in done.values()):
+        _live(recipe, prepared, done, number)
+    return {arm: json.loads(file.read_text()) for arm, file in done.items()}
+
+
+def _live(recipe: Recipe, prepared: Dataset | None, done: dict[str, Path], number: int) -> None:
+    settings = {k: v for k, v in _settings(recipe, []).items() if k != "simulate"}
+    mark = stores.fingerprint("simulate-common", settings, recipe.seed, {})
+    work = recipe.folder / ".work" / "simulate" / f"common-{mark}" / f"r{number:04d}"
+    replication = Replication(recipe, prepared, number, work)
+    for arm, file in done.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            continue
+        if arm == BEFORE:
+            _write(file, {"days": list(replication.before), "whole": {}})
+            continue
+        started = time.monotonic()
+        _live_arm(replication, arm, file)
+        log(f"simulate: replication {number}, {arm}: {time.monotonic() - started:.1f} s")
+
+
+def _live_arm(replication: Replication, arm: str, file: Path) -> None:
+    """Let an arm live to the last day, keeping its state on the way, and write its counts."""
+    state = file.with_suffix(".safetensors")
+    life = load_life(state) or replication.begin()
+    while life.day <= replication.last_day:
+        life = replication.live_a_day(life, replication.prerank_of(arm, life))
+        if len(life.days) % replication.config.checkpoint_days == 0:
+            save_life(state, life)
+    _write(file, {"days": list(life.days), "whole": replication.finish(life)})
+    state.unlink(missing_ok=True)
+
+
+def _write(file: Path, value: object) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(value))
+    partial.replace(file)
+
+
+# ---- the result ------------------------------------------------------------------------------
+
+
+def _result(
+    recipe: Recipe,
+    arms: tuple[str, ...],
+    replications: Sequence[dict[str, Any]],
+    parents: dict[str, str],
+) -> dict[str, Any]:
+    config = recipe.simulate
+    days = {arm: [one[arm]["days"] for one in replications] for arm in arms}
+    whole = {arm: [one[arm]["whole"] for one in replications] for arm in arms}
+    lines = table(days, whole, config.baseline, config.interval)
+    before = [one[BEFORE]["days"] for one in replications]
+    curves = {arm: [asdict(e) for e in by_day(days[arm], config.interval)] for arm in arms}
+    return {
+        "name": recipe.name,
+        "shop": "world" if not parents else recipe.prepare.source,
+        "arms": list(arms),
+        "references": [arm for arm in arms if arm in REFERENCES],
+        "baseline": config.baseline,
+        "n_replications": len(replications),
+        "n_days": config.n_days,
+        "interval": config.interval,
+        "metrics": dict(METRICS),
+        "lines": as_json(lines),
+        "before": [asdict(e) for e in by_day(before, config.interval)],
+        "by_day": curves,
+        "counts": {
+            arm: [{"days": d, "whole": w} for d, w in zip(days[arm], whole[arm], strict=True)]
+            for arm in arms
+        },
+        "notes": _notes(recipe, before),
+        "recipe": recipe.to_toml(),
+        "versions": stores.versions(),
+    }
+
+
+def _notes(recipe: Recipe, before: Sequence[Sequence[Counts]]) -> list[str]:
+    config, funnel = recipe.simulate, recipe.prepare.world
+    shop = (
+        "a simulated world with known click probabilities"
+        if _in_world(recipe)
+        else f"known clicks of real users ({recipe.prepare.source}); exposure is simulated"
+    )
+    pages = f", up to {funnel.max_pages} pages a visit" if funnel.max_pages > 1 else ""
+    return [
+        f"{shop}: figures say how a method behaves in a closed loop, not what it earns in a shop",
+        f"cascade: {funnel.n_recalled} recalled, {funnel.n_preranked} pre-ranked, "
+        f"{funnel.n_ranked} ranked, {funnel.n_exposed} exposed{pages}; "
+        f"{config.requests_per_day:,} visits a day",
+        f"{config.n_log_days} days are logged under a popularity-heavy policy; then each arm "
+        f"retrains every morning, from random weights, on its own logs of the last "
+        f"{config.window} days; recall and ranker are production's in every arm",
+        "encoder, semantic IDs and language model are fitted once, before the first request; "
+        f"anchors are made anew from fresh histories, but never from days of the window, when it "
+        f"has moved by {config.anchors_every} days; the encoder reads the texts of all items, "
+        "released or not",
+        "visits, recall, exploration and clicks of a pair follow the same random numbers in every "
+        "arm; lifts are taken inside a replication",
+        f"long tail: the {config.tail_share:.0%} of the items with fewest positives when the arms "
+        "start",
+        f"{len(before)} replications, each a shop of its own",
+    ]

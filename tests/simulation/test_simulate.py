@@ -1,0 +1,148 @@
+"""The verb: end to end, over the world and over a known truth; no content, no gain."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from prerank.cli import app
+from prerank.data.world import simulate as world_logs
+from prerank.data.world_config import WorldConfig
+from prerank.errors import ConfigError, DataError
+from prerank.recipe import Recipe
+from prerank.simulation.shops import known_pairs, open_market
+from prerank.simulation.simulate import arms_of, load_result, simulate
+
+from .small import METHODS, SIMULATE, WORLD, small_recipe
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    recipe = small_recipe(tmp_path, simulate={"arms": ["gpl"]})
+    file.write_text(recipe.to_toml())
+    found = CliRunner().invoke(app, ["simulate", str(file), "--json"], catch_exceptions=False)
+    assert found.exit_code == 0
+    result = json.loads(found.stdout)
+    assert result["arms"] == ["exposed-only", "gpl", "production", "oracle"]
+    assert len(result["before"]) == 2 and len(result["by_day"]["gpl"]) == 2
+    ctr = {line["arm"]: line for line in result["lines"] if line["metric"] == "ctr"}
+    assert ctr["exposed-only"]["lift"] is None
+    assert ctr["oracle"]["lift"]["value"] > 0
+    page = (Path(result["folder"]) / "simulation.html").read_text()
+    assert "https://" not in page.partition("<script>")[0]
+    again = CliRunner().invoke(app, ["simulate", str(file)], catch_exceptions=False)
+    assert "lift over exposed-only" in again.stdout
+
+
+def test_a_further_arm_reuses_the_others(tmp_path: Path) -> None:
+    simulate(small_recipe(tmp_path, simulate={"arms": ["exposed-only"], "n_replications": 1}))
+    blocks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("r0000.json")}
+    more = small_recipe(tmp_path, simulate={"arms": ["gpl-history"], "n_replications": 1})
+    assert load_result(simulate(more))["arms"][:2] == ["exposed-only", "gpl-history"]
+    assert {p: p.stat().st_mtime_ns for p in blocks} == blocks
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"arms": ["nonsense"]}, "simulate.arms"), ({"baseline": "nonsense"}, "simulate.baseline")],
+)
+def test_an_unknown_arm_is_refused(tmp_path: Path, settings: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        arms_of(small_recipe(tmp_path, simulate=settings))
+
+
+def test_references_keep_their_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="taken"):
+        arms_of(small_recipe(tmp_path, methods={**METHODS, "oracle": {"anchors": "history"}}))
+
+
+# ---- no content, no gain ---------------------------------------------------------------------
+
+
+def test_without_content_gpl_does_not_gain(tmp_path: Path) -> None:
+    """At full weight (no skill gate): own anchors are worth no more than another user's."""
+    ungated = {"skill_weight": False}
+    recipe = small_recipe(
+        tmp_path,
+        prepare={"world": {**WORLD, "content_strength": 0.0, "base_click_rate": 0.15}},
+        simulate={"n_replications": 5, "baseline": "gpl-shuffled", "references": False},
+        methods={
+            "gpl": {"anchors": "llm", "label": ungated},
+            "gpl-shuffled": {"anchors": "shuffled", "label": ungated},
+        },
+    )
+    lines = load_result(simulate(recipe))["lines"]
+    (lift,) = [
+        line["lift"] for line in lines if (line["arm"], line["metric"]) == ("gpl", "expected_ctr")
+    ]
+    assert lift["low"] < 1.0 and abs(lift["value"]) < 4.0
+
+
+# ---- a known truth ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def truth_recipe(tmp_path: Path) -> Recipe:
+    """The world's ids and catalog, and a truth file: item i is clicked by users of its parity."""
+    settings = WorldConfig.parse({**WORLD, "n_eval_requests": 20})
+    data = world_logs(settings, 0)
+    n_users, n_items = len(data.users), len(data.items)
+    user, item = (x.ravel() for x in np.indices((n_users, n_items)))
+    kept = (user * 7 + item) % 3 > 0
+    user, item = user[kept], item[kept]
+    click = ((user % 2 == item % 2) & (item % 4 < 2)).astype(int)
+    frame = {"user": data.users.ids[user], "item": data.items.ids[item], "click": click}
+    pl.DataFrame(frame).write_parquet(tmp_path / "truth.parquet")
+    return small_recipe(
+        tmp_path,
+        prepare={"world": {**WORLD, "n_eval_requests": 20}},
+        simulate={
+            **SIMULATE,
+            "n_replications": 1,
+            "truth": {"file": str(tmp_path / "truth.parquet"), "n_users": 80, "n_history_days": 6},
+        },
+    )
+
+
+def test_a_truth_from_a_file(truth_recipe: Recipe) -> None:
+    result = load_result(simulate(truth_recipe))
+    ctr = {x["arm"]: x["level"]["value"] for x in result["lines"] if x["metric"] == "ctr"}
+    assert ctr["oracle"] > ctr["production"] > 0
+    assert "real users" in result["notes"][0]
+
+
+def test_only_listed_pairs_are_recalled(truth_recipe: Recipe) -> None:
+    data = world_logs(truth_recipe.prepare.world, 0)
+    market = open_market(truth_recipe, data, 0)
+    user, item, click = known_pairs(data, truth_recipe)
+    answer = {
+        (data.users.ids[u], data.items.ids[i]): c
+        for u, i, c in zip(user.tolist(), item.tolist(), click.tolist(), strict=True)
+    }
+    from prerank.data.world_cascade import blank_memory
+
+    requests = market.requests(market.first_day, 10)
+    traffic = market.serve(blank_memory(market.shop), requests, market.first_day, None)
+    ids = market.blank.users.ids[traffic.user], market.blank.items.ids[traffic.item]
+    truth = [answer[u, i] for u, i in zip(*ids, strict=True)]  # KeyError = a pair not listed
+    assert traffic.truth.tolist() == truth
+    assert len(np.unique(traffic.user.astype(np.int64) << 32 | traffic.item)) <= len(traffic)
+
+
+def test_a_truth_needs_a_source(tmp_path: Path) -> None:
+    data = world_logs(WorldConfig.parse({**WORLD, "n_eval_requests": 20}), 0)
+    data.candidates.truth[:] = np.nan
+    with pytest.raises(ConfigError, match="nobody knows"):
+        known_pairs(data, small_recipe(tmp_path))
+
+
+def test_a_truth_with_unknown_ids_is_refused(tmp_path: Path) -> None:
+    data = world_logs(WorldConfig.parse({**WORLD, "n_eval_requests": 20}), 0)
+    file = tmp_path / "truth.parquet"
+    pl.DataFrame({"user": ["u000"], "item": ["nowhere"], "click": [1]}).write_parquet(file)
+    recipe = small_recipe(tmp_path, simulate={"truth": {"file": str(file)}})
+    with pytest.raises(DataError, match="item of the truth"):
+        known_pairs(data, recipe)
