@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -39,9 +40,9 @@ from prerank.artifacts import (
 )
 from prerank.config import Config
 from prerank.errors import ArtifactError, ConfigError
-from prerank.evaluation.extra import ReportExtra, StageExtra
+from prerank.evaluation.extra import ArmExtra, AuditExtra, CostExtra, ReportExtra, StageExtra
 from prerank.progress import log, track
-from prerank.recipe import AT, STAGES, Recipe
+from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
 
 HASHED_BYTES = 1 << 20
@@ -485,15 +486,32 @@ def _made_with_items(run: Run, step: Step) -> Step:
 def explain(run: Run) -> ReportExtra:
     """Return what a report's page shows besides metrics."""
     from prerank.evaluation import explain as explaining
+    from prerank.evaluation.audit import audit
 
     recipe, labels = run.recipe, {}
-    for name in recipe.arms():
-        made = run.labels(run.rankers(name)[0])
-        if made is not None:
-            labels[name] = explaining.describe_labels(made, run.dataset)
+    audits: dict[str, AuditExtra] = {}
+    audited: dict[str, AuditExtra | None] = {}
+    for arm in track(list(recipe.arms()), "explain"):
+        first = run.rankers(arm)[0]
+        made = run.labels(first)
+        if made is None:
+            continue
+        key = run.parents(first, "label")[0]
+        if key in audited and arm not in recipe.methods:
+            continue  # a variant with the labels of another arm
+        if key not in audited:
+            audited[key] = audit(made, run.dataset, recipe.seed)
+        found = audited[key]
+        if found is not None:
+            audits[arm] = found
+        if arm in recipe.methods:
+            labels[arm] = explaining.describe_labels(made, run.dataset)
     extra: ReportExtra = {
         "title": recipe.name,
         "labels": labels,
+        "audit": audits,
+        "costs": costs(run),
+        "arms": described_arms(recipe),
         "semantic_ids": dict(run.load("semantic_ids", SemanticIds).quality),
         "notes": list(run.dataset.notes),
         "recipe": recipe.to_toml(),
@@ -510,6 +528,49 @@ def explain(run: Run) -> ReportExtra:
                 run.dataset, run.space, anchors, made, SAMPLE_USERS, recipe.seed
             )
     return extra
+
+
+def costs(run: Run) -> dict[str, CostExtra]:
+    """Return time and memory of every arm, from the manifests of what it is made of."""
+    found: dict[str, CostExtra] = {}
+    for arm in run.recipe.arms():
+        steps = run.rankers(arm)
+        trained = [m for step in steps if (m := run.store.manifest(step.key)) is not None]
+        before = _ancestors(run, steps[0]) - {steps[0].key}
+        before = {key for key in before if run.steps[key].stage not in ("prepare", "encode")}
+        earlier = [m for key in sorted(before) if (m := run.store.manifest(key)) is not None]
+        if trained:
+            found[arm] = {
+                "train_seconds": sum(m.seconds for m in trained) / len(trained),
+                "before_seconds": sum(m.seconds for m in earlier),
+                "peak_bytes": max(int(m.notes.get("peak_bytes", 0)) for m in trained),
+            }
+    return found
+
+
+def _ancestors(run: Run, step: Step) -> set[str]:
+    """Return the keys of ``step`` and of all that it is made from."""
+    found = {step.key}
+    for parent in step.parents:
+        found |= _ancestors(run, run.steps[parent])
+    return found
+
+
+def described_arms(recipe: Recipe) -> dict[str, ArmExtra]:
+    """Return what each variant's arm varies and how, as ``stage.key = value`` texts."""
+    return {
+        f"{method}{AT}{name}": {
+            "method": method,
+            "variant": name,
+            "changes": [
+                f"{stage}.{key} = {json.dumps(value)}"
+                for stage in VARIED
+                for key, value in getattr(variant, stage).items()
+            ],
+        }
+        for name, variant in recipe.variants.items()
+        for method in recipe.variant(name).methods
+    }
 
 
 # ---- running ---------------------------------------------------------------------------------

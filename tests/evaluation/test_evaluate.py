@@ -162,6 +162,61 @@ def test_differences_are_paired() -> None:
             assert record.low < record.value < record.high
 
 
+def found_tests(report: a.Report, **wanted: str) -> list[dict[str, Any]]:
+    tests = report.extra["evaluation"]["tests"]
+    return [t for t in tests if all(t[key] == value for key, value in wanted.items())]
+
+
+def test_users_won_tied_and_lost_by_hand() -> None:
+    world = dataset(
+        user=[0, 0, 1, 1, 2, 2, 3, 3], item=[0, 1] * 4, click=[1, 0] * 4, exposures={0: 30, 1: 30}
+    )
+    good, bad = [2.0, 1.0], [1.0, 2.0]
+    made = {
+        "exposed-only": scores(bad + bad + bad + good, bad + bad + bad + good),
+        # Users 0 and 1 win (1 in one seed only), 2 ties, 3 loses.
+        "gpl": scores(good + good + bad + bad, good + bad + bad + bad),
+    }
+    report = stage.evaluate(world, None, made, FAST, 0)
+    (test,) = found_tests(report, metric="gauc", segment="all")
+    assert (test["method"], test["reference"]) == ("gpl", "exposed-only")
+    assert (test["better"], test["tied"], test["worse"]) == (2, 1, 1)
+
+
+def test_holm_corrects_over_the_methods_in_competition() -> None:
+    world, made = random_world()
+    made["true-labels"] = made["gpl"] + 1
+    made["gpl@a"] = made["exposed-only"]
+    made["gpl@b"] = made["gpl-history"]
+    config = FAST.model_copy(update={"baselines": ("exposed-only", "gpl")})
+    report = stage.evaluate(world, None, made, config, 0, label_scores={"match": made["gpl"][:1]})
+    one = {"pool": "unexposed", "segment": "all", "metric": "gauc"}
+    by = {(t["method"], t["reference"]): t for t in found_tests(report, **one)}
+    p = {key: test["p"] for key, test in by.items()}
+    against = "exposed-only"
+    pair = sorted([p["gpl", against], p["gpl-history", against]])
+    assert sorted(by[m, against]["p_holm"] for m in ("gpl", "gpl-history")) == pytest.approx(
+        [min(1, 2 * pair[0]), max(min(1, 2 * pair[0]), pair[1])]
+    )
+    # Out of competition, or a variant against something else than the method it varies.
+    assert by["true-labels", against]["p_holm"] is None
+    assert by["match", against]["p_holm"] is None
+    assert by["gpl@a", against]["p_holm"] is None
+    # The variants against their method are a family of two.
+    assert by["gpl@a", "gpl"]["p_holm"] == pytest.approx(
+        min(1, max(2 * min(p["gpl@a", "gpl"], p["gpl@b", "gpl"]), p["gpl@a", "gpl"]))
+    )
+    # Both directions are there and say the same.
+    assert p["exposed-only", "gpl"] == p["gpl", "exposed-only"]
+
+
+def test_a_variant_is_compared_with_the_method_it_varies() -> None:
+    world, made = random_world()
+    made["gpl-history@x"] = made["gpl"]
+    report = stage.evaluate(world, None, made, FAST, 0)
+    assert "gpl-history@x - gpl-history" in {r.method for r in report.differences}
+
+
 def test_a_single_seed_is_held_against_every_seed() -> None:
     world, made = random_world()
     label = made["gpl"][:1]

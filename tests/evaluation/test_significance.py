@@ -134,3 +134,46 @@ def test_seed_interval_is_students() -> None:
     low, high = sig.seed_interval(np.array([1.0, 2.0, 3.0]), 0.95) or (0, 0)
     assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
     assert sig.seed_interval(np.array([1.0]), 0.95) is None
+
+
+def test_p_value_counts_the_draws_beyond_zero() -> None:
+    # 2 of 9 draws lie at or below zero: 2 (1 + 2) / (9 + 1).
+    drawn = np.array([-0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    assert sig.p_value(drawn) == pytest.approx(0.6)
+    assert sig.p_value(-drawn) == pytest.approx(0.6)
+    assert sig.p_value(np.ones(99)) == pytest.approx(0.02)  # the least that 99 draws can show
+    assert sig.p_value(np.zeros(99)) == 1.0
+    assert sig.p_value(np.zeros(0)) is None
+
+
+def test_p_below_alpha_where_the_interval_leaves_zero_out() -> None:
+    for shift in (-0.3, -0.05, 0.0, 0.02, 0.2):
+        drawn = np.random.default_rng(0).normal(shift, 0.05, size=4000)
+        low, high = sig.percentiles(drawn, 0.95) or (0, 0)
+        assert ((sig.p_value(drawn) or 0) < 0.05) == (low > 0 or high < 0)
+
+
+def test_p_is_uniform_when_nothing_differs() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for world in range(300):
+        one = sums(*rng.normal(size=(1, 60)).tolist())
+        found.append(sig.p_value(sig.bootstrap_values([one], 200, world)[0]) or 0)
+    # Binomial(300, alpha): 15 and 90 expected; the percentile bootstrap of 60 users is a bit bold.
+    assert 6 <= sum(p <= 0.05 for p in found) <= 33
+    assert 65 <= sum(p <= 0.3 for p in found) <= 120
+
+
+def test_holm_by_hand() -> None:
+    # .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, then the running maximum.
+    assert sig.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert sig.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert sig.holm([0.04]) == [0.04]
+    assert sig.holm([]) == []
+
+
+def test_enough_draws_to_show_the_strongest_of_many() -> None:
+    n = sig.smallest_resamples(30, 0.95)
+    assert n == 2400
+    strongest = sig.p_value(np.ones(n)) or 1
+    assert sig.holm([strongest] + [1.0] * 29)[0] < 0.05

@@ -46,6 +46,7 @@ class EvaluateConfig(Config):
         description="methods shown right under `method`, whatever their result",
     )
     ceilings: tuple[str, ...] = Field(
-        ("true-labels",),
-        description="methods that were told the truth: shown, but out of competition",
+        ("true-labels", "ranker"),
+        description="methods that know the truth or are too heavy to serve: shown, but out of "
+        "competition",
     )

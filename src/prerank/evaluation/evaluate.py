@@ -7,7 +7,7 @@ reads that ranking. Memory is bounded by one method's user sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,9 +20,10 @@ from prerank.data.unexposed import exposure_counts
 from prerank.errors import DataError
 from prerank.evaluation import metrics, significance
 from prerank.evaluation.config import EvaluateConfig
-from prerank.evaluation.extra import Bin, EvaluationExtra, PoolExtra
+from prerank.evaluation.extra import Bin, EvaluationExtra, PoolExtra, TestExtra
 from prerank.evaluation.segments import SEGMENTS, item_segments
 from prerank.evaluation.significance import UserSums
+from prerank.evaluation.view import AT, COMPETING, Role, ordered_roles
 from prerank.progress import log, track
 
 Scores = NDArray[np.float32]
@@ -30,6 +31,7 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Key = tuple[str, str]
 
+SAME = 1e-9  # users whose values differ by less are tied
 THREADS = 2  # training seeds measured side by side; each holds one working set in memory
 ONE_SEED = "no interval, it would come from the spread over training seeds and there is one"
 FEW_USERS = "no interval, fewer than 2 users have a value"
@@ -104,8 +106,9 @@ def evaluate(
 
     Returns:
         Report with ``extra["evaluation"]`` filled and the differences of every method to every
-        baseline, and of ``config.method`` to ``config.history_control``. Methods keep
-        their order; equal arguments give equal bytes, whatever the order of the pools' rows.
+        baseline, of ``config.method`` to ``config.history_control`` and of a variant to the method
+        it varies, each with a p-value and Holm's correction. Methods keep their order; equal
+        arguments give equal bytes, whatever the order of the pools' rows.
 
     Raises:
         DataError: a method's scores have the wrong shape or are not finite, the test split is
@@ -117,36 +120,38 @@ def evaluate(
     labels = dict(label_scores or {})
     methods = {**scores, **labels}
     _check(methods, len(rows))
-    named = [name for name in config.baselines if name in methods]
+    named = [name for name in config.baselines if name in scores]
     for name in config.baselines:
-        if name not in methods:
+        if name not in scores:
             log(f"evaluate: baseline {name!r} was not scored, no differences to it")
 
     segment = item_segments(exposure_counts(dataset), config.tail_below, config.head_share)
     records: list[Record] = []
     differences: list[Record] = []
+    tests: list[TestExtra] = []
     extra: dict[str, PoolExtra] = {}
     pools = list(_pools(dataset.pools.take(rows), segment, seed))
-    # The method is held against the history control too: that decides whether the LLM helps.
-    control = [name for name in (config.history_control,) if name in methods]
-    ordered = list(dict.fromkeys([*named, *control, *methods]))
-    work = [(pool, name) for pool in pools for name in ordered]
+    against = {name: _references(name, scores, named, config) for name in methods}
+    held = list(dict.fromkeys(one for wanted in against.values() for one in wanted))
     references: dict[str, _Measured] = {}
+    work = [(pool, name) for pool in pools for name in dict.fromkeys([*held, *methods])]
     for pool, name in track(work, "evaluate"):
+        is_logit, in_pool = name not in labels, methods[name][:, pool.rows]
         if pool.name not in extra:
-            extra[pool.name], references = _pool_extra(pool), {}
-        in_pool = methods[name][:, pool.rows]
-        is_logit = name not in labels
-        measured = _measure(pool, in_pool, embeddings, config, is_logit)
-        records += _records(pool, name, measured, config, seed)
-        for baseline, reference in references.items():
-            if baseline not in named and name != config.method:
-                continue
-            less = _difference(measured, reference)
-            title = f"{name} - {baseline}"
-            differences += _records(pool, title, less, config, seed, least=-1.0)
-        if name in named or name in control:
-            references[name] = measured
+            extra[pool.name] = _pool_extra(pool)
+            references = {
+                one: _measure(pool, methods[one][:, pool.rows], embeddings, config, True)
+                for one in held
+            }
+        measured = references.get(name) or _measure(pool, in_pool, embeddings, config, is_logit)
+        drawn = _drawn(measured, config, seed)
+        records += _records(pool, name, measured, drawn, config)
+        for reference in against[name]:
+            less = _difference(measured, references[reference])
+            drawn = _drawn(less, config, seed)
+            title = f"{name} - {reference}"
+            differences += _records(pool, title, less, drawn, config, least=-1.0)
+            tests += _tests(pool, name, reference, less, drawn, config)
         if is_logit:
             extra[pool.name]["reliability"][name] = _reliability(
                 in_pool[0], pool.click, config.ece_bins
@@ -163,6 +168,7 @@ def evaluate(
             name: int((segment == code).sum()) for code, name in enumerate(SEGMENTS) if code
         },
         "pools": extra,
+        "tests": _corrected(tests, dict(ordered_roles(list(methods), list(labels), config))),
     }
     return Report(
         records=tuple(sorted(records, key=lambda r: (order[r.pool], place[r.method]))),
@@ -337,20 +343,100 @@ def _keys(config: EvaluateConfig) -> list[Key]:
     ]
 
 
+def _references(
+    name: str, scores: Mapping[str, Scores], named: Sequence[str], config: EvaluateConfig
+) -> list[str]:
+    """Return what ``name`` is compared with: the baselines, and what else decides about it.
+
+    The main method is held against the history control too (does the LLM help?), and a variant
+    against the method that it varies.
+    """
+    wanted = list(named)
+    if name == config.method:
+        wanted.append(config.history_control)
+    base, at, _ = name.partition(AT)
+    if at:
+        wanted.append(base)
+    return [one for one in dict.fromkeys(wanted) if one in scores and one != name]
+
+
+def _drawn(
+    measured: _Measured, config: EvaluateConfig, seed: int
+) -> dict[Key, significance.Values]:
+    """Return the bootstrap draws of every metric that is a mean over users."""
+    sums = list(measured.sums.values())
+    found = significance.bootstrap_values(sums, config.n_resamples, seed)
+    return dict(zip(measured.sums, found, strict=True))
+
+
+def _tests(
+    pool: _Pool,
+    method: str,
+    reference: str,
+    less: _Measured,
+    drawn: Mapping[Key, significance.Values],
+    config: EvaluateConfig,
+) -> list[TestExtra]:
+    """Return the paired comparison of two methods on the metrics people decide by."""
+    wanted = ("gauc", "auc", f"hr@{max(config.ks)}", f"ndcg@{config.list_size}")
+    found: list[TestExtra] = []
+    for (segment, metric), sums in less.sums.items():
+        p = significance.p_value(drawn[segment, metric])
+        if metric not in wanted or p is None:
+            continue
+        by_user = (sums.num.mean(axis=0) / np.maximum(sums.den, 1))[sums.den > 0]
+        better = int((by_user > SAME).sum())
+        worse = int((by_user < -SAME).sum())
+        found.append(
+            {
+                "method": method,
+                "reference": reference,
+                "pool": pool.name,
+                "segment": segment,
+                "metric": metric,
+                "p": p,
+                "p_holm": None,
+                "better": better,
+                "tied": len(by_user) - better - worse,
+                "worse": worse,
+            }
+        )
+    return found
+
+
+def _corrected(tests: list[TestExtra], roles: Mapping[str, Role]) -> list[TestExtra]:
+    """Return the tests with Holm's correction.
+
+    One family is all methods in competition against one reference, on one metric, segment and
+    pool; the variants of a run are a family of their own.
+    """
+    families: dict[tuple[str, ...], list[int]] = {}
+    for place, test in enumerate(tests):
+        role = roles[test["method"]]
+        is_variant = role == "variant" and test["method"].partition(AT)[0] == test["reference"]
+        if not is_variant and role not in COMPETING:
+            continue
+        kind = "" if is_variant else test["reference"]
+        family = (kind, test["pool"], test["segment"], test["metric"])
+        families.setdefault(family, []).append(place)
+    found = list(tests)
+    for places in families.values():
+        corrected = significance.holm([tests[place]["p"] for place in places])
+        for place, p in zip(places, corrected, strict=True):
+            found[place] = {**tests[place], "p_holm": p}
+    return found
+
+
 def _records(
     pool: _Pool,
     method: str,
     measured: _Measured,
+    drawn: Mapping[Key, significance.Values],
     config: EvaluateConfig,
-    seed: int,
     *,
     least: float = 0.0,
 ) -> list[Record]:
     """Turn measurements into records with intervals, none of them reaching below ``least``."""
-    found = significance.bootstrap_intervals(
-        list(measured.sums.values()), config.n_resamples, config.interval, seed
-    )
-    intervals = dict(zip(measured.sums, found, strict=True))
     records = []
     for segment, metric in _keys(config):
         key = segment, metric
@@ -358,7 +444,8 @@ def _records(
         if key in measured.sums:
             sums = measured.sums[key]
             values, n = sums.values(), round(float(sums.den.sum()))
-            interval, why = intervals[key], FEW_USERS
+            interval = significance.percentiles(drawn[key], config.interval)
+            why = FEW_USERS
         elif key in measured.whole:
             values, n = measured.whole[key], pool.n_requests
             interval, why = significance.seed_interval(values, config.interval), ONE_SEED

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
 from prerank.data.history import anchor_ends, last_items
-from prerank.data.unexposed import pair_keys
+from prerank.evaluation.audit import truth_of
 from prerank.evaluation.extra import (
     AnchorExtra,
     Bin,
@@ -47,7 +45,7 @@ def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
         about["mean"] = float(np.average(label, weights=labels.confidence[kept]))
     if labels.fit.get("knots"):
         about["knots"] = labels.fit["knots"]
-    truth = _truth(dataset, labels.user[kept], labels.item[kept])
+    truth = truth_of(dataset, labels.user[kept], labels.item[kept])
     known = ~np.isnan(truth)
     if known.any():
         bins = calibration_bins(label[known], truth[known], RELIABILITY_BINS)
@@ -61,20 +59,6 @@ def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
 
 def _bin(predicted: float, clicked: float, n: float) -> Bin:
     return {"predicted": float(predicted), "clicked": float(clicked), "n": int(n)}
-
-
-def _truth(dataset: Dataset, user: NDArray[Any], item: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the true click of each pair from the candidates, (N,) float32, NaN if unknown."""
-    rows = np.flatnonzero(~np.isnan(dataset.candidates.truth))
-    if not len(rows):
-        return np.full(len(user), np.nan, dtype=np.float32)
-    key = pair_keys(dataset.candidates.user[rows], dataset.candidates.item[rows])
-    order = np.argsort(key, kind="stable")
-    key, rows = key[order], rows[order]
-    wanted = pair_keys(user.astype(np.int32), item.astype(np.int32))
-    place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-    found = dataset.candidates.truth[rows[place]]
-    return np.where(key[place] == wanted, found, np.float32(np.nan)).astype(np.float32)
 
 
 def describe_anchors(anchors: InterestAnchors) -> AnchorExtra:
@@ -182,7 +166,7 @@ def _labels_of(
         rows = np.concatenate([rows[: N_LABELS - half], rows[-half:]])
     matched = np.maximum(labels.anchor[rows], 0)
     near, _ = _nearest(anchors.vectors[matched], embeddings)
-    truth = _truth(dataset, labels.user[rows], labels.item[rows])
+    truth = truth_of(dataset, labels.user[rows], labels.item[rows])
     titles = dataset.catalog.title
     return [
         {

@@ -36,6 +36,24 @@ class PoolExtra(TypedDict):
     """Method -> bins of sigmoid(score) against the click rate, first training seed."""
 
 
+class TestExtra(TypedDict):
+    """One paired comparison: is ``method`` better than ``reference`` here?"""
+
+    method: str
+    reference: str
+    pool: str
+    segment: str
+    metric: str
+    p: float
+    """Two-sided, from the paired bootstrap over users and training seeds."""
+    p_holm: float | None
+    """Corrected over all methods that compete with the reference; None out of competition."""
+    better: int
+    """Users whose value, averaged over the seeds, is higher than with the reference."""
+    tied: int
+    worse: int
+
+
 class EvaluationExtra(TypedDict):
     """Filled by `evaluate`."""
 
@@ -49,6 +67,8 @@ class EvaluationExtra(TypedDict):
     segment_items: dict[str, int]
     """Items of the catalog by segment."""
     pools: dict[str, PoolExtra]
+    tests: list[TestExtra]
+    """In the order of the report's differences."""
 
 
 class Histogram(TypedDict):
@@ -75,6 +95,42 @@ class LabelExtra(TypedDict, total=False):
     """(relevance, label) points of the fitted map."""
     fit: dict[str, Any]
     """What the label stage says of its fit: prior, map, skill."""
+
+
+class AuditPart(TypedDict, total=False):
+    """Pseudo-labels held against the truth, over some pairs; None where undefined."""
+
+    n: int
+    users: int
+    mean_label: float | None
+    mean_truth: float | None
+    auc: float | None
+    auc_interval: list[float] | None
+    gauc: float | None
+    gauc_interval: list[float] | None
+    ece: float | None
+    low: float
+    """Least popularity or confidence of the part; ``high``: the largest."""
+    high: float
+    coverage: float
+    """Share of the part's pairs that have a label; popularity parts only."""
+
+
+class AuditExtra(TypedDict):
+    """See `audit.audit`."""
+
+    n: int
+    """Pairs with a known truth."""
+    labelled: int
+    coverage: float
+    all: AuditPart
+    reliability: list[Bin]
+    by_popularity: list[AuditPart]
+    by_confidence: list[AuditPart]
+    confidence_gain: dict[str, float] | None
+    """AUC in the most confident part minus that in the least: value, low, high."""
+    sentence: str
+    """Does confidence predict correctness?"""
 
 
 class AnchorExtra(TypedDict):
@@ -127,17 +183,58 @@ class StageExtra(TypedDict):
     fingerprint: str
 
 
+class CostExtra(TypedDict):
+    """What an arm costs, from the manifests of its artifacts."""
+
+    train_seconds: float
+    """Wall time to train one pre-ranker, mean over the seeds."""
+    before_seconds: float
+    """Wall time of all it needs before training besides data and embeddings: semantic IDs,
+    language model, anchors, labels, teachers; shared artifacts count for each method."""
+    peak_bytes: int
+    """Largest resident memory of a process while it trained one; 0 unknown."""
+
+
+class ArmExtra(TypedDict):
+    """A variant's arm."""
+
+    method: str
+    """The method it varies."""
+    variant: str
+    changes: list[str]
+    """``stage.key = value`` texts."""
+
+
+class TrialExtra(TypedDict):
+    """How a method's settings were chosen; see `prerank.comparison`."""
+
+    trials: int
+    pool: str
+    """The pool whose validation rows decided."""
+    own: float | None
+    """GAUC there with the recipe's own settings."""
+    best: float | None
+    settings: dict[str, float]
+    seconds: float
+
+
 class ReportExtra(TypedDict, total=False):
     """All keys a page knows."""
 
     title: str
     evaluation: EvaluationExtra
     labels: dict[str, LabelExtra]
+    audit: dict[str, AuditExtra]
+    """Method -> its pseudo-labels against the truth, where an experiment knows it."""
     semantic_ids: dict[str, Any]
     """The quality report of the SemanticIds artifact, as it is."""
     anchors: AnchorExtra
     users: list[UserExtra]
     stages: list[StageExtra]
+    costs: dict[str, CostExtra]
+    arms: dict[str, ArmExtra]
+    """Arm -> what it varies."""
+    tuning: dict[str, TrialExtra]
     notes: list[str]
     """Notes of the dataset: what a reader of the numbers must know."""
     recipe: str

@@ -30,6 +30,7 @@ ROLE_COLOR: Mapping[Role, str] = {
     "baseline": ORANGE,
     "other": GREY,
     "ceiling": GREEN,
+    "variant": GREY,
     "label": PURPLE,
 }
 ROLE_NAME: Mapping[Role, str] = {
@@ -37,7 +38,8 @@ ROLE_NAME: Mapping[Role, str] = {
     "control": "its controls",
     "baseline": "baseline",
     "other": "other methods",
-    "ceiling": "ceiling (told the truth)",
+    "ceiling": "reference, out of competition",
+    "variant": "variant",
     "label": "label score alone",
 }
 GRID = "rgba(138,143,152,.25)"

@@ -164,19 +164,15 @@ def seed_draws(n_seeds: int, n_resamples: int, seed: int) -> Values:
     return weights
 
 
-def bootstrap_intervals(
-    sums: Sequence[UserSums], n_resamples: int, level: float, seed: int
-) -> list[Interval]:
-    """Return the percentile interval of every metric in ``sums``; None below two users.
+def bootstrap_values(sums: Sequence[UserSums], n_resamples: int, seed: int) -> list[Values]:
+    """Return (R',) draws of every metric in ``sums``; none (R' = 0) below two users.
+
+    R' may fall short of ``n_resamples``: a draw may miss every user that has a value.
 
     Args:
         sums: metrics over the same U users.
         n_resamples: R.
-        level: such as .95.
         seed: equal seeds draw the same users and seeds.
-
-    Returns:
-        (low, high) a metric, or None.
     """
     if not sums:
         return []
@@ -188,21 +184,65 @@ def bootstrap_intervals(
         tops.append(draws @ num.T)
         bottoms.append(draws @ den.T)
     top, bottom = np.concatenate(tops), np.concatenate(bottoms)
-    tail = (1 - level) / 2
-    found: list[Interval] = []
+    found: list[Values] = []
     column = 0
     for index, one in enumerate(sums):
         n_seeds = len(one.num)
         weights = seed_draws(n_seeds, n_resamples, seed)
         drawn = (top[:, column : column + n_seeds] * weights).sum(axis=1)
         column += n_seeds
-        usable = bottom[:, index] > 0  # a draw may miss every user that has a value
-        if one.n < 2 or not usable.any():
-            found.append(None)
-            continue
-        low, high = np.quantile(drawn[usable] / bottom[usable, index], [tail, 1 - tail])
-        found.append((float(low), float(high)))
+        usable = (bottom[:, index] > 0) & (one.n >= 2)
+        found.append(drawn[usable] / bottom[usable, index])
     return found
+
+
+def percentiles(drawn: Values, level: float) -> Interval:
+    """Return the percentile interval of (R,) bootstrap draws; None without any."""
+    if not len(drawn):
+        return None
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_intervals(
+    sums: Sequence[UserSums], n_resamples: int, level: float, seed: int
+) -> list[Interval]:
+    """Return the percentile interval of every metric in ``sums``; None below two users."""
+    return [percentiles(drawn, level) for drawn in bootstrap_values(sums, n_resamples, seed)]
+
+
+def p_value(drawn: Values) -> float | None:
+    """Return the two-sided p of "the difference is zero" from its (R,) paired bootstrap draws.
+
+    p = 2 (1 + min(draws <= 0, draws >= 0)) / (R + 1), at most 1: the level at which the percentile
+    interval would just touch zero. R draws cannot show less than 2 / (R + 1). None without draws.
+    """
+    if not len(drawn):
+        return None
+    least = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (1 + least) / (len(drawn) + 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for testing all of them at once (Holm 1979).
+
+    With p(1) <= ... <= p(m): p'(i) = max over j <= i of min(1, (m - j + 1) p(j)). Rejecting where
+    p' < alpha keeps the chance of any false rejection below alpha, whatever the dependence.
+    """
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(1.0, np.sort(p) * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(steps)
+    return [float(value) for value in corrected]
+
+
+def smallest_resamples(n_tests: int, level: float) -> int:
+    """Return how many draws let each of ``n_tests`` be shown at half of 1 - ``level`` after Holm.
+
+    2 m / (R + 1) <= (1 - level) / 2; with fewer draws no difference could ever be significant.
+    """
+    return int(np.ceil(4 * n_tests / (1 - level)))
 
 
 def seed_interval(values: Values, level: float) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prerank.artifacts import Record
-from prerank.evaluation.view import View, excludes_zero
+from prerank.evaluation.view import COMPETING, View, excludes_zero
 
 
 def main_pool(seen: View) -> str:
@@ -25,6 +25,9 @@ def summarise(seen: View) -> list[str]:
         said.append(_history(seen, pool))
         said.append(_shuffled(seen, pool))
     said.append(_best(seen, pool))
+    audit = seen.extra.get("audit", {}).get(method)
+    if audit:
+        said.append(f"Pseudo-labels of {method} against the truth: {audit['sentence']}")
     return [sentence for sentence in said if sentence]
 
 
@@ -106,7 +109,7 @@ def _best(seen: View, pool: str) -> str:
     found = [
         record
         for name, role in seen.methods
-        if role not in ("ceiling", "label")
+        if role in COMPETING
         and (record := seen.record(name, pool, "all", "gauc")) is not None
         and record.value is not None
     ]

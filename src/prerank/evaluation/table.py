@@ -8,9 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from prerank.artifacts import Record, Report
+from prerank.evaluation.formats import to_rich
+from prerank.evaluation.sheets import ablation_sheet, audit_sheets, comparison_sheets
 from prerank.evaluation.view import View, excludes_zero, half_width, view
 
-WIDTH = 100
+WIDTH, WIDE = 100, 160
 BLANK = "\N{NO-BREAK SPACE}"  # rich strips plain spaces at the end of a cell
 
 
@@ -30,6 +32,18 @@ def print_table(report: Report, console: Console | None = None) -> None:
         out.print(pool_table(seen, pool))
         out.print()
     out.print(_legend(seen))
+    more = [ablation_sheet(seen), *audit_sheets(seen)[:1]]
+    for sheet in [sheet for sheet in more if sheet.rows]:
+        out.print()
+        out.print(to_rich(sheet))
+
+
+def print_comparison(report: Report, console: Console | None = None) -> None:
+    """Print every sheet of a comparison."""
+    out = console or Console(width=max(WIDE, Console().width))
+    for sheet in comparison_sheets(view(report)):
+        out.print(to_rich(sheet))
+        out.print()
 
 
 def pool_table(seen: View, pool: str) -> Table:
@@ -49,6 +63,8 @@ def pool_table(seen: View, pool: str) -> Table:
         header = f"Δ {_header(segment, metric)}"
         table.add_column(header, justify="right", no_wrap=True, min_width=12)
     for name, role in seen.methods:
+        if role == "variant":
+            continue
         indent = "  " if role == "control" else ""
         cells = [_value(seen.record(name, pool, *column)) for column in columns]
         if seen.baseline:

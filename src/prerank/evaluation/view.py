@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from prerank.artifacts import Record, Report
 from prerank.evaluation.config import EvaluateConfig
 
-Role = Literal["method", "control", "baseline", "other", "ceiling", "label"]
-SHOWN: tuple[Role, ...] = ("method", "control", "baseline", "other", "ceiling", "label")
+Role = Literal["method", "control", "baseline", "other", "ceiling", "variant", "label"]
+SHOWN: tuple[Role, ...] = (
+    "method",
+    "control",
+    "baseline",
+    "other",
+    "ceiling",
+    "variant",
+    "label",
+)
+COMPETING: tuple[Role, ...] = ("method", "control", "baseline", "other")
+"""Ceilings know more than a pre-ranker may; variants and label scores are there to explain."""
+AT = "@"
+"""Joins a method and the variant of it that an arm is: ``gpl@fewer-anchors``."""
 Index = Mapping[tuple[str, str, str, str], Record]
 
 
@@ -20,8 +32,8 @@ class View:
 
     Attributes:
         config: the settings it was made with (defaults where the report does not say).
-        methods: (name, role): the method, its controls, baselines, others, ceilings, then label
-            scores alone.
+        methods: (name, role): the method, its controls, baselines, others, ceilings, variants,
+            then label scores alone.
         pools: names, in the report's order.
         segments: names, in the report's order.
         records: (method, pool, segment, metric) -> record.
@@ -62,7 +74,7 @@ def view(report: Report) -> View:
     names = about.get("methods") or list(dict.fromkeys(r.method for r in report.records))
     return View(
         config=config,
-        methods=tuple(_ordered(names, about.get("label_scores", []), config)),
+        methods=tuple(ordered_roles(names, about.get("label_scores", []), config)),
         pools=tuple(dict.fromkeys(r.pool for r in report.records)),
         segments=tuple(dict.fromkeys(r.segment for r in report.records)),
         records=_index(report.records),
@@ -89,7 +101,9 @@ def _index(records: Iterable[Record]) -> Index:
     return {(r.method, r.pool, r.segment, r.metric): r for r in records}
 
 
-def _ordered(names: list[str], labels: list[str], config: EvaluateConfig) -> list[tuple[str, Role]]:
+def ordered_roles(
+    names: Sequence[str], labels: Sequence[str], config: EvaluateConfig
+) -> list[tuple[str, Role]]:
     """Give every method its role; within a role they keep the order of config or report."""
     claims: dict[Role, Iterable[str]] = {
         "method": [config.method],
@@ -97,6 +111,7 @@ def _ordered(names: list[str], labels: list[str], config: EvaluateConfig) -> lis
         "baseline": config.baselines,
         "ceiling": config.ceilings,
         "label": labels,
+        "variant": [name for name in names if AT in name and name not in labels],
         "other": names,
     }
     role_of: dict[str, Role] = {}

@@ -1,0 +1,99 @@
+"""A sheet as terminal table, Markdown or LaTeX. HTML is a template's work (`page.html.jinja`)."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from prerank.evaluation.sheets import Sheet, SheetRow
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "Δ": r"$\Delta$",
+    "−": "$-$",
+    "–": "--",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def to_rich(sheet: Sheet) -> Table:
+    """Return the sheet as a terminal table, readable without colour."""
+    table = Table(
+        title=Text(sheet.title, style="bold"),
+        title_justify="left",
+        caption=Text(sheet.note, style="dim"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for place, name in enumerate(sheet.header):
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for row in sheet.rows:
+        style = "bold" if row.role == "method" else ""
+        table.add_row(Text(_indented(row)), *(Text(cell) for cell in row.cells), style=style)
+    return table
+
+
+def _indented(row: SheetRow) -> str:
+    return f"  {row.name}" if row.role == "control" else row.name
+
+
+def to_markdown(sheet: Sheet, level: int = 2) -> str:
+    """Return the sheet as Markdown under a heading of ``level``; an arrow marks controls."""
+    lines = [
+        f"{'#' * level} {sheet.title}",
+        "",
+        _markdown_row(sheet.header),
+        "|---" * len(sheet.header) + "|",
+    ]
+    for row in sheet.rows:
+        name = f"↳ {row.name}" if row.role == "control" else row.name
+        lines.append(_markdown_row((f"**{name}**" if row.role == "method" else name, *row.cells)))
+    if sheet.note:
+        lines += ["", sheet.note]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: tuple[str, ...]) -> str:
+    escaped = (cell.replace("\\", "\\\\").replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join(escaped) + " |"
+
+
+def to_latex(sheet: Sheet) -> str:
+    """Return the sheet as a LaTeX table; needs the package booktabs only."""
+    columns = "l" + "r" * (len(sheet.header) - 1)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_text(sheet.title)}. {latex_text(sheet.note)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _latex_row(sheet.header),
+        r"\midrule",
+    ]
+    for row in sheet.rows:
+        name = latex_text(row.name)
+        if row.role == "control":
+            name = r"\quad " + name
+        elif row.role == "method":
+            name = rf"\textbf{{{name}}}"
+        cells = (latex_text(cell) for cell in row.cells)
+        lines.append(" & ".join([name, *cells]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: tuple[str, ...]) -> str:
+    return " & ".join(latex_text(cell) for cell in cells) + r" \\"
+
+
+def latex_text(text: str) -> str:
+    """Return ``text`` with every character that LaTeX would read as a command escaped."""
+    return "".join(LATEX.get(character, character) for character in text)

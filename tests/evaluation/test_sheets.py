@@ -1,0 +1,150 @@
+"""Sheets of a comparison, and what they look like on a terminal, in Markdown and in LaTeX."""
+
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from prerank import artifacts as a
+from prerank.evaluation import evaluate as stage
+from prerank.evaluation.config import EvaluateConfig
+from prerank.evaluation.extra import with_extra
+from prerank.evaluation.formats import latex_text, to_latex, to_markdown, to_rich
+from prerank.evaluation.sheets import Sheet, SheetRow, comparison_sheets
+from prerank.evaluation.table import print_table
+from prerank.evaluation.view import view
+
+from .worlds import dataset
+
+CONFIG = EvaluateConfig(n_resamples=400, baselines=("exposed-only", "gpl"))
+
+
+@pytest.fixture(scope="module")
+def report() -> a.Report:
+    """GPL clearly better than the baseline, one variant much worse, a control like the baseline."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(80, dtype=np.int32), 12)
+    item = np.concatenate([rng.choice(30, 12, replace=False) for _ in range(80)])
+    truth = rng.normal(size=len(user))
+    click = (truth + rng.normal(size=len(user)) > 0.5).astype(np.int8)
+    world = dataset(user, item.astype(np.int32), click, exposures={k: 3 * k for k in range(30)})
+
+    def scores(skill: float) -> Any:
+        return (skill * truth + rng.normal(size=(3, len(user)))).astype(np.float32)
+
+    made = {
+        "exposed-only": scores(0.3),
+        "gpl": scores(3.0),
+        "gpl-history": scores(0.3),
+        "true-labels": scores(9.0),
+        "gpl@blind": scores(0.0),
+    }
+    report = stage.evaluate(world, None, made, CONFIG, 0)
+    return with_extra(
+        report,
+        {
+            "arms": {"gpl@blind": {"method": "gpl", "variant": "blind", "changes": ["a.b = 1"]}},
+            "costs": {"gpl": {"train_seconds": 2.5, "before_seconds": 7, "peak_bytes": 3 << 20}},
+            "tuning": {
+                "gpl": {
+                    "trials": 4,
+                    "pool": "unexposed",
+                    "own": 0.5,
+                    "best": 0.625,
+                    "settings": {"learning_rate": 0.01},
+                    "seconds": 9.0,
+                }
+            },
+        },
+    )
+
+
+def sheet_of(report: a.Report, title: str) -> dict[str, tuple[str, ...]]:
+    (found,) = [s for s in comparison_sheets(view(report)) if s.title == title]
+    return {row.name: row.cells for row in found.rows}
+
+
+def test_values_leave_variants_out_and_put_controls_under_the_method(report: a.Report) -> None:
+    names = list(sheet_of(report, "unexposed: values"))
+    assert names == ["gpl", "gpl-history", "exposed-only", "true-labels"]
+
+
+def test_verdicts_and_corrected_p(report: a.Report) -> None:
+    against = sheet_of(report, "unexposed: against exposed-only")
+    assert "exposed-only" not in against
+    assert against["gpl"][0].startswith("+0.") and against["gpl"][4].startswith("win ")
+    assert against["gpl-history"][4].startswith("tie ")
+    # Two methods compete: the least p of 400 draws, 2 / 401, times two.
+    assert against["gpl"][1] == f"{2 * 2 / 401:.3f}"
+    assert against["true-labels"][1].startswith("(")
+    assert sheet_of(report, "unexposed: against gpl")["exposed-only"][4].startswith("loss ")
+
+
+def test_tally_counts_pools_and_segments(report: a.Report) -> None:
+    cells = sheet_of(report, "Wins / ties / losses by GAUC")["gpl"]
+    wins, ties, losses = map(int, cells[0].split(" / "))
+    assert (wins + ties + losses, losses) == (4, 0) and wins >= 1  # all, head, mid, tail
+    assert cells[1] == ""
+
+
+def test_ablation_cost_and_tuning(report: a.Report) -> None:
+    of, changes, _, difference, p, *_ = sheet_of(report, "Ablations on unexposed")["blind"]
+    assert (of, changes) == ("gpl", "a.b = 1")
+    assert difference.startswith("−") and float(p) < 0.05
+    assert sheet_of(report, "Time and memory") == {"gpl": ("2.5", "7.0", "3")}
+    chosen = sheet_of(report, "Tuning on validation")["gpl"]
+    assert chosen == ("4", "0.500", "0.625", "learning_rate = 0.01", "9")
+
+
+def test_sheets_without_rows_are_left_out(report: a.Report) -> None:
+    bare = replace(report, extra={"evaluation": report.extra["evaluation"]})
+    titles = [sheet.title for sheet in comparison_sheets(view(bare))]
+    assert "Time and memory" not in titles and "Audit of the pseudo-labels" not in titles
+
+
+def test_every_row_fits_its_header(report: a.Report) -> None:
+    for sheet in comparison_sheets(view(report)):
+        assert all(len(row.cells) == len(sheet.header) - 1 for row in sheet.rows), sheet.title
+
+
+SHEET = Sheet(
+    "A & B",
+    ("name", "Δ x"),
+    (SheetRow("gpl", ("1 | 2",), "method"), SheetRow("gpl_history", ("50 %",), "control")),
+    "note_1",
+)
+
+
+def test_markdown() -> None:
+    assert to_markdown(SHEET, 3) == (
+        "### A & B\n\n| name | Δ x |\n|---|---|\n"
+        "| **gpl** | 1 \\| 2 |\n| ↳ gpl_history | 50 % |\n\nnote_1\n"
+    )
+
+
+def test_latex() -> None:
+    text = to_latex(SHEET)
+    assert r"\caption{A \& B. note\_1}" in text
+    assert r"name & $\Delta$ x \\" in text
+    assert r"\textbf{gpl} & 1 | 2 \\" in text
+    assert r"\quad gpl\_history & 50 \% \\" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_latex_escapes_each_character_once() -> None:
+    assert (
+        latex_text(r"a\b_{c}^~") == r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}"
+    )
+
+
+def test_terminal(report: a.Report) -> None:
+    out = StringIO()
+    console = Console(file=out, width=160)
+    console.print(to_rich(SHEET))
+    print_table(report, console)
+    text = out.getvalue()
+    assert "  gpl_history" in text and "Ablations on unexposed" in text
+    assert "gpl@blind" not in text.split("Ablations")[0]
