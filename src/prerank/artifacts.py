@@ -340,14 +340,20 @@ class SemanticIds:
     Attributes:
         codes: (I, L) int32, codes[i, l] < codebook_sizes[l]; items may share a semantic ID.
         codebook_sizes: (L,) int32.
-        codebooks: (sum of codebook_sizes, D) float32: the centroids of level 0, then level 1, ...
+        codebooks: (sum of codebook_sizes, D) float32 in the space of the item embeddings: the
+            centroids of level 0, then level 1, ... Their sum stands for a semantic ID.
         quality: the quality report, plain JSON values.
+        network: float32 weights where codes are made and decoded by a network (RQ-VAE); empty
+            where the codebooks alone do it.
+        items: whose codes these are, row by row; lets a later catalogue be matched. None: unknown.
     """
 
     codes: IntArray
     codebook_sizes: IntArray
     codebooks: FloatArray
     quality: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, FloatArray] = field(default_factory=dict)
+    items: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         require(self.codes.ndim == 2, "semantic IDs must be (I, L)", got=self.codes.shape)
@@ -355,6 +361,8 @@ class SemanticIds:
         inside = (self.codes >= 0) & (self.codes < self.codebook_sizes)
         require(inside.all(), "code out of range", must="below the level's codebook size")
         require(len(self.codebooks) == self.codebook_sizes.sum(), "codebook rows differ")
+        named = self.items is None or len(self.items) == len(self.codes)
+        require(named, "semantic IDs and their item ids differ in length")
 
     @property
     def n_levels(self) -> int:

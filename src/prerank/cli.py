@@ -204,6 +204,22 @@ def show(
 
 
 @app.command()
+def drift(
+    before: Annotated[Path, typer.Argument(help="the semantic_ids folder of an earlier run")],
+    after: Annotated[Path, typer.Argument(help="the semantic_ids folder of a later run")],
+    as_json: Json = False,
+) -> None:
+    """Compare two generations of semantic IDs: who moved, what is left over, how new items fit."""
+    from prerank.show import drift_of_folders, print_description
+
+    found = drift_of_folders(before, after)
+    if as_json:
+        _out(found)
+    else:
+        print_description(found)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has and what prerank can do with it."""
     from prerank.doctor import examine, print_examination

@@ -86,11 +86,21 @@ class _Planner:
         self._known: dict[str, str] = {}
 
     def add(
-        self, stage: str, key: str, config: Config | Mapping[str, Any], seed: int, *parents: str
+        self,
+        stage: str,
+        key: str,
+        config: Config | Mapping[str, Any],
+        seed: int,
+        *parents: str,
+        outside: Mapping[str, str] | None = None,
     ) -> str:
-        """Add a step unless an equal one is there; return the key of the one that is there now."""
+        """Add a step unless an equal one is there; return the key of the one that is there now.
+
+        ``outside``: folder -> fingerprint of artifacts of other runs that it is made from.
+        """
         values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
         known = {parent: self.steps[parent].fingerprint for parent in parents}
+        known |= outside or {}
         mark = stores.fingerprint(stage, values, seed, known)
         # Pre-rankers are looked up by the name of their arm, so each keeps a step of its own.
         same = self._known.setdefault(mark, key) if stage != "train" else key
@@ -141,7 +151,15 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
     """Add the steps of one branch from encode to train."""
     recipe, end, seed = branch.recipe, branch.end, branch.recipe.seed
     embeddings = planner.add("encode", f"embeddings{end}", recipe.encode, seed, dataset)
-    sids = planner.add("tokenize", f"semantic_ids{end}", recipe.tokenize, seed, embeddings)
+    sids = planner.add(
+        "tokenize",
+        f"semantic_ids{end}",
+        recipe.tokenize,
+        seed,
+        dataset,
+        embeddings,
+        outside=published_ids(recipe),
+    )
     made_from = (dataset, embeddings, sids)
     anchors = {
         source: _plan_anchors(planner, branch, source, made_from)
@@ -202,6 +220,23 @@ def _plan_labels(
     more = (anchors[method.anchors],) if config.source == "gpl" else ()
     key = f"labels/{name}{branch.end}"
     return planner.add("label", key, config, branch.recipe.seed, *parents, *more)
+
+
+def published_ids(recipe: Recipe) -> dict[str, str]:
+    """Return folder -> fingerprint of the semantic IDs to append to; empty if there are none."""
+    path = recipe.tokenize.append_to
+    if not path:
+        return {}
+    inside = Path(path).resolve().is_relative_to(recipe.folder.resolve())
+    found = None if inside else stores.read_manifest(Path(path))
+    if found is None or found.kind != "tokenize":
+        raise ConfigError(
+            "there are no semantic IDs to append to",
+            where="tokenize.append_to",
+            must="the folder `semantic_ids` of another, finished run",
+            got=path,
+        )
+    return {path: found.fingerprint}
 
 
 def source_files(recipe: Recipe) -> list[list[Any]]:
@@ -276,7 +311,8 @@ class Run:
 
     def parents(self, step: Step, stage: str) -> list[str]:
         """Return the keys of the artifacts of ``stage`` that ``step`` is made from."""
-        return [key for key in step.parents if self.steps[key].stage == stage]
+        own = (key for key in step.parents if key in self.steps)
+        return [key for key in own if self.steps[key].stage == stage]
 
     def embeddings(self, step: Step) -> ItemEmbeddings:
         """Return the frozen semantic space that ``step`` is made from."""
@@ -341,7 +377,14 @@ def tokenize(run: Run, step: Step, out: Path) -> None:
     from prerank.semantic_ids.config import TokenizeConfig
     from prerank.semantic_ids.tokenize import tokenize as make
 
-    stores.save(out, make(run.embeddings(step), TokenizeConfig.parse(step.config), step.seed))
+    config, published = TokenizeConfig.parse(step.config), None
+    if config.append_to:
+        folder = Path(config.append_to)
+        published = stores.load(Store(folder.parent).checked(folder.name), SemanticIds)
+    items = run.dataset.items
+    stores.save(
+        out, make(run.embeddings(step), config, step.seed, items=items, published=published)
+    )
 
 
 def finetune(run: Run, step: Step, out: Path) -> None:

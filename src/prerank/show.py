@@ -59,6 +59,25 @@ def describe_folder(path: Path) -> dict[str, Any]:
     }
 
 
+def drift_of_folders(before: Path, after: Path) -> dict[str, Any]:
+    """Return the drift report of two ``semantic_ids`` folders.
+
+    New items' residuals need the embeddings beside ``after``; without them they are None.
+
+    Raises:
+        ArtifactError: a folder holds no finished, undamaged semantic IDs.
+    """
+    from prerank.artifacts import ItemEmbeddings, SemanticIds
+    from prerank.semantic_ids.drift import drift
+    from prerank.store import Store, load
+
+    then, now = (load(Store(p.parent).checked(p.name), SemanticIds) for p in (before, after))
+    beside = Store(after.parent)
+    known = beside.manifest("embeddings") is not None
+    vectors = load(beside.checked("embeddings"), ItemEmbeddings) if known else None
+    return drift(then, now, vectors)
+
+
 def _describe(path: Path, manifest: Manifest) -> dict[str, Any]:
     about = {
         name: json.loads((path / name).read_text()) for name in ABOUT if (path / name).exists()

@@ -31,6 +31,7 @@ from prerank.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+NETWORK = "network."
 PACKAGES = ("prerank", "numpy", "polars", "scikit-learn", "torch", "transformers")
 
 
@@ -321,14 +322,24 @@ def _save_semantic_ids(path: Path, ids: a.SemanticIds) -> None:
         "codes": ids.codes,
         "codebook_sizes": ids.codebook_sizes,
         "codebooks": ids.codebooks,
+        **{f"{NETWORK}{name}": weights for name, weights in ids.network.items()},
     }
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path / "sids.safetensors")
+    if ids.items is not None:
+        _write_table(path / "items.parquet", {"id": ids.items.ids.astype(object)})
     _write_json(path / "quality.json", ids.quality)
 
 
 def _load_semantic_ids(path: Path) -> a.SemanticIds:
     tensors = load_file(path / "sids.safetensors")
-    return a.SemanticIds(**tensors, quality=_read_json(path / "quality.json"))
+    network = {name: tensors.pop(name) for name in list(tensors) if name.startswith(NETWORK)}
+    items = path / "items.parquet"
+    return a.SemanticIds(
+        **tensors,
+        quality=_read_json(path / "quality.json"),
+        network={name.removeprefix(NETWORK): weights for name, weights in network.items()},
+        items=Vocabulary(_read_table(items)["id"].astype(np.str_)) if items.exists() else None,
+    )
 
 
 ANCHOR_ARRAYS = ("offsets", "codes", "vectors", "logprob", "logprob_legal")

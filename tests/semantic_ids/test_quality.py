@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from prerank.semantic_ids.quality import quality
+from prerank.semantic_ids.rqkmeans import RqKMeans
 
 
 def i32(rows) -> np.ndarray:
@@ -21,7 +22,7 @@ BOOKS = (f32([[1, 0], [0, 1]]), f32([[0, 0], [0.5, 0], [9, 9]]))
 def test_by_hand():
     vectors = f32([[1, 0], [1, 0], [0.6, 0.8], [0, 1], [0, 0]])
     codes = i32([[0, 0], [0, 0], [0, 0], [1, 0], [1, 1]])
-    found = quality(vectors, codes, BOOKS)
+    found = quality(vectors, codes, RqKMeans(BOOKS))
     assert found["n_items"] == 5
     assert found["n_without_content"] == 1
     assert found["n_levels"] == 2
@@ -42,7 +43,7 @@ def test_by_hand():
 
 
 def test_all_different():
-    found = quality(f32([[1, 0], [0, 1]]), i32([[0, 0], [1, 0]]), BOOKS)
+    found = quality(f32([[1, 0], [0, 1]]), i32([[0, 0], [1, 0]]), RqKMeans(BOOKS))
     assert found["unique_sids"] == 2
     assert found["shared_share"] == 0
     assert found["gini"] == 0
@@ -53,7 +54,7 @@ def test_all_different():
 def test_eight_levels_of_many_codes_do_not_overflow():
     codes = i32([[65535] * 8, [65535] * 7 + [65534], [0] + [65535] * 7])
     books = [np.zeros((65536, 1), np.float32)] * 8
-    found = quality(f32([[1], [1], [1]]), codes, books)
+    found = quality(f32([[1], [1], [1]]), codes, RqKMeans(tuple(books)))
     assert found["unique_sids"] == 3
     assert found["unique_prefixes"] == [2] * 7 + [3]
 
@@ -67,7 +68,7 @@ def test_against_brute_force(block, monkeypatch):
     vectors[::17] = 0
     codes = rng.integers(4, size=(200, 3)).astype(np.int32)
     books = [rng.standard_normal((4, 4)).astype(np.float32) for _ in range(3)]
-    found = quality(vectors, codes, books)
+    found = quality(vectors, codes, RqKMeans(tuple(books)))
 
     content = [i for i in range(200) if vectors[i].any()]
     buckets = Counter(tuple(codes[i]) for i in content)

@@ -92,7 +92,7 @@ def kmeans(
         apart = np.flatnonzero(distance_N)
     error = float(distance_N.sum(dtype=np.float64))
     for _ in range(iterations):
-        centroids_KD = _means(points_ND, labels_N, centroids_KD)
+        centroids_KD = means(points_ND, labels_N, centroids_KD)
         n_moved = _reseed(points_ND, labels_N, distance_N, centroids_KD)
         labels_N, distance_N = nearest(pool, points_ND, centroids_KD)
         before, error = error, float(distance_N.sum(dtype=np.float64))
@@ -138,7 +138,7 @@ def spread(points_ND: FloatArray, n_codes: int, rng: np.random.Generator) -> Flo
     return points_ND[chosen]
 
 
-def _means(points_ND: FloatArray, labels_N: IntArray, centroids_KD: FloatArray) -> FloatArray:
+def means(points_ND: FloatArray, labels_N: IntArray, centroids_KD: FloatArray) -> FloatArray:
     """Return the mean of each code's points, summed in float64; an empty code stays where it is.
 
     In one thread: a tenth of the time of an iteration, and no K x D partial sums to keep.

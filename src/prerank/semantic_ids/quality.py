@@ -10,19 +10,18 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from prerank.artifacts import FloatArray, IntArray
+from prerank.semantic_ids.tokenizer import Tokenizer
 
 ROWS = 1 << 16
 
 
-def quality(
-    vectors: FloatArray, codes: IntArray, codebooks: Sequence[FloatArray]
-) -> dict[str, Any]:
+def quality(vectors: FloatArray, codes: IntArray, tokenizer: Tokenizer) -> dict[str, Any]:
     """Describe the semantic IDs of items, plain JSON values (method.md section 2, stage 2).
 
     Args:
         vectors: (I, D) float32, unit rows; rows of zeros are left out of all but the first count.
         codes: (I, L) int32.
-        codebooks: per level (K_l, D) float32.
+        tokenizer: gives the sizes of the codebooks, and decodes.
 
     Returns:
         ``n_items``, ``n_without_content``: items, and those among them with a vector of zeros;
@@ -40,10 +39,10 @@ def quality(
         first; ``residual_energy``: the same of the squared length.
     """
     content = np.flatnonzero(vectors.any(axis=1))
-    sizes = [len(centroids_KD) for centroids_KD in codebooks]
-    bucket_N, prefixes = _buckets(codes[content], sizes)
+    sizes = [len(centroids_KD) for centroids_KD in tokenizer.codebooks]
+    bucket_N, prefixes = buckets(codes[content], sizes)
     count_S = np.bincount(bucket_N)
-    norms, energies = _residuals(vectors, codes, codebooks, content)
+    norms, energies = residuals(vectors, codes, tokenizer, content)
     uses = [np.bincount(codes[content, level], minlength=k) for level, k in enumerate(sizes)]
     return {
         "n_items": len(vectors),
@@ -63,7 +62,7 @@ def quality(
     }
 
 
-def _buckets(codes_NL: IntArray, sizes: Sequence[int]) -> tuple[NDArray[np.int64], list[int]]:
+def buckets(codes_NL: IntArray, sizes: Sequence[int]) -> tuple[NDArray[np.int64], list[int]]:
     """Number the distinct semantic IDs; return each item's number and the prefixes per level.
 
     One level at a time, so that the product of the codebook sizes never has to fit in an integer.
@@ -76,22 +75,25 @@ def _buckets(codes_NL: IntArray, sizes: Sequence[int]) -> tuple[NDArray[np.int64
     return bucket_N, prefixes
 
 
-def _residuals(
-    vectors: FloatArray,
-    codes: IntArray,
-    codebooks: Sequence[FloatArray],
-    content: NDArray[np.int64],
+def residuals(
+    vectors: FloatArray, codes: IntArray, tokenizer: Tokenizer, rows: NDArray[np.int64]
 ) -> tuple[list[float], list[float]]:
-    """Return the mean length, and mean squared length, of the residual after each level."""
-    totals_L2 = np.zeros((len(codebooks), 2))
-    for start in range(0, len(content), ROWS):
-        rows = content[start : start + ROWS]
-        residual_BD = vectors[rows]
-        for level, centroids_KD in enumerate(codebooks):
-            residual_BD -= centroids_KD[codes[rows, level]]
-            energy_B = np.einsum("bd,bd->b", residual_BD, residual_BD).astype(np.float64)
+    """Return per level the mean length, and mean squared length, of what is left over.
+
+    Over ``rows`` of the items; what is left over is vector minus reconstruction from the codes up
+    to and including the level. NaN where there are no rows.
+    """
+    n_levels = codes.shape[1]
+    if not len(rows):
+        return [float("nan")] * n_levels, [float("nan")] * n_levels
+    totals_L2 = np.zeros((n_levels, 2))
+    for start in range(0, len(rows), ROWS):
+        block = rows[start : start + ROWS]
+        for level in range(n_levels):
+            rest_BD = vectors[block] - tokenizer.decode(codes[block, : level + 1])
+            energy_B = np.einsum("bd,bd->b", rest_BD, rest_BD).astype(np.float64)
             totals_L2[level] += np.sqrt(energy_B).sum(), energy_B.sum()
-    norms, energies = (totals_L2 / len(content)).T.tolist()
+    norms, energies = (totals_L2 / len(rows)).T.tolist()
     return norms, energies
 
 

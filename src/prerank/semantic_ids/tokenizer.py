@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, Self
 
 from prerank.artifacts import FloatArray, IntArray
@@ -13,7 +14,11 @@ class Tokenizer(Protocol):
 
     @property
     def codebooks(self) -> tuple[FloatArray, ...]:
-        """Per level (K_l, D) float32; the rows that ``decode`` adds up."""
+        """Per level (K_l, D) float32 in the space of the vectors; their sum stands for an ID."""
+
+    @property
+    def network(self) -> Mapping[str, FloatArray]:
+        """What ``tokenize`` and ``decode`` need besides the codebooks; empty if nothing."""
 
     @classmethod
     def fit(cls, vectors: FloatArray, config: TokenizeConfig, seed: int) -> Self:
@@ -24,3 +29,6 @@ class Tokenizer(Protocol):
 
     def decode(self, codes: IntArray) -> FloatArray:
         """Return the reconstruction, (N, D) float32, of ``codes`` (N, L'), L' <= L."""
+
+    def last_distances(self, vectors: FloatArray, codes: IntArray) -> FloatArray:
+        """Return (N, K) squared distances to the last level's codes, all other codes as given."""

@@ -1,0 +1,60 @@
+"""New items become reachable anchors without retraining: append, then generate as before."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from prerank import artifacts as a
+from prerank.anchors.config import GenerateConfig
+from prerank.anchors.generate import generate
+from prerank.anchors.model import SidLM, save
+from prerank.anchors.tokens import SidTokens
+from prerank.embeddings.vectors import unit_rows
+from prerank.semantic_ids.config import TokenizeConfig
+from prerank.semantic_ids.tokenize import tokenize
+from prerank.vocabulary import Vocabulary
+from tiny import dataset
+
+N_OLD, N_ALL = 15, 24
+
+
+def names(n: int) -> Vocabulary:
+    return Vocabulary.of(f"i{i:02d}" for i in range(n))
+
+
+def grown() -> a.Dataset:
+    """Return the hand-sized data set with a catalogue of N_ALL items."""
+    data, title = dataset(), np.array([f"item {i}" for i in range(N_ALL)], object)
+    return replace(data, items=names(N_ALL), catalog=a.Catalog(title, title, a.Features(N_ALL)))
+
+
+def test_an_anchor_model_writes_the_ids_of_items_it_never_saw(tmp_path: Path) -> None:
+    vectors = unit_rows(np.random.default_rng(0).standard_normal((N_ALL, 6)).astype(np.float32))
+    config = TokenizeConfig(codebook_size=4)
+    old = tokenize(a.ItemEmbeddings(vectors[:N_OLD]), config, 0, items=names(N_OLD))
+    space = a.ItemEmbeddings(vectors)
+    new = tokenize(space, config, 0, items=names(N_ALL), published=old)
+    known = {tuple(code) for code in old.codes.tolist()}
+    fresh = {tuple(code) for code in new.codes.tolist()} - known
+    assert fresh
+
+    torch.manual_seed(0)
+    tokens = SidTokens(0, tuple(old.codebook_sizes.tolist()))  # the vocabulary of the old IDs
+    shape = Qwen2Config(
+        vocab_size=tokens.size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    save(SidLM(Qwen2ForCausalLM(shape).eval(), tokens), tmp_path / "model")
+    (tmp_path / "work").mkdir()
+    wide = GenerateConfig(n_anchors=N_ALL, beam_width=N_ALL, device="cpu")
+    data = replace(grown(), cuts=a.Cuts(20, 40, 50))  # user 0 has clicked item 0 by then
+    anchors = generate(data, new, space, tmp_path / "model", wide, 0, tmp_path / "work")
+    written = {tuple(code) for code in anchors.codes.tolist()}
+    assert written == known | fresh
