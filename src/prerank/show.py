@@ -73,8 +73,11 @@ def drift_of_folders(before: Path, after: Path) -> dict[str, Any]:
 
     then, now = (load(Store(p.parent).checked(p.name), SemanticIds) for p in (before, after))
     beside = Store(after.parent)
-    known = beside.manifest("embeddings") is not None
-    vectors = load(beside.checked("embeddings"), ItemEmbeddings) if known else None
+    manifest = beside.manifest(after.name)
+    parents = dict(manifest.parents) if manifest else {}
+    space = next((key for key in parents if key.startswith("embeddings")), None)
+    known = space is not None and beside.has(space, parents[space])
+    vectors = load(beside.checked(str(space)), ItemEmbeddings) if known else None
     return drift(then, now, vectors)
 
 

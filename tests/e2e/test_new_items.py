@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -13,8 +15,12 @@ from prerank.anchors.generate import generate
 from prerank.anchors.model import SidLM, save
 from prerank.anchors.tokens import SidTokens
 from prerank.embeddings.vectors import unit_rows
+from prerank.errors import ConfigError
+from prerank.pipeline import run_recipe
+from prerank.recipe import parse_recipe
 from prerank.semantic_ids.config import TokenizeConfig
 from prerank.semantic_ids.tokenize import tokenize
+from prerank.show import describe_folder, drift_of_folders
 from prerank.vocabulary import Vocabulary
 from tiny import dataset
 
@@ -58,3 +64,42 @@ def test_an_anchor_model_writes_the_ids_of_items_it_never_saw(tmp_path: Path) ->
     anchors = generate(data, new, space, tmp_path / "model", wide, 0, tmp_path / "work")
     written = {tuple(code) for code in anchors.codes.tolist()}
     assert written == known | fresh
+
+
+def write_logs(path: Path, n_items: int) -> None:
+    vectors = np.random.default_rng(1).standard_normal((60, 5))
+    path.mkdir()
+    ids = [f"i{n:02d}" for n in range(n_items)]
+    pl.DataFrame({"item": ids, "vector": vectors[:n_items].tolist()}).write_parquet(
+        path / "items.parquet"
+    )
+    user = [f"u{n % 5}" for n in range(40)]
+    shown = {"user": user, "item": ids[:20] * 2, "click": [n % 2 for n in range(40)]}
+    pl.DataFrame(shown).write_parquet(path / "exposures.parquet")
+
+
+def test_the_recipe_appends_to_an_earlier_run_and_drift_reports_it(tmp_path: Path) -> None:
+    def tokenized(name: str, n_items: int, **tokenize: object) -> Path:
+        write_logs(tmp_path / f"logs-{name}", n_items)
+        values = {
+            "name": name,
+            "out": str(tmp_path),
+            "prepare": {"source": "logs", "path": str(tmp_path / f"logs-{name}")},
+            "encode": {"encoder": "given"},
+            "tokenize": {"codebook_size": 4, **tokenize},
+        }
+        recipe = parse_recipe(values)
+        run_recipe(recipe, ("prepare", "encode", "tokenize"))
+        return recipe.folder / "semantic_ids"
+
+    january = tokenized("january", 40)
+    february = tokenized("february", 60, append_to=str(january))
+    found = drift_of_folders(january, february)
+    assert (found["n_common"], found["n_new"]) == (40, 20)
+    assert found["moved_share"] == [0, 0, 0]
+    assert 0 < found["residual_norm_new"][-1] < 1
+    shown = describe_folder(february)
+    assert shown["quality.json"]["appended"]["n_new"] == 20
+    assert shown["parents"][str(january)] == describe_folder(january)["fingerprint"]
+    with pytest.raises(ConfigError, match="no semantic IDs to append to"):
+        tokenized("march", 40, append_to=str(tmp_path / "march" / "semantic_ids"))
