@@ -8,7 +8,18 @@ from pydantic import Field
 
 from prerank.config import Config
 
-ObjectiveName = Literal["pointwise"]
+ObjectiveName = Literal[
+    "pointwise",
+    "in-batch",
+    "ips",
+    "snips",
+    "dr",
+    "distillation",
+    "transfer",
+    "adapted",
+    "ukd",
+    "damcar",
+]
 
 
 class TrainConfig(Config):
@@ -17,7 +28,26 @@ class TrainConfig(Config):
     model: Literal["two-tower"] = Field("two-tower", description="architecture of the pre-ranker")
     objective: ObjectiveName = Field(
         "pointwise",
-        description="what a step minimises; `pointwise`: clicks and pseudo-labels row by row",
+        description="what a step minimises; `pointwise`: clicks and pseudo-labels row by row; the "
+        "others are baselines (docs/concepts/baselines.md)",
+    )
+    distillation_weight: float = Field(
+        0.5, ge=0, le=1, description="share of the ranker's score in the target of exposed rows"
+    )
+    pretrain_epochs: int = Field(
+        1, ge=1, description="`transfer`: epochs on ranker scores before the recipe's own"
+    )
+    propensity_floor: float = Field(
+        0.05, gt=0, le=1, description="`ips`, `snips`, `dr`: least propensity of exposure"
+    )
+    adversary_weight: float = Field(
+        0.1, ge=0, description="`adapted`, `damcar`: weight of the domain adversary"
+    )
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="`damcar`: how slowly the moving copy follows"
+    )
+    hard_share: float = Field(
+        0.5, gt=0, le=1, description="`damcar`: share of a step's unexposed rows that is hard"
     )
     similarity: Literal["dot", "cosine"] = Field(
         "dot", description="two-tower: how a user and an item vector meet"

@@ -201,7 +201,7 @@ class _Training:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
         index_N = self.draw_exposed.take(n_exposed).to(self.device)
         rows, beside_N = self.exposed.take(index_N), index_N[:0]
-        if self.unexposed is not None and self.draw_unexposed is not None:
+        if self.unexposed is not None and self.draw_unexposed and self.objective.draws(epoch):
             n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
             beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
             rows = rows.joined(self.unexposed.take(beside_N))

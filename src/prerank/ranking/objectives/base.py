@@ -8,6 +8,7 @@ they are trained beside the model and never saved, so that what is served costs 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol, Self
@@ -155,6 +156,19 @@ class Setup:
         )
         return found
 
+    def hidden_width(self) -> int:
+        """Return D of the model's hidden vectors."""
+        with torch.no_grad():
+            return int(self.outputs(self.model, split(self.exposed, 1)[0])[1].shape[1])
+
+    def cross_logits(self, rows: Rows) -> Tensor:
+        """Return (N, N) logits: the user and history of row n with the item of row m."""
+        history = self.histories.ragged(rows.user, rows.end, rows.left_out)
+        user_ND = self.model.user_vectors(rows.user, *history)
+        item_ND, bias_N = self.model.item_vectors(rows.item)
+        found: Tensor = user_ND @ item_ND.T + bias_N
+        return found
+
 
 class Objective(Protocol):
     """What a step minimises; the defaults are those of a loss without state of its own.
@@ -178,6 +192,10 @@ class Objective(Protocol):
         """Return the parts of the loss of one step."""
         ...
 
+    def draws(self, epoch: int) -> bool:
+        """Say whether the steps of ``epoch`` need unexposed rows."""
+        return True
+
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return further parameters to train beside the model's."""
         return ()
@@ -192,3 +210,8 @@ def split(rows: Rows, n_exposed: int) -> tuple[Rows, Rows]:
     names = [column.name for column in fields(rows)]
     first = Rows(*(getattr(rows, name)[:n_exposed] for name in names))
     return first, Rows(*(getattr(rows, name)[n_exposed:] for name in names))
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Return a copy with weights of its own; buffers, which nobody trains, are shared."""
+    return copy.deepcopy(model, {id(buffer): buffer for buffer in model.buffers()})

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from prerank.ranking.config import ObjectiveName
+from prerank.ranking.objectives.adversary import Adapted
 from prerank.ranking.objectives.base import Objective
+from prerank.ranking.objectives.damcar import Damcar
+from prerank.ranking.objectives.distillation import Distillation
+from prerank.ranking.objectives.doubly_robust import DoublyRobust
+from prerank.ranking.objectives.in_batch import InBatch
+from prerank.ranking.objectives.ips import Ips, Snips
 from prerank.ranking.objectives.pointwise import Pointwise
+from prerank.ranking.objectives.transfer import Transfer
+from prerank.ranking.objectives.ukd import Ukd
 
 
 def objective_class(name: ObjectiveName) -> type[Objective]:
@@ -12,3 +20,21 @@ def objective_class(name: ObjectiveName) -> type[Objective]:
     match name:
         case "pointwise":
             return Pointwise
+        case "in-batch":
+            return InBatch
+        case "ips":
+            return Ips
+        case "snips":
+            return Snips
+        case "dr":
+            return DoublyRobust
+        case "distillation":
+            return Distillation
+        case "transfer":
+            return Transfer
+        case "adapted":
+            return Adapted
+        case "ukd":
+            return Ukd
+        case "damcar":
+            return Damcar

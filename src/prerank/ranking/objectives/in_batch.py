@@ -1,0 +1,66 @@
+"""In-batch negatives with logQ correction: every clicked item against the others of the step.
+
+    L_pl = mean_i [ logsumexp_j s'(u_i, j) - s'(u_i, i) ],   s'(u, j) = f(u, j) - log q_j
+
+over the clicked pairs (u_i, i) of the step; q_j is the item's share of all training clicks, the
+chance to be in the batch. Without the correction popular items would be negatives too often.
+The same item, and other clicks of the same user, are no negatives.
+
+Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
+Recommendations", RecSys 2019, doi 10.1145/3298689.3346996, its batch softmax and correction (S).
+C: q from counts of the log instead of a streaming estimate; added to L_al with weight lambda, so
+that exposed items without a click still count; at most `MOST` clicked pairs a step.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prerank.ranking.losses import actual_loss
+from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup
+
+MOST = 512
+
+
+def corrected_softmax(logit_PP: Tensor, log_q_P: Tensor, user_P: Tensor, item_P: Tensor) -> Tensor:
+    """Return the mean batch softmax loss, 0 for no pair.
+
+    Args:
+        logit_PP: (P, P) logit of the user of row i and the item of row j.
+        log_q_P: (P,) log chance of each row's item to be in the batch.
+        user_P, item_P: (P,) int64, the clicked pairs.
+    """
+    if not len(item_P):
+        return logit_PP.sum()
+    same = (item_P[:, None] == item_P) | (user_P[:, None] == user_P)
+    same.fill_diagonal_(False)
+    corrected_PP = (logit_PP - log_q_P).masked_fill(same, -torch.inf)
+    return functional.cross_entropy(corrected_PP, torch.arange(len(item_P), device=item_P.device))
+
+
+class InBatch(Objective):
+    """``L_al(D_e) + lambda * batch softmax over the step's clicks``."""
+
+    reads_unexposed: ClassVar[bool] = False
+
+    def __init__(self, setup: Setup, log_q_I: Tensor) -> None:
+        self.setup, self.log_q_I = setup, log_q_I
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        """Count the clicks of each item; an item without one is never drawn."""
+        clicked = setup.exposed.item[setup.exposed.target == 1]
+        count_I = torch.bincount(clicked, minlength=len(setup.dataset.items) + 1)
+        return cls(setup, (count_I / max(len(clicked), 1)).log())
+
+    def loss(self, batch: Batch) -> LossParts:
+        """Return L_al and the batch softmax."""
+        shown = batch.exposed
+        rows = shown.rows.take((shown.rows.target == 1).nonzero().squeeze(1)[:MOST])
+        logit_PP = self.setup.cross_logits(rows)
+        softmax = corrected_softmax(logit_PP, self.log_q_I[rows.item], rows.user, rows.item)
+        return LossParts(actual_loss(shown.logit, shown.rows.target), softmax)
