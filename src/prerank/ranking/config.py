@@ -25,7 +25,11 @@ ObjectiveName = Literal[
 class TrainConfig(Config):
     """How the pre-ranker is built and trained: ``L_al(D_e) + pseudo_weight * L_pl(D_u)``."""
 
-    model: Literal["two-tower"] = Field("two-tower", description="architecture of the pre-ranker")
+    model: Literal["two-tower", "din"] = Field(
+        "two-tower",
+        description="architecture of the pre-ranker; `din` is a ranker with target attention, the "
+        "teacher of the baselines and too heavy to serve here",
+    )
     objective: ObjectiveName = Field(
         "pointwise",
         description="what a step minimises; `pointwise`: clicks and pseudo-labels row by row; the "

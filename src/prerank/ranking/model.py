@@ -98,7 +98,10 @@ def build_model(
     Raises:
         ConfigError: a tower has nothing to read.
     """
+    from prerank.ranking.din import TargetAttention
     from prerank.ranking.two_tower import TwoTower
 
     inputs = Inputs(config, context, user_rows_U, item_rows_I, click_rate)
+    if config.model == "din":
+        return TargetAttention(config, inputs)
     return TwoTower(config, inputs)

@@ -29,17 +29,8 @@ from prerank.artifacts import (
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories
+from prerank.ranking.model import PreRankerModel
 from prerank.ranking.rows import Rows
-
-
-class PairModel(Protocol):
-    """What every architecture gives: a logit of each pair, and what it was computed from."""
-
-    def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return (B,) logits and (B, D), the last hidden vector behind each logit."""
-        ...
 
 
 class Teacher(Protocol):
@@ -58,7 +49,7 @@ class Part:
         index: (N,) int64 places of the rows in `Setup.exposed` or `Setup.unexposed`.
         rows: the rows themselves, N of them; may be none.
         logit: (N,) float32.
-        hidden: (N, D) float32, see `PairModel`.
+        hidden: (N, D) float32, the last hidden vector behind each logit.
     """
 
     index: Tensor
@@ -111,7 +102,7 @@ class Setup:
     dataset: Dataset
     config: TrainConfig
     seed: int
-    model: nn.Module
+    model: PreRankerModel
     histories: Histories
     exposed: Rows
     unexposed: Rows | None
@@ -148,13 +139,10 @@ class Setup:
         logit = self.teacher.score_pairs(table.user[rows], table.item[rows], table.time[rows])
         return torch.from_numpy(logit).to(self.device).sigmoid()
 
-    def outputs(self, model: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
+    def outputs(self, model: PreRankerModel, rows: Rows) -> tuple[Tensor, Tensor]:
         """Run ``model`` on ``rows``: (N,) logits and (N, D) hidden vectors."""
         history = self.histories.ragged(rows.user, rows.end, rows.left_out)
-        found: tuple[Tensor, Tensor] = model.outputs(  # type: ignore[operator]
-            rows.user, rows.item, *history
-        )
-        return found
+        return model.outputs(rows.user, rows.item, *history)
 
     def hidden_width(self) -> int:
         """Return D of the model's hidden vectors."""
@@ -164,10 +152,8 @@ class Setup:
     def cross_logits(self, rows: Rows) -> Tensor:
         """Return (N, N) logits: the user and history of row n with the item of row m."""
         history = self.histories.ragged(rows.user, rows.end, rows.left_out)
-        user_ND = self.model.user_vectors(rows.user, *history)
-        item_ND, bias_N = self.model.item_vectors(rows.item)
-        found: Tensor = user_ND @ item_ND.T + bias_N
-        return found
+        users = self.model.user_parts(rows.user, *history)
+        return self.model.combine(users, self.model.item_parts(rows.item))
 
 
 class Objective(Protocol):
@@ -212,6 +198,6 @@ def split(rows: Rows, n_exposed: int) -> tuple[Rows, Rows]:
     return first, Rows(*(getattr(rows, name)[n_exposed:] for name in names))
 
 
-def twin(model: nn.Module) -> nn.Module:
+def twin(model: PreRankerModel) -> PreRankerModel:
     """Return a copy with weights of its own; buffers, which nobody trains, are shared."""
     return copy.deepcopy(model, {id(buffer): buffer for buffer in model.buffers()})

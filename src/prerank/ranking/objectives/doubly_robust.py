@@ -8,8 +8,8 @@ f is the pre-ranker, g a second model of the same architecture that is trained b
 thrown away; each loss moves its own model only. Right where either p or g is.
 
 Source: Wang et al., "Doubly Robust Joint Learning for Recommendation on Data Missing Not at
-Random", ICML 2019 (S); e^ as cross-entropy with an imputed click probability, C. It stands where the
-paper that GPL is from compares with UECF, which could not be identified.
+Random", ICML 2019 (S); e^ as cross-entropy with an imputed click probability, C. It stands where
+the GPL paper compares with UECF, which could not be identified.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ the student disagree, the pseudo-label counts less. The first head is the pre-ra
 reads the same hidden vector and is thrown away.
 
 Source: Xu et al., "UKD: Debiasing Conversion Rate Estimation via Uncertainty-regularized
-Knowledge Distillation", WWW 2022, arXiv 2201.08024 (S: adapted teacher, two heads, weight exp(-KL)).
-Inferred: the mean over both heads, the added V, and KL from the first head to the second.
+Knowledge Distillation", WWW 2022, arXiv 2201.08024 (S: adapted teacher, two heads, weight
+exp(-KL)). Inferred: the mean over both heads, the added V, and KL from first to second head.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""Every objective on the one loop: it learns the tiny world, and what it saves is a plain model."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prerank import artifacts as a
+from prerank.data.auc import auc
+from prerank.errors import ConfigError
+from prerank.ranking.config import TrainConfig
+from prerank.ranking.pre_ranker import PreRanker
+from prerank.ranking.train import train
+
+EPOCHS = 6
+MARGIN = 0.2
+# What each objective reads beside the exposed rows.
+CASES = {
+    "pointwise": {},
+    "in-batch": {},
+    "ips": {"pairs": "unlabeled"},
+    "snips": {"pairs": "unlabeled"},
+    "dr": {"pairs": "unlabeled"},
+    "distillation": {"teacher": True},
+    "transfer": {"teacher": True, "pairs": "taught"},
+    "adapted": {"pairs": "unlabeled"},
+    "ukd": {"teacher": True, "pairs": "taught"},
+    "damcar": {"pairs": "unlabeled"},
+}
+
+
+@pytest.fixture
+def teacher(world, content, small):  # type: ignore[no-untyped-def]
+    config = small.model_copy(update={"model": "din", "epochs": EPOCHS})
+    return train(world(), content, None, config, seed=9)
+
+
+@pytest.fixture
+def given(request, labels):  # type: ignore[no-untyped-def]
+    """What train takes for each objective: pseudo-labels and teacher."""
+
+    def make(objective: str) -> dict[str, Any]:
+        case = CASES[objective]
+        teacher = request.getfixturevalue("teacher") if case.get("teacher") else None
+        pairs = None
+        if case.get("pairs") == "unlabeled":
+            pairs = replace(labels(0.0, 0.0), source="unlabeled")
+        elif case.get("pairs") == "taught":
+            pairs = labels(0.0)
+            logit = teacher.score_pairs(pairs.user, pairs.item, pairs.time)
+            pairs = replace(pairs, label=(1 / (1 + np.exp(-logit))).astype(np.float32))
+        return {"labels": pairs, "teacher": teacher}
+
+    return make
+
+
+def scored(ranker: PreRanker, data: a.Dataset) -> float:
+    return auc(data.pools.click, ranker.score_pools(data.pools))
+
+
+@pytest.mark.parametrize("objective", CASES)
+def test_learns_items_never_exposed(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
+    data, inputs = world(), given(objective)
+    config = small.model_copy(update={"objective": objective, "epochs": EPOCHS})
+    untrained = config.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
+    gains = []
+    for seed in range(3):
+        known, fresh = (
+            scored(train(data, content, config=c, seed=seed, **inputs), data)
+            for c in (config, untrained)
+        )
+        gains.append(known - fresh)
+    assert np.mean(gains) > MARGIN, gains
+
+
+@pytest.mark.parametrize("objective", CASES)
+def test_what_is_saved_is_the_plain_pre_ranker(  # type: ignore[no-untyped-def]
+    world, content, small, given, objective: Any, tmp_path
+) -> None:
+    """No head, adversary, copy or teacher is served: names and shapes are exposed-only's."""
+    data = world()
+    config = small.model_copy(update={"objective": objective, "epochs": 1})
+    ranker = train(data, content, config=config, seed=0, **given(objective))
+    plain = train(data, content, None, small.model_copy(update={"epochs": 1}), 0)
+    shapes = [{n: v.shape for n, v in r.model.state_dict().items()} for r in (ranker, plain)]
+    assert shapes[0] == shapes[1]
+    assert type(ranker.model) is type(plain.model)
+    ranker.save(tmp_path)
+    again = PreRanker.load(tmp_path, data, content)
+    np.testing.assert_array_equal(again.score_pools(data.pools), ranker.score_pools(data.pools))
+
+
+@pytest.mark.parametrize("objective", CASES)
+def test_same_seed_same_bytes(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
+    config = small.model_copy(update={"objective": objective, "epochs": 1})
+    inputs = given(objective)
+    one, two = (train(world(), content, config=config, seed=4, **inputs) for _ in range(2))
+    for first, second in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert first.equal(second)
+
+
+@pytest.mark.parametrize("objective", [name for name, case in CASES.items() if case])
+def test_a_missing_input_is_told(world, content, small, objective: Any) -> None:  # type: ignore[no-untyped-def]
+    config = small.model_copy(update={"objective": objective})
+    with pytest.raises(ConfigError, match=f"`{objective}` needs"):
+        train(world(), content, None, config, seed=0)
+
+
+def test_transfer_pretrains_outside_of_selection(world, content, small, given) -> None:  # type: ignore[no-untyped-def]
+    config = small.model_copy(update={"objective": "transfer", "epochs": 2, "pretrain_epochs": 2})
+    ranker = train(world(), content, config=config, seed=0, **given("transfer"))
+    records = ranker.history
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3]
+    assert [record["loss_pl"] > 0 for record in records] == [True, True, False, False]
+
+
+def test_the_adversary_hides_the_domain(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
+    """Hidden vectors of both domains lie closer with the adversary than without it."""
+    data, pairs = world(), replace(labels(0.0, 0.0), source="unlabeled")
+    config = small.model_copy(update={"objective": "adapted", "epochs": EPOCHS, "patience": 0})
+
+    def gap(weight: float) -> float:
+        chosen = config.model_copy(update={"adversary_weight": weight})
+        ranker = train(data, content, pairs, chosen, seed=0)
+        last = ranker.history[-1]["loss_other"] / weight
+        return float(last)
+
+    # The discriminator's own loss is higher where the model beneath hides the domain from it.
+    assert gap(1.0) > gap(1e-6)
+
+
+def test_config_of_an_objective_is_checked() -> None:
+    with pytest.raises(ConfigError, match="objective"):
+        TrainConfig.parse({"objective": "magic"})

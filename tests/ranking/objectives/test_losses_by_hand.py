@@ -1,0 +1,139 @@
+"""The loss of every baseline against values computed by hand. ODDS_3 is the logit of 3/4."""
+
+from math import exp, log
+
+import numpy as np
+import pytest
+import torch
+
+from prerank.ranking.objectives.adversary import Discriminator, reverse_gradient
+from prerank.ranking.objectives.damcar import hardest
+from prerank.ranking.objectives.distillation import blended_loss
+from prerank.ranking.objectives.doubly_robust import dr_losses
+from prerank.ranking.objectives.in_batch import corrected_softmax
+from prerank.ranking.objectives.ips import ips_loss, snips_loss
+from prerank.ranking.objectives.propensity import exposure_propensity
+from prerank.ranking.objectives.ukd import bernoulli_kl, uncertain_loss
+
+ODDS_3 = log(3)
+YES, NO, HALF = -log(3 / 4), -log(1 / 4), log(2)  # cost of a click, of none, and of p = 1/2
+
+
+def t(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def i(*values: int) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def test_batch_softmax_corrects_for_popularity() -> None:
+    # Equal logits; q = 1/4 and 3/4: the rare item gets odds 3 against the popular one.
+    loss = corrected_softmax(torch.zeros(2, 2), t(1 / 4, 3 / 4).log(), i(0, 1), i(5, 6))
+    assert loss.item() == pytest.approx((YES + NO) / 2)
+
+
+def test_batch_softmax_skips_the_same_item_and_other_clicks_of_the_user() -> None:
+    logit = torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, ODDS_3], [0.0, 0.0, 0.0]])
+    q = torch.zeros(3)
+    # Rows 0 and 1 share the item, rows 0 and 2 the user: row 0 has no negative left.
+    loss = corrected_softmax(logit, q, i(0, 1, 0), i(5, 5, 6))
+    assert loss.item() == pytest.approx((0 + NO + HALF) / 3)
+    assert corrected_softmax(torch.zeros(0, 0), t(), i(), i()).item() == 0
+
+
+def test_ips_and_snips() -> None:
+    error, p = t(2.0, 6.0), t(0.5, 1.0)
+    # Weighted errors 4 and 6; a fifth of the space is exposed; weights 2 and 1.
+    assert ips_loss(error, p, 0.2).item() == pytest.approx(0.2 * 5)
+    assert snips_loss(error, p).item() == pytest.approx(10 / 3)
+
+
+def test_doubly_robust() -> None:
+    logit, unexposed = t(ODDS_3), t(0.0)
+    of_model, of_imputation = dr_losses(logit, t(1.0), t(0.5), t(0.0), unexposed, t(7.0), 0.25)
+    expected = (YES + NO) / 2  # imputed 1/2 at p = 3/4
+    imputed = 0.25 * expected + 0.75 * HALF  # any target costs log 2 at logit 0
+    assert of_model.item() == pytest.approx(imputed + 0.25 * (YES - expected) / 0.5)
+    assert of_imputation.item() == pytest.approx(0.25 * (YES - expected) ** 2 / 0.5)
+
+
+def test_doubly_robust_moves_each_model_by_its_own_loss_only() -> None:
+    names = ("logit", "imputed", "unexposed", "unexposed_imputed")
+    leaf = {name: torch.tensor([0.3], requires_grad=True) for name in names}
+    losses = dr_losses(
+        leaf["logit"], t(1.0), t(0.5), leaf["imputed"],
+        leaf["unexposed"], leaf["unexposed_imputed"], 0.5,
+    )  # fmt: skip
+    moved = [
+        {n for n, g in zip(names, torch.autograd.grad(
+            loss, list(leaf.values()), allow_unused=True, retain_graph=True), strict=True)
+         if g is not None}
+        for loss in losses
+    ]  # fmt: skip
+    assert moved == [{"logit", "unexposed"}, {"imputed"}]
+
+
+def test_perfect_imputation_makes_propensities_irrelevant() -> None:
+    sure = t(60.0)  # imputes the click that came
+    found = [
+        dr_losses(t(ODDS_3), t(1.0), t(p), sure, t(0.0), t(0.0), 0.5)[0].item() for p in (0.1, 1.0)
+    ]
+    assert found[0] == pytest.approx(found[1]) == pytest.approx(0.5 * YES + 0.5 * HALF)
+
+
+def test_blended_target() -> None:
+    # A click that the teacher gives 1/2, a quarter its weight: 3/4 YES + 1/4 of (YES + NO) / 2.
+    loss = blended_loss(t(ODDS_3), t(1.0), t(0.5), 0.25)
+    assert loss.item() == pytest.approx(0.75 * YES + 0.25 * (YES + NO) / 2)
+
+
+def test_uncertainty() -> None:
+    # KL(3/4 || 1/2) = 3/4 log 3/2 + 1/4 log 1/2.
+    kl = 3 / 4 * log(3 / 2) + 1 / 4 * log(1 / 2)
+    assert bernoulli_kl(t(ODDS_3, ODDS_3), t(0.0, ODDS_3)).tolist() == pytest.approx([kl, 0])
+    loss = uncertain_loss(t(ODDS_3), t(0.0), t(1.0), t(2.0))
+    assert loss.item() == pytest.approx(exp(-kl) * (YES + HALF) / 2 + kl)
+    assert uncertain_loss(t(0.0), t(0.0), t(1.0), t(0.0)).item() == 0
+
+
+def test_gradient_reversal_and_domain_loss() -> None:
+    hidden = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    (3 * reverse_gradient(hidden)).sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.tolist() == [[-3.0, -3.0]]
+    judge = Discriminator(2)
+    with torch.no_grad():
+        judge.layers[2].weight.zero_()
+        judge.layers[2].bias.fill_(ODDS_3)  # says exposed with probability 3/4, whatever it sees
+    loss = judge.domain_loss(torch.zeros(5, 2), torch.zeros(1, 2))
+    assert loss.item() == pytest.approx((YES + NO) / 2)
+    assert judge.domain_loss(torch.zeros(5, 2), torch.zeros(0, 2)).item() == 0
+
+
+def test_hardest_rows_are_nearest_to_the_middle() -> None:
+    assert sorted(hardest(t(-3.0, 0.9, 1.2, 5.0, 0.0), 1.0, 0.4).tolist()) == [1, 2]
+    assert len(hardest(t(1.0, 2.0, 3.0), 0.0, 0.5)) == 2
+
+
+def test_propensity_is_logged_where_known_and_floored(world) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    data.exposures.propensity[:3] = [0.5, 0.001, 1.0]
+    rows = np.array([0, 1, 2, 3])
+    user, item = (grid.ravel().astype(np.int32) for grid in np.mgrid[:60, 30:40])
+    found = exposure_propensity(data, rows, user, item, 0.05, seed=0)
+    assert found[:3].tolist() == pytest.approx([0.5, 0.05, 1.0])
+    # Items 30-39 were never exposed, the others always: fitted near 1 on exposed rows.
+    assert 0.9 < found[3] <= 1
+
+
+def test_fitted_propensity_rises_with_popularity(world) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    # Item 1 loses most of its exposures to D_u.
+    lost = (data.exposures.item == 1) & (data.exposures.user >= 6)
+    data.exposures.split[lost] = 2
+    rows = np.flatnonzero((data.exposures.split == 0) & (data.exposures.user == 2))
+    user, item = data.exposures.user[lost], data.exposures.item[lost]
+    found = exposure_propensity(data, rows, user, item, 0.01, seed=0)
+    items = data.exposures.item[rows]
+    assert found[items == 1].max() < 0.7 < 0.9 < found[items == 2].min()
