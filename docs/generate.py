@@ -94,6 +94,8 @@ def results_page() -> str:
     parts = [MADE, "# Results\n", (ROOT / "docs" / "results-intro.md").read_text()]
     files = sorted(RESULTS.glob("run-*.json"))
     parts += [_run_section(json.loads(file.read_text()), file.name) for file in files]
+    files = sorted(RESULTS.glob("simulate-*.json"))
+    parts += [simulation_section(json.loads(file.read_text()), file.name) for file in files]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -129,6 +131,44 @@ def _cell(record: dict[str, Any] | None) -> str:
     if record["low"] is None:
         return f"{record['value']:.3f}"
     return f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
+
+
+def simulation_section(result: dict[str, Any], source: str) -> str:
+    """Return the table of a simulated A/B test: lifts in percent over the baseline's levels."""
+    lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
+    metrics = [name for name in result["metrics"] if name != "expected_ctr"]
+    rows = [
+        "| " + " | ".join([arm, *(_lift(lines[arm, m]) for m in metrics)]) + " |"
+        for arm in result["arms"]
+    ]
+    took = f"{result['seconds']:.0f} s" if result["whole"] else "resumed, time not measured"
+    return "\n".join(
+        [
+            f"\n## Simulated A/B test: {result['name']}\n",
+            f"`{result['command']}` on {result['hardware']}: {took}, peak "
+            f"{result['peak_gib']:.1f} GiB, {result['n_replications']} replications of "
+            f"{result['n_days']} days. From `benchmarks/results/{source}`. "
+            f"Lift over {result['baseline']} in % with {result['interval']:.0%} intervals over "
+            "replications; its own row holds levels. Columns: docs/guides/simulate.md.\n",
+            *[f"- {note}" for note in result["notes"]],
+            "",
+            "| " + " | ".join(["arm", *(m.replace("_", " ") for m in metrics)]) + " |",
+            "|---" * (len(metrics) + 1) + "|",
+            *rows,
+        ]
+    )
+
+
+def _lift(line: dict[str, Any]) -> str:
+    found = line["lift"]
+    if found is None:
+        value = line["level"]["value"]
+        return "–" if value is None else f"{value:.4g}"
+    if found["value"] is None:
+        return "–"
+    if found["low"] is None:
+        return f"{found['value']:+.1f}"
+    return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
 
 
 def log_page() -> str:
