@@ -167,12 +167,12 @@ def simulate(
     """Simulate an A/B test of RECIPE's methods: days of a closed loop, each arm on its own logs."""
     from prerank.recipe import load_recipe
     from prerank.simulation.show import print_result
-    from prerank.simulation.simulate import arms_of, load_result
+    from prerank.simulation.simulate import load_result, with_arms
     from prerank.simulation.simulate import simulate as run_simulation
 
     loaded = load_recipe(recipe, set_ or ())
     if dry_run:
-        arms = arms_of(loaded)
+        loaded, arms = with_arms(loaded)
         if as_json:
             _out({"recipe": loaded.to_toml(), "arms": arms})
         else:

@@ -14,7 +14,7 @@ from prerank.data.world_config import WorldConfig
 from prerank.errors import ConfigError, DataError
 from prerank.recipe import Recipe
 from prerank.simulation.shops import known_pairs, open_market
-from prerank.simulation.simulate import arms_of, load_result, simulate
+from prerank.simulation.simulate import load_result, simulate, with_arms
 
 from .small import METHODS, SIMULATE, WORLD, small_recipe
 
@@ -51,12 +51,21 @@ def test_a_further_arm_reuses_the_others(tmp_path: Path) -> None:
 )
 def test_an_unknown_arm_is_refused(tmp_path: Path, settings: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        arms_of(small_recipe(tmp_path, simulate=settings))
+        with_arms(small_recipe(tmp_path, simulate=settings))
+
+
+def test_arms_are_methods_of_the_recipe_or_known_by_name(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, simulate={"arms": ["gpl", "negative-sampling"]})
+    chosen, arms = with_arms(recipe)
+    assert arms == ("exposed-only", "gpl", "negative-sampling", "production", "oracle")
+    assert list(chosen.methods) == list(arms[:3])
+    assert chosen.methods["negative-sampling"].label == {"source": "negatives"}
+    assert with_arms(small_recipe(tmp_path))[1][:3] == tuple(METHODS)
 
 
 def test_references_keep_their_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="taken"):
-        arms_of(small_recipe(tmp_path, methods={**METHODS, "oracle": {"anchors": "history"}}))
+        with_arms(small_recipe(tmp_path, methods={**METHODS, "oracle": {"anchors": "history"}}))
 
 
 # ---- no content, no gain ---------------------------------------------------------------------

@@ -48,7 +48,9 @@ class SimulateConfig(Config):
         10, ge=1, description="Worlds, each with luck of its own; all arms live in each of them."
     )
     arms: tuple[str, ...] = Field(
-        (), description="Methods of the recipe that serve; empty: all of them."
+        (),
+        description="Methods that serve: of the recipe, or any baseline by name; empty: all of the "
+        "recipe's.",
     )
     baseline: str = Field("exposed-only", description="The arm that lifts are relative to.")
     references: bool = Field(

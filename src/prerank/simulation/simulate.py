@@ -22,7 +22,7 @@ from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
 from prerank.pipeline import Run, locked
 from prerank.progress import log, silence, track
-from prerank.recipe import Recipe
+from prerank.recipe import Recipe, all_methods, parse_recipe
 from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
 from prerank.simulation.measures import METRICS, Counts
 from prerank.simulation.page import write_page
@@ -35,32 +35,39 @@ BEFORE = "before"
 NOT_OF_AN_ARM = ("arms", "baseline", "references", "n_replications", "checkpoint_days", "interval")
 
 
-def arms_of(recipe: Recipe) -> tuple[str, ...]:
-    """Return the arms: the baseline first, then the recipe's methods, then the references.
+def with_arms(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """Return ``recipe`` with the methods that serve, and the arms: baseline first, references last.
+
+    Arms are methods of the recipe or, where it has none of the name, of `all_methods`.
 
     Raises:
-        ConfigError: an arm or the baseline is no method of the recipe.
+        ConfigError: there is no such method, or a method has the name of a reference.
     """
-    config = recipe.simulate
-    wanted = config.arms or tuple(recipe.methods)
-    if BEFORE in recipe.methods or set(REFERENCES) & set(recipe.methods):
+    config, known = recipe.simulate, {**all_methods(truth=True), **recipe.methods}
+    if {BEFORE, *REFERENCES} & set(recipe.methods):
         raise ConfigError(
             "the name of a method is taken",
             where="methods",
             must=f"none of {', '.join((BEFORE, *REFERENCES))}",
             got=", ".join(recipe.methods),
         )
+    wanted = config.arms or tuple(recipe.methods)
     for key, names in (("arms", wanted), ("baseline", (config.baseline,))):
         for name in names:
-            if name not in recipe.methods:
+            if name not in known:
                 raise ConfigError(
                     "no such method",
                     where=f"simulate.{key}",
-                    must=" or ".join(recipe.methods),
+                    must=" or ".join(known),
                     got=name,
                 )
-    ordered = dict.fromkeys([config.baseline, *wanted])
-    return (*ordered, *(REFERENCES if config.references else ()))
+    ordered = tuple(dict.fromkeys([config.baseline, *wanted]))
+    values = recipe.model_dump(mode="json", exclude={"methods", "variants"}, exclude_none=True)
+    chosen = parse_recipe(
+        {**values, "methods": {name: known[name].model_dump() for name in ordered}},
+        where="simulate.arms",
+    )
+    return chosen, (*ordered, *(REFERENCES if config.references else ()))
 
 
 def simulate(recipe: Recipe) -> Path:
@@ -72,7 +79,7 @@ def simulate(recipe: Recipe) -> Path:
     Raises:
         ConfigError: no such arm, or nobody knows who would click what.
     """
-    arms = arms_of(recipe)
+    recipe, arms = with_arms(recipe)
     run = Run(recipe)
     store = Store(recipe.folder)
     settings = _settings(recipe, arms)
