@@ -69,20 +69,48 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
+class CodeLists:
+    """A list of codes a row, such as a film's genres or a user's last searches.
+
+    Attributes:
+        offsets: (R + 1,) int64; the list of row r is ``codes[offsets[r]:offsets[r + 1]]``; an
+            empty one is missing.
+        codes: (V,) int32 of all rows end to end.
+        ordered: the order means something: oldest first.
+    """
+
+    offsets: TimeArray
+    codes: IntArray
+    ordered: bool = False
+
+    def __post_init__(self) -> None:
+        require(len(self.offsets) > 0 and self.offsets[0] == 0, "offsets must start at 0")
+        require((np.diff(self.offsets) >= 0).all(), "offsets must not fall")
+        require(int(self.offsets[-1]) == len(self.codes), "offsets must end at the last code")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, eq=False)
 class Features:
     """Side information of users or items, by column.
 
     Attributes:
         n_rows: number of users or items described.
         categorical: name -> (n_rows,) int32 code, -1 where missing.
-        categories: name -> the raw value of each code, in order.
+        categories: name -> the raw value of each code, in order; of ``lists`` too.
         numeric: name -> (n_rows,) float32, NaN where missing.
+        lists: name -> multi-valued or sequence feature of n_rows lists.
+        vectors: name -> (n_rows, D) float32 given embedding; a row of NaN is missing.
     """
 
     n_rows: int
     categorical: Mapping[str, IntArray] = field(default_factory=dict)
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     numeric: Mapping[str, FloatArray] = field(default_factory=dict)
+    lists: Mapping[str, CodeLists] = field(default_factory=dict)
+    vectors: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, codes in self.categorical.items():
@@ -93,6 +121,17 @@ class Features:
         for name, values in self.numeric.items():
             require(len(values) == self.n_rows, "wrong length", where=f"feature {name}")
             require(not np.isinf(values).any(), "infinite value", where=f"feature {name}")
+        for name, lists in self.lists.items():
+            require(len(lists) == self.n_rows, "wrong length", where=f"feature {name}")
+            top, codes = len(self.categories[name]), lists.codes
+            inside = not len(codes) or (codes.min() >= 0 and codes.max() < top)
+            require(inside, "code out of range", where=f"feature {name}", must=f"0..{top - 1}")
+        for name, vectors in self.vectors.items():
+            require(vectors.ndim == 2, "vectors must be (rows, D)", where=f"feature {name}")
+            require(len(vectors) == self.n_rows, "wrong length", where=f"feature {name}")
+            known = ~np.isnan(vectors).all(axis=1)
+            finite = np.isfinite(vectors[known]).all()
+            require(finite, "a vector holds NaN or infinity", where=f"feature {name}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,19 +236,37 @@ def _write_features(path: Path, stem: str, features: a.Features) -> None:
     columns |= {f"n:{n}": v for n, v in features.numeric.items()}
     if columns:
         _write_table(path / f"{stem}.parquet", columns)
-    names = {name: list(values) for name, values in features.categories.items()}
-    _write_json(path / f"{stem}.json", {"n_rows": features.n_rows, "categories": names})
+    tensors: dict[str, NDArray[Any]]
+    tensors = {f"v:{n}": np.ascontiguousarray(v) for n, v in features.vectors.items()}
+    for name, lists in features.lists.items():
+        tensors |= {f"o:{name}": lists.offsets, f"l:{name}": np.ascontiguousarray(lists.codes)}
+    if tensors:
+        save_file(tensors, path / f"{stem}.safetensors")
+    about = {
+        "n_rows": features.n_rows,
+        "categories": {name: list(values) for name, values in features.categories.items()},
+        "ordered": [name for name, lists in features.lists.items() if lists.ordered],
+    }
+    _write_json(path / f"{stem}.json", about)
 
 
 def _read_features(path: Path, stem: str) -> a.Features:
     about = _read_json(path / f"{stem}.json")
-    file = path / f"{stem}.parquet"
+    file, tensor_file = path / f"{stem}.parquet", path / f"{stem}.safetensors"
     columns = _read_table(file) if file.exists() else {}
+    tensors = load_file(tensor_file) if tensor_file.exists() else {}
+    ordered = about.get("ordered", ())
     return a.Features(
         n_rows=about["n_rows"],
         categorical={n[2:]: v for n, v in columns.items() if n.startswith("c:")},
         categories={n: tuple(v) for n, v in about["categories"].items()},
         numeric={n[2:]: v for n, v in columns.items() if n.startswith("n:")},
+        lists={
+            n[2:]: a.CodeLists(v, tensors[f"l:{n[2:]}"], n[2:] in ordered)
+            for n, v in sorted(tensors.items())
+            if n.startswith("o:")
+        },
+        vectors={n[2:]: v for n, v in sorted(tensors.items()) if n.startswith("v:")},
     )
 
 

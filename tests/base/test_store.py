@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,16 @@ def test_fingerprint_depends_on_all_that_decides() -> None:
         stores.fingerprint("k", {"a": 1}, 0, {"p": "y"}),
     }
     assert base not in others and len(others) == 4
+
+
+def test_lists_and_vectors_of_features_come_back(tmp_path: Path) -> None:
+    lists = a.CodeLists(np.array([0, 2, 2, 3]), np.array([1, 0, 1], np.int32), ordered=True)
+    vectors = np.array([[1, 2], [np.nan, np.nan], [3, 4]], np.float32)
+    features = a.Features(
+        3, categories={"seen": ("x", "y")}, lists={"seen": lists}, vectors={"face": vectors}
+    )
+    stores.save(tmp_path, replace(dataset(), user_features=features))
+    again = stores.load(tmp_path, a.Dataset).user_features
+    _assert_same(again.lists["seen"], lists)
+    np.testing.assert_array_equal(again.vectors["face"], vectors)
+    assert (again.categories, again.n_rows) == (features.categories, 3)

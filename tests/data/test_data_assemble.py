@@ -185,3 +185,24 @@ def test_same_seed_same_bytes_and_another_seed_another_pool() -> None:
     one, two, three = build(logs, seed=1), build(logs, seed=1), build(logs, seed=2)
     assert one.pools.item.tobytes() == two.pools.item.tobytes()
     assert one.pools.item.tobytes() != three.pools.item.tobytes()
+
+
+def test_lists_and_vectors_follow_the_vocabulary_and_missing_rows_are_empty() -> None:
+    users = pl.DataFrame(
+        {
+            "user": ["b", "z", "a"],
+            "q:seen": [["y", "x", "y"], ["w"], []],
+            "m:likes": [["q"], None, ["p", "q"]],
+        }
+    ).with_columns(pl.Series("v:face", np.float32([[1, 2], [3, 4], [np.nan, np.nan]])))
+    features = build(replace(LOGS, users=users)).user_features  # users a, b, z
+    assert features.categories == {"seen": ("w", "x", "y"), "likes": ("p", "q")}
+    seen, likes = features.lists["seen"], features.lists["likes"]
+    assert (seen.ordered, likes.ordered) == (True, False)
+    assert (seen.offsets.tolist(), seen.codes.tolist()) == ([0, 0, 3, 4], [2, 1, 2, 0])
+    assert (likes.offsets.tolist(), likes.codes.tolist()) == ([0, 2, 3, 3], [0, 1, 1])
+    assert features.vectors["face"][1:].tolist() == [[1, 2], [3, 4]]
+    assert np.isnan(features.vectors["face"][0]).all()
+    without = build(replace(LOGS, users=users.head(1))).user_features
+    assert without.lists["seen"].offsets.tolist() == [0, 0, 3]
+    assert np.isnan(without.vectors["face"][0]).all()

@@ -429,3 +429,31 @@ def test_frequent_keeps_the_most_frequent_and_breaks_ties_by_text() -> None:
         "a",
         None,
     ]
+
+
+def test_lists_sequences_and_embeddings_are_read(tmp_path: Path) -> None:
+    tables = sound_tables()
+    tags = [["x", "y", "x"], ["y"], None, [], ["z", None, ""], ["y"], ["x"]]
+    words = ["b a", " b", "", None, "c", "a b a", "b"]
+    tables["items"] = tables["items"].with_columns(
+        pl.Series("tags", tags), pl.Series("words", words)
+    )
+    chosen = {"multi_valued": ("tags",), "sequence": ("words",), "embedding": ("vector",)}
+    items = {**chosen, "separator": " ", "max_categories": 2}
+    features = read(write(tmp_path, tables), items=items).catalog.features
+    # The two most frequent stay: y (3), x (2 lists, 3 times); b (4), a (3). Repeats of a set go.
+    assert features.categories == {"tags": ("x", "y"), "words": ("a", "b")}
+    found = {
+        name: [part.tolist() for part in np.split(lists.codes, lists.offsets[1:-1])]
+        for name, lists in features.lists.items()
+    }
+    assert found["tags"] == [[0, 1], [1], [], [], [], [1], [0]]
+    assert found["words"] == [[1, 0], [1], [], [], [], [0, 1, 0], [1]]
+    assert features.vectors["vector"].tolist() == [[float(n), 1.0] for n in range(7)]
+
+
+def test_a_list_column_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="column `price` has the wrong type"):
+        read(write(tmp_path, sound_tables()), items={"multi_valued": ("price",)})
+    with pytest.raises(DataError, match=r"column `tags` is missing"):
+        read(tmp_path, items={"sequence": ("tags",)})

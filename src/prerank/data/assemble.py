@@ -19,6 +19,7 @@ from prerank.artifacts import (
     ByteArray,
     Candidates,
     Catalog,
+    CodeLists,
     Cuts,
     Dataset,
     Exposures,
@@ -44,7 +45,7 @@ from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.seeds import rng
 from prerank.vocabulary import Vocabulary
 
-CATEGORICAL, NUMERIC = "c:", "n:"
+CATEGORICAL, NUMERIC, MULTI_VALUED, SEQUENCE, VECTOR = "c:", "n:", "m:", "q:", "v:"
 NO_INTERACTIONS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
 
@@ -55,8 +56,9 @@ class Logs:
     Attributes:
         name: name of the data set.
         time_unit: unit of every ``time`` column; ``none``: the columns are absent.
-        items: ``item``, ``title``, ``text``, features as ``c:name`` (text) and ``n:name``
-            (numbers).
+        items: ``item``, ``title``, ``text``, features as ``c:name`` (text), ``n:name``
+            (numbers), ``m:name`` and ``q:name`` (lists of text: multi-valued, sequence) and
+            ``v:name`` (arrays of numbers).
         exposures: ``user``, ``item`` and, where known, ``request``, ``time``, ``click`` (1, 0,
             null), ``position``, ``propensity``, ``split`` (0, 1, 2: then taken as it is).
         users: ``user`` and features; users without a row have no features.
@@ -338,22 +340,42 @@ def _order(ids: pl.Series, vocabulary: Vocabulary) -> NDArray[np.int64]:
 
 
 def _features(frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary) -> Features:
-    """Return the ``c:`` and ``n:`` columns of a frame in the order of the vocabulary."""
+    """Return the feature columns of a frame in the order of the vocabulary."""
     n = len(vocabulary)
     if frame is None:
         return Features(n_rows=n)
     row = _order(frame[key], vocabulary)
     missing = row < 0
-    categorical, categories, numeric = {}, {}, {}
+    categorical, categories, numeric, lists, vectors = {}, {}, {}, {}, {}
     for name in frame.columns:
-        short = name.removeprefix(CATEGORICAL).removeprefix(NUMERIC)
-        if name.startswith(CATEGORICAL):
+        kind, short = name[:2], name[2:]
+        if kind == CATEGORICAL:
             values = frame[name].cast(pl.String)
             distinct = values.drop_nulls().unique().sort()
             codes = values.cast(pl.Enum(distinct)).to_physical().cast(pl.Int32).fill_null(-1)
             categorical[short] = np.where(missing, -1, codes.to_numpy()[row]).astype(np.int32)
             categories[short] = tuple(distinct.to_list())
-        elif name.startswith(NUMERIC):
+        elif kind == NUMERIC:
             numbers = frame[name].cast(pl.Float32).fill_null(np.nan).to_numpy()
             numeric[short] = np.where(missing, np.nan, numbers[row]).astype(np.float32)
-    return Features(n_rows=n, categorical=categorical, categories=categories, numeric=numeric)
+        elif kind in (MULTI_VALUED, SEQUENCE):
+            lists[short], categories[short] = _code_lists(frame[name], row, kind == SEQUENCE)
+        elif kind == VECTOR:
+            given = frame[name].to_numpy()
+            vectors[short] = np.where(missing[:, None], np.float32(np.nan), given[row])
+    return Features(n, categorical, categories, numeric, lists, vectors)
+
+
+def _code_lists(
+    values: pl.Series, row: NDArray[np.int64], ordered: bool
+) -> tuple[CodeLists, tuple[str, ...]]:
+    """Return lists of text as codes, the lists in the order of ``row`` (-1: empty)."""
+    length = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+    flat = values.filter(values.list.len() > 0).explode()
+    distinct = flat.unique().sort()
+    codes = flat.cast(pl.Enum(distinct)).to_physical().cast(pl.Int32).to_numpy()
+    start = np.cumsum(length) - length
+    size = np.where(row < 0, 0, length[row])
+    offsets = np.concatenate([[0], np.cumsum(size)])
+    place = np.arange(offsets[-1]) + np.repeat(start[row] - offsets[:-1], size)
+    return CodeLists(offsets, codes[place].astype(np.int32), ordered), tuple(distinct.to_list())

@@ -93,8 +93,20 @@ class FeatureTableConfig(TableConfig):
 
     categorical: tuple[str, ...] = Field((), description="Columns read as categories.")
     numeric: tuple[str, ...] = Field((), description="Columns read as numbers.")
+    multi_valued: tuple[str, ...] = Field(
+        (), description="Columns of several categories a row: lists, or text cut at `separator`."
+    )
+    sequence: tuple[str, ...] = Field(
+        (), description="Columns like `multi_valued` whose order counts, oldest first."
+    )
+    separator: str = Field("|", min_length=1, description="Cuts text into several values.")
+    embedding: tuple[str, ...] = Field(
+        (), description="Columns of numbers of one length a row (Parquet)."
+    )
     max_categories: int = Field(
-        10_000, ge=1, description="Keep the most frequent values of a category; the rest: missing."
+        10_000,
+        ge=1,
+        description="Keep the most frequent values of a category or list; the rest: missing.",
     )
 
 

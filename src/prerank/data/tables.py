@@ -254,6 +254,43 @@ def as_vectors(values: pl.Series, file: Path) -> FloatArray:
     return vectors
 
 
+def as_lists(values: pl.Series, file: Path, separator: str) -> pl.Series:
+    """Read several values a row: lists, or text cut at ``separator``. Returns lists of text.
+
+    Empty and null values are dropped; a row without any is an empty list.
+    """
+    if isinstance(values.dtype, pl.List | pl.Array):
+        inner = values.dtype.inner
+        if inner is None or inner.is_nested() or inner.is_float():
+            raise wrong_type(values, file, "lists of text or integers")
+        lists = values.cast(pl.List(inner)).cast(pl.List(pl.String))
+    elif values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum):
+        lists = values.cast(pl.String).str.split(separator)
+    else:
+        raise wrong_type(values, file, f"lists, or text with `{separator}` between values")
+    frame = lists.alias("v").to_frame()
+    element = pl.element().str.strip_chars()
+    kept = pl.col("v").list.eval(element.filter(element.is_not_null() & (element != "")))
+    return frame.select(kept.fill_null([]))["v"].alias(values.name)
+
+
+def frequent_lists(values: pl.Series, *, max_values: int, unique: bool) -> pl.Series:
+    """Drop rare values from lists of text, and repeats if ``unique``; order is kept.
+
+    Args:
+        values: a list of text a row, none of them null.
+        max_values: keep the most frequent values (ties: smaller text first).
+        unique: a value stands in a list once.
+    """
+    every = values.explode(empty_as_null=True).drop_nulls().alias("v")
+    counted = every.value_counts(name="n").sort(["n", "v"], descending=[True, False])
+    kept = counted["v"].head(max_values)
+    element = pl.element().filter(pl.element().is_in(kept.implode()))
+    element = element.unique(maintain_order=True) if unique else element
+    frame = values.alias("v").to_frame()
+    return frame.select(pl.col("v").list.eval(element))["v"].alias(values.name)
+
+
 def no_repeats(ids: pl.Series, file: Path, what: str) -> None:
     """Raise DataError at the first id that stands there a second time."""
     complain(

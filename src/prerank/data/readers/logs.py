@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from prerank.artifacts import FloatArray
-from prerank.data.assemble import Logs
+from prerank.data.assemble import MULTI_VALUED, SEQUENCE, VECTOR, Logs
 from prerank.data.config import (
     FeatureTableConfig,
     ItemTableConfig,
@@ -25,6 +25,7 @@ from prerank.data.split import moment_ms
 from prerank.data.tables import (
     as_click,
     as_ids,
+    as_lists,
     as_numbers,
     as_probability,
     as_share,
@@ -33,6 +34,7 @@ from prerank.data.tables import (
     as_whole,
     complain,
     frequent,
+    frequent_lists,
     inferred_unit,
     no_repeats,
     read_frame,
@@ -326,10 +328,19 @@ def _feature_columns(
     for name in config.categorical:
         values = _must_have(raw, file, name)
         if values.dtype.is_nested():
-            raise wrong_type(values, file, "one value a row", "join the list into text columns")
+            raise wrong_type(values, file, "one value a row", "name it in `multi_valued` instead")
         columns[f"c:{name}"] = values.cast(pl.String)
     for name in config.numeric:
         columns[f"n:{name}"] = as_numbers(_must_have(raw, file, name), file)
+    for prefix, names in ((MULTI_VALUED, config.multi_valued), (SEQUENCE, config.sequence)):
+        for name in names:
+            values = _must_have(raw, file, name)
+            columns[f"{prefix}{name}"] = as_lists(values, file, config.separator)
+    for name in config.embedding:
+        vectors = as_vectors(_must_have(raw, file, name), file)
+        columns[f"{VECTOR}{name}"] = pl.Series(
+            vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])
+        )
     return columns
 
 
@@ -345,5 +356,11 @@ def _must_have(raw: pl.DataFrame, file: Path, name: str) -> pl.Series:
 
 
 def _frequent_only(frame: pl.DataFrame, config: FeatureTableConfig) -> pl.DataFrame:
-    names = [f"c:{name}" for name in config.categorical]
-    return frame.with_columns(frequent(frame[n], max_values=config.max_categories) for n in names)
+    names, most = [f"c:{name}" for name in config.categorical], config.max_categories
+    single = [frequent(frame[name], max_values=most) for name in names]
+    several = [
+        frequent_lists(frame[f"{prefix}{name}"], max_values=most, unique=prefix == MULTI_VALUED)
+        for prefix, of in ((MULTI_VALUED, config.multi_valued), (SEQUENCE, config.sequence))
+        for name in of
+    ]
+    return frame.with_columns(single + several)
