@@ -19,7 +19,7 @@ def test_feature_table_by_hand() -> None:
         categories={"a": ("x",), "b": ("y", "z")},
         numeric={"n": np.array([1, 3, NAN], "f4")},
     )
-    table = FeatureTable.of(features, TrainConfig())
+    table = FeatureTable.of(features, TrainConfig(), np.ones(features.n_rows, bool))
     # a has codes 0 (missing) and 1; b has 2 (missing), 3 and 4. The last row is the unknown.
     assert table.codes.tolist() == [[1, 4], [1, 2], [0, 3], [0, 2]]
     assert table.n_codes == 5
@@ -29,7 +29,9 @@ def test_feature_table_by_hand() -> None:
 
 def test_constant_and_empty_columns_stay_finite() -> None:
     features = Features(2, {}, {}, {"c": np.array([5, 5], "f4"), "e": np.array([NAN, NAN], "f4")})
-    assert FeatureTable.of(features, TrainConfig()).numeric.tolist() == [
+    assert FeatureTable.of(
+        features, TrainConfig(), np.ones(features.n_rows, bool)
+    ).numeric.tolist() == [
         [0, 0, 0, 1],
         [0, 0, 0, 1],
         [0, 0, 1, 1],

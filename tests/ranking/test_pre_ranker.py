@@ -5,19 +5,37 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError, DataError
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.train import train
+from ranking.worlds import make_config, make_content, make_world, rich_world
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.fixture(params=["order", "none"])
-def case(request, world, content, small):  # type: ignore[no-untyped-def]
-    data = world(request.param)
-    return data, content, train(data, content, None, small, seed=0)
+MODELS = ("two-tower", "three-tower", "int-tower", "cold")
+CASES = [("order", "two-tower", {}), *(("none", model, {}) for model in MODELS)]
+RICH = {"sequence_pooling": "attention", "numeric": "buckets"}
+CASES += [("rich", model, {}) for model in MODELS]
+CASES += [("rich", model, RICH) for model in MODELS]
+CASES += [("rich", "two-tower", {"similarity": "cosine"})]
+
+
+@pytest.fixture(
+    scope="module",
+    params=CASES,
+    ids=lambda case: "-".join(map(str, (*case[:2], *case[2].values()))),
+)
+def case(request):  # type: ignore[no-untyped-def]
+    """A trained pre-ranker of each kind, over bare and over rich features."""
+    unit, model, more = request.param
+    data = rich_world() if unit == "rich" else make_world(unit)
+    content = make_content()
+    config = make_config().model_copy(update={"model": model, **more})
+    return data, content, train(data, content, None, config, seed=0)
 
 
 def test_order_and_company_of_candidates_do_not_matter(case) -> None:  # type: ignore[no-untyped-def]
@@ -50,7 +68,6 @@ def test_training_forward_equals_scoring(case) -> None:  # type: ignore[no-untyp
     rows = data.exposures
     user, item, time = rows.user[:70], rows.item[:70], rows.time[:70]
     ends, left_out = ranker.context.history_ends(user, time), ranker.context.left_out(user, item)
-    torch = pytest.importorskip("torch")
     ragged = ranker._histories.ragged(
         *(torch.from_numpy(v) for v in (user.astype(np.int64), ends, left_out))
     )
@@ -63,7 +80,8 @@ def test_training_forward_equals_scoring(case) -> None:  # type: ignore[no-untyp
 def test_parts_give_the_logit(case) -> None:  # type: ignore[no-untyped-def]
     _, _, ranker = case
     users, items = ranker.user_parts([3, -1]), ranker.item_parts()
-    logits = ranker.model.combine(users, items).detach().numpy()
+    with torch.inference_mode():
+        logits = ranker.model.combine(users, items).numpy()
     assert logits.shape == (2, 41)
     # Items 30-39 stand in no history, so nothing is left out of it.
     fresh = np.arange(30, 40) + np.zeros((2, 1), int)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from prerank.config import Config
 
+ModelName = Literal["two-tower", "three-tower", "int-tower", "cold", "din"]
 ObjectiveName = Literal[
     "pointwise",
     "in-batch",
@@ -25,10 +26,11 @@ ObjectiveName = Literal[
 class TrainConfig(Config):
     """How the pre-ranker is built and trained: ``L_al(D_e) + pseudo_weight * L_pl(D_u)``."""
 
-    model: Literal["two-tower", "din"] = Field(
+    model: ModelName = Field(
         "two-tower",
-        description="architecture of the pre-ranker; `din` is a ranker with target attention, the "
-        "teacher of the baselines and too heavy to serve here",
+        description="architecture of the pre-ranker: `two-tower`, `three-tower` (with a tiny "
+        "cross tower), `int-tower` (early interaction), `cold` (one small MLP over all fields); "
+        "`din` is a ranker with target attention, the teacher of the baselines, too heavy to serve",
     )
     objective: ObjectiveName = Field(
         "pointwise",
@@ -57,6 +59,17 @@ class TrainConfig(Config):
         "dot", description="two-tower: how a user and an item vector meet"
     )
     temperature: float = Field(0.1, gt=0, description="two-tower: what a cosine is divided by")
+    n_heads: int = Field(4, ge=1, description="int-tower: subspaces in which layers meet an item")
+    cross_hidden: int = Field(16, ge=1, description="three-tower: width of the cross tower")
+    top_features: int = Field(
+        0,
+        ge=0,
+        description="cold: keep so many of the most important fields, found by a first training "
+        "with all of them; 0: keep all",
+    )
+    kept_features: tuple[str, ...] = Field(
+        (), description="cold: the fields to read, such as `user:user id`; empty: all"
+    )
     embedding_dim: int = Field(32, ge=1, description="size of id embeddings and of both vectors")
     hidden: tuple[int, ...] = Field((64,), description="hidden layer sizes of each tower")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on hidden layers while training")
@@ -82,6 +95,17 @@ class TrainConfig(Config):
     pseudo_weight: float = Field(1.0, ge=0, description="lambda, the weight of L_pl")
     unexposed_ratio: float = Field(
         1.0, gt=0, description="pseudo-labeled rows for each exposed row in a step"
+    )
+    numeric: Literal["normalised", "buckets"] = Field(
+        "normalised",
+        description="how numbers are read: standardised, or as categories cut at train quantiles",
+    )
+    n_buckets: int = Field(16, ge=2, description="buckets of a number")
+    max_values: int = Field(
+        10, ge=1, description="values read of a multi-valued feature, latest ones of a sequence"
+    )
+    sequence_pooling: Literal["mean", "attention"] = Field(
+        "mean", description="how the history and sequence features become one vector"
     )
     max_history: int = Field(50, ge=1, description="interactions read of a user's history")
     use_user_id: bool = Field(True, description="give the user tower an embedding of the user id")

@@ -11,9 +11,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prerank.artifacts import (
+    TRAIN,
     Dataset,
     FloatArray,
     IntArray,
@@ -64,8 +66,12 @@ class ScoringContext:
         nothing = Interactions(empty, empty, np.zeros(0, np.int64))
         return cls(
             time_unit=dataset.time_unit,
-            users=FeatureTable.of(dataset.user_features, config),
-            items=FeatureTable.of(dataset.catalog.features, config),
+            users=FeatureTable.of(
+                dataset.user_features, config, _seen(dataset, "user", len(dataset.users))
+            ),
+            items=FeatureTable.of(
+                dataset.catalog.features, config, _seen(dataset, "item", n_items)
+            ),
             content=np.concatenate([vectors, unknown]),
             interactions=dataset.interactions if config.use_history else nothing,
         )
@@ -102,6 +108,14 @@ class ScoringContext:
             return np.full(len(item), -1, dtype=np.int32)
         inside = contains(self._pairs, pair_keys(user, item)) & (item >= 0)
         return np.where(inside, item, np.int32(-1)).astype(np.int32)
+
+
+def _seen(dataset: Dataset, column: str, size: int) -> NDArray[np.bool_]:
+    """Return (size,) bool: who or what stands in a training exposure."""
+    table = dataset.exposures
+    seen = np.zeros(size, dtype=np.bool_)
+    seen[getattr(table, column)[table.split == TRAIN]] = True
+    return seen
 
 
 class Histories:

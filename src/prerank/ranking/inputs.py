@@ -11,11 +11,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prerank.artifacts import FloatArray
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
-from prerank.ranking.features import FeatureTable
-from prerank.ranking.pooling import ragged_mean
+from prerank.ranking.features import FeatureTable, ListTable
+from prerank.ranking.pooling import ragged_mean, ragged_rows, ragged_softmax, ragged_sum
 
 CATEGORY_DIM = 16
 ID_SCALE = 0.01  # standard deviation of new id embeddings: an item never shown adds almost nothing
@@ -30,27 +31,36 @@ class FeatureFields(nn.Module):
     Args:
         table: the features.
         rows_R: (R,) training rows of each user or item.
+        config: how sequences are pooled.
     """
 
     codes: Tensor
     numeric: Tensor
 
-    def __init__(self, table: FeatureTable, rows_R: Tensor) -> None:
+    def __init__(self, table: FeatureTable, rows_R: Tensor, config: TrainConfig) -> None:
         super().__init__()
         self.register_buffer("codes", torch.from_numpy(table.codes), persistent=False)
         self.register_buffer("numeric", torch.from_numpy(table.numeric), persistent=False)
         self.embedding = nn.Embedding(max(table.n_codes, 1), CATEGORY_DIM)
         nn.init.normal_(self.embedding.weight, std=0.1)
-        self._forget_unseen(rows_R)
+        self._forget_unseen(table, rows_R)
         self.widths: Widths = dict.fromkeys(table.names, CATEGORY_DIM)
         if table.numeric.shape[1]:
             self.widths["numbers"] = table.numeric.shape[1]
+        attend = config.sequence_pooling == "attention"
+        self.lists = nn.ModuleList(
+            ListField(lists, attention=attend and lists.ordered) for lists in table.lists
+        )
+        self.widths |= {lists.name: CATEGORY_DIM for lists in table.lists}
+        self.vectors = nn.ModuleList(VectorField(given) for _, given in table.vectors)
+        self.widths |= {name: CATEGORY_DIM for name, _ in table.vectors}
 
-    def _forget_unseen(self, rows_R: Tensor) -> None:
+    def _forget_unseen(self, table: FeatureTable, rows_R: Tensor) -> None:
         """Zero what no training row will ever move: an unseen value says nothing."""
-        codes_RF = self.codes[:-1].long()
+        shown_R = rows_R.cpu().numpy() > 0
         seen = torch.zeros(len(self.embedding.weight), dtype=torch.bool)
-        seen[codes_RF[rows_R > 0].flatten()] = True
+        for codes in (table.codes, *(lists.codes for lists in table.lists)):
+            seen[torch.from_numpy(codes[:-1][shown_R].ravel()).long()] = True
         with torch.no_grad():
             self.embedding.weight[~seen] = 0
 
@@ -60,7 +70,58 @@ class FeatureFields(nn.Module):
         fields = list(embedded_BFD.unbind(1))
         if self.numeric.shape[1]:
             fields.append(self.numeric.index_select(0, index_B))
-        return fields
+        fields += [lists(index_B, self.embedding) for lists in self.lists]
+        return fields + [vectors(index_B) for vectors in self.vectors]
+
+
+class ListField(nn.Module):
+    """Pools the embeddings of a list: their mean, or attention to what and how late.
+
+    Attention starts as the mean.
+    """
+
+    codes: Tensor
+    inside: Tensor
+
+    def __init__(self, table: ListTable, *, attention: bool) -> None:
+        super().__init__()
+        codes_RM = torch.from_numpy(table.codes)
+        inside_RM = codes_RM != table.missing
+        inside_RM[:, 0] |= ~inside_RM.any(1)  # an empty list reads the embedding of `missing`
+        self.register_buffer("codes", codes_RM, persistent=False)
+        self.register_buffer("inside", inside_RM, persistent=False)
+        width = codes_RM.shape[1]
+        self.query = nn.Parameter(torch.zeros(CATEGORY_DIM)) if attention else None
+        self.recency = nn.Parameter(torch.zeros(width)) if attention else None
+
+    def forward(self, index_B: Tensor, embedding: nn.Embedding) -> Tensor:
+        """Return (B, D)."""
+        value_BMD = embedding(self.codes.index_select(0, index_B))
+        inside_BM = self.inside.index_select(0, index_B)
+        if self.query is None or self.recency is None:
+            weight_BM = inside_BM / inside_BM.sum(1, keepdim=True)
+        else:
+            from_end_BM = inside_BM.sum(1, keepdim=True) - inside_BM.cumsum(1)
+            score_BM = value_BMD @ self.query + self.recency[from_end_BM]
+            weight_BM = score_BM.masked_fill(~inside_BM, -torch.inf).softmax(1)
+        pooled_BD: Tensor = (weight_BM[:, None] @ value_BMD).squeeze(1)
+        return pooled_BD
+
+
+class VectorField(nn.Module):
+    """Projects a given embedding and its missing flag."""
+
+    given: Tensor
+
+    def __init__(self, given: FloatArray) -> None:
+        super().__init__()
+        self.register_buffer("given", torch.from_numpy(given), persistent=False)
+        self.project = nn.Linear(given.shape[1], CATEGORY_DIM)
+
+    def forward(self, index_B: Tensor) -> Tensor:
+        """Return (B, D)."""
+        projected: Tensor = self.project(self.given.index_select(0, index_B))
+        return projected
 
 
 class Ids(nn.Module):
@@ -90,9 +151,56 @@ class Ids(nn.Module):
             row_B = row_B.masked_fill(drop_B, self.unknown)
         return self.embedding(row_B), row_B
 
+    def rows(self, item_T: Tensor) -> Tensor:
+        """Return (T, D): the embeddings of history items."""
+        rows_TD: Tensor = self.embedding(self.own.index_select(0, item_T))
+        return rows_TD
+
     def mean(self, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         """Return (B, D): the mean embedding of ragged histories."""
         return ragged_mean(self.embedding.weight, self.own.index_select(0, item_T), offsets_B1)
+
+
+class HistoryAttention(nn.Module):
+    """Weighs the items of a history by what they are and how late they came.
+
+    One learned query for all users, so that it is computed once a request; it starts as the mean.
+    Histories that are sets know no late and early.
+    """
+
+    def __init__(
+        self, id_dim: int, content_dim: int, config: TrainConfig, context: ScoringContext
+    ) -> None:
+        super().__init__()
+        self.id_query = nn.Parameter(torch.zeros(id_dim)) if id_dim else None
+        self.content_query = nn.Parameter(torch.zeros(content_dim)) if content_dim else None
+        is_set = context.time_unit == "none"
+        self.recency = None if is_set else nn.Parameter(torch.zeros(config.max_history))
+
+    def forward(
+        self, id_TD: Tensor | None, content_TE: Tensor | None, offsets_B1: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the weighted means (B, D) and (B, E); None for what is not read."""
+        given = [
+            (rows, query)
+            for rows, query in ((id_TD, self.id_query), (content_TE, self.content_query))
+            if rows is not None and query is not None
+        ]
+        if not given:
+            return None, None
+        n_items = len(given[0][0])
+        row_T = ragged_rows(offsets_B1, n_items)
+        score_T = torch.stack([rows @ query for rows, query in given]).sum(0)
+        if self.recency is not None:
+            position_T = torch.arange(n_items, device=row_T.device)
+            from_end_T = offsets_B1[1:].index_select(0, row_T) - 1 - position_T
+            score_T = score_T + self.recency.index_select(0, from_end_T)
+        weight_T1 = ragged_softmax(score_T, row_T, len(offsets_B1) - 1)[:, None]
+        means = [
+            None if rows is None else ragged_sum(weight_T1 * rows, row_T, len(offsets_B1) - 1)
+            for rows in (id_TD, content_TE)
+        ]
+        return means[0], means[1]
 
 
 class Inputs(nn.Module):
@@ -125,8 +233,8 @@ class Inputs(nn.Module):
         # Unit rows have coordinates of about 1 / sqrt(E); bring them to about 1.
         content = torch.from_numpy(context.content) * math.sqrt(max(content_dim, 1))
         self.register_buffer("content", content, persistent=False)
-        self.user_features = FeatureFields(context.users, user_rows_U)
-        self.item_features = FeatureFields(context.items, item_rows_I)
+        self.user_features = FeatureFields(context.users, user_rows_U, config)
+        self.item_features = FeatureFields(context.items, item_rows_I, config)
         self.user_id = Ids(user_rows_U, config) if config.use_user_id else None
         self.item_id = Ids(item_rows_I, config) if config.use_item_id else None
         self.item_bias = nn.Parameter(torch.zeros(len(context.items) + 1))
@@ -135,6 +243,10 @@ class Inputs(nn.Module):
         reads_content = bool(content_dim) and config.use_history
         self.history_content = nn.Linear(content_dim, dim) if reads_content else None
         self.history_id = config.use_history and config.use_item_id
+        self.attention = None
+        if config.sequence_pooling == "attention" and config.use_history:
+            id_dim = dim if self.history_id else 0
+            self.attention = HistoryAttention(id_dim, content_dim, config, context)
         learned = {
             "user id": self.user_id is not None,
             "history ids": self.history_id,
@@ -159,11 +271,7 @@ class Inputs(nn.Module):
             item_T: (T,) int32 items of all histories end to end.
             offsets_B1: (B + 1,) int32 borders of the histories.
         """
-        id_mean_BD = content_mean_BE = None
-        if self.history_id and self.item_id is not None:
-            id_mean_BD = self.item_id.mean(item_T, offsets_B1)
-        if self.history_content is not None:
-            content_mean_BE = ragged_mean(self.content, item_T, offsets_B1)
+        id_mean_BD, content_mean_BE = self._history(item_T, offsets_B1)
         fields: list[Tensor] = self.user_features(user_B)
         if self.user_id is not None:
             fields.append(self.user_id(user_B)[0])
@@ -173,6 +281,21 @@ class Inputs(nn.Module):
             # The mean of projections is the projection of the mean: project once a row.
             fields.append(self.history_content(content_mean_BE))
         return fields
+
+    def _history(self, item_T: Tensor, offsets_B1: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the (B, D) mean id embedding and the (B, E) mean content of the histories."""
+        id_mean_BD = content_mean_BE = None
+        if self.attention is not None:
+            id_TD = self.item_id.rows(item_T) if self.history_id and self.item_id else None
+            content_TE = self.content.index_select(0, item_T) if self.history_content else None
+            means: tuple[Tensor | None, Tensor | None]
+            means = self.attention(id_TD, content_TE, offsets_B1)
+            return means
+        if self.history_id and self.item_id is not None:
+            id_mean_BD = self.item_id.mean(item_T, offsets_B1)
+        if self.history_content is not None:
+            content_mean_BE = ragged_mean(self.content, item_T, offsets_B1)
+        return id_mean_BD, content_mean_BE
 
     def item(self, item_B: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the item's fields, each (B, width), and its bias (B,); I = unknown."""

@@ -80,6 +80,13 @@ class PreRankerModel(nn.Module, ABC):
         return self.outputs(user_B, item_B, item_T, offsets_B1)[0]
 
 
+def batched(item_parts: Parts) -> Parts:
+    """Return item parts with a batch dimension: (1, C, ...) where all requests share them."""
+    if item_parts[-1].dim() > 1:
+        return item_parts
+    return tuple(part[None] for part in item_parts)
+
+
 def build_model(
     config: TrainConfig,
     context: ScoringContext,
@@ -96,12 +103,24 @@ def build_model(
         click_rate: in (0, 1), where the bias starts.
 
     Raises:
-        ConfigError: a tower has nothing to read.
+        ConfigError: a tower has nothing to read, or a field to keep is not there.
     """
+    from prerank.ranking.cold import Cold
+    from prerank.ranking.cross import CrossFields
     from prerank.ranking.din import TargetAttention
+    from prerank.ranking.int_tower import IntTower
+    from prerank.ranking.three_tower import ThreeTower
     from prerank.ranking.two_tower import TwoTower
 
     inputs = Inputs(config, context, user_rows_U, item_rows_I, click_rate)
-    if config.model == "din":
-        return TargetAttention(config, inputs)
-    return TwoTower(config, inputs)
+    match config.model:
+        case "two-tower":
+            return TwoTower(config, inputs)
+        case "three-tower":
+            return ThreeTower(config, inputs, CrossFields(context))
+        case "int-tower":
+            return IntTower(config, inputs)
+        case "cold":
+            return Cold(config, inputs, CrossFields(context))
+        case "din":
+            return TargetAttention(config, inputs)

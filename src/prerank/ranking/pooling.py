@@ -38,6 +38,33 @@ class _RaggedSum(torch.autograd.Function):
         return _bag_sum(grads[0].contiguous(), row_T, by_item), None, None
 
 
+def ragged_rows(offsets_B1: Tensor, n_items: int) -> Tensor:
+    """Return (T,) int64: the history that each item stands in.
+
+    Args:
+        offsets_B1: (B + 1,) borders of the histories.
+        n_items: T, the last of them.
+    """
+    starts_T1 = offsets_B1.new_zeros(n_items + 1, dtype=torch.int64)
+    ends_B = offsets_B1[1:].long()
+    return starts_T1.scatter_add(0, ends_B, torch.ones_like(ends_B)).cumsum(0)[:-1]
+
+
+def ragged_sum(values_TD: Tensor, row_T: Tensor, n_rows: int) -> Tensor:
+    """Return (n_rows, D): the sum of the values of each history."""
+    total_BD = values_TD.new_zeros(n_rows, values_TD.shape[1])
+    return total_BD.scatter_add(0, row_T[:, None].expand_as(values_TD), values_TD)
+
+
+def ragged_softmax(score_T: Tensor, row_T: Tensor, n_rows: int) -> Tensor:
+    """Return (T,): softmax of the scores within each history."""
+    most_B = score_T.new_full((n_rows,), -torch.inf)
+    most_B = most_B.scatter_reduce(0, row_T, score_T.detach(), "amax")
+    raised_T = (score_T - most_B.index_select(0, row_T)).exp()
+    total_B = raised_T.new_zeros(n_rows).scatter_add(0, row_T, raised_T)
+    return raised_T / total_B.index_select(0, row_T)
+
+
 def ragged_mean(table_ID: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
     """Return (B, D): the mean of ``table_ID`` rows over each history; zeros for an empty one.
 
@@ -46,8 +73,12 @@ def ragged_mean(table_ID: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         item_T: (T,) int32, the items of all histories end to end.
         offsets_B1: (B + 1,) int32; history b is ``item_T[offsets_B1[b]:offsets_B1[b + 1]]``.
     """
-    if table_ID.requires_grad and torch.is_grad_enabled():
-        sum_BD: Tensor = _RaggedSum.apply(table_ID, item_T, offsets_B1)  # type: ignore[no-untyped-call]
+    if torch.compiler.is_exporting():
+        # ONNX has no bags; gathering and adding rows up is the same sum.
+        row_T = ragged_rows(offsets_B1, len(item_T))
+        sum_BD = ragged_sum(table_ID.index_select(0, item_T), row_T, len(offsets_B1) - 1)
+    elif table_ID.requires_grad and torch.is_grad_enabled():
+        sum_BD = _RaggedSum.apply(table_ID, item_T, offsets_B1)  # type: ignore[no-untyped-call]
     else:
         sum_BD = _bag_sum(table_ID.detach(), item_T, offsets_B1)
     return sum_BD / offsets_B1.diff().clamp_min(1)[:, None]

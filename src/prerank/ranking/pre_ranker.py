@@ -42,8 +42,14 @@ def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
     """Return what a pre-ranker needs of its inputs: sizes, features, kind of time."""
 
     def features(table: Features) -> dict[str, Any]:
-        sizes = {name: len(table.categories[name]) for name in sorted(table.categorical)}
-        return {"n_rows": table.n_rows, "categorical": sizes, "numeric": sorted(table.numeric)}
+        size = {name: len(values) for name, values in table.categories.items()}
+        return {
+            "n_rows": table.n_rows,
+            "categorical": {name: size[name] for name in sorted(table.categorical)},
+            "numeric": sorted(table.numeric),
+            "lists": {name: size[name] for name in sorted(table.lists)},
+            "vectors": {name: table.vectors[name].shape[1] for name in sorted(table.vectors)},
+        }
 
     return {
         "users": features(dataset.user_features),
