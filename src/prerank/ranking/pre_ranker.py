@@ -70,6 +70,7 @@ class PreRanker:
         config: the settings it was made with.
         schema: see `schema_of`.
         history: one record an epoch: losses, validation, speed.
+        importance: field -> mean gate in (0, 1), of a model that weighs its fields; else empty.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class PreRanker:
         config: TrainConfig,
         schema: Mapping[str, Any],
         history: Sequence[Mapping[str, Any]] = (),
+        importance: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model.eval()
         self.context = context
         self.config = config
         self.schema = schema
         self.history = tuple(history)
+        self.importance = dict(importance or {})
         self.device = model.inputs.content.device
         self._histories = Histories(context, config.max_history, self.device)
         self._items: Parts | None = None
@@ -233,6 +236,7 @@ class PreRanker:
             "config": self.config.model_dump(mode="json"),
             "schema": self.schema,
             "history": list(self.history),
+            "importance": self.importance,
         }
         (path / ABOUT).write_text(json.dumps(about, indent=1))
 
@@ -267,7 +271,9 @@ class PreRanker:
         rows = (torch.zeros(len(dataset.users)), torch.zeros(len(dataset.items)))
         model = build_model(config, context, *rows, click_rate=0.5)
         model.load_state_dict(weights)
-        return cls(model.to(resolve_device(device)), context, config, schema, about["history"])
+        model.to(resolve_device(device))
+        more = about["history"], about.get("importance", {})
+        return cls(model, context, config, schema, *more)
 
 
 def _state_blocks(

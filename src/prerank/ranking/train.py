@@ -10,7 +10,7 @@ Same seed, same bytes, given the same machine, torch and number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from prerank import seeds
 from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels, require
 from prerank.devices import resolve_device
 from prerank.progress import log, track
+from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.model import build_model
@@ -30,6 +31,8 @@ from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
 from prerank.ranking.validation import quality, selection, validation_rows
+
+GATE_ROWS = 50_000  # exposed rows over which the importance of a field is averaged
 
 
 def train(
@@ -58,8 +61,18 @@ def train(
         DataError: no exposed training row with a known click, or inputs that do not fit.
         ConfigError: unknown device or validation pool, or an objective that lacks its inputs.
     """
-    with _torch_state(config.threads, seeds.derive(seed, "train", "torch"), config.device):
-        return _Training(dataset, embeddings, labels, config, seed, teacher).run()
+
+    def run(config: TrainConfig) -> PreRanker:
+        with _torch_state(config.threads, seeds.derive(seed, "train", "torch"), config.device):
+            return _Training(dataset, embeddings, labels, config, seed, teacher).run()
+
+    ranker = run(config)
+    if config.model == "cold" and config.top_features and not config.kept_features:
+        weight = ranker.importance
+        kept = sorted(weight, key=lambda name: -weight[name])[: config.top_features]
+        log(f"train: fields kept: {', '.join(kept)}")
+        ranker = run(config.model_copy(update={"kept_features": tuple(sorted(kept))}))
+    return ranker
 
 
 @contextmanager
@@ -178,10 +191,27 @@ class _Training:
             log("train: nothing to validate on, the last epoch is kept")
         else:
             self.model.load_state_dict(best_weights)
-        return self._ranker()
+        return self._ranker(self._importance())
 
-    def _ranker(self) -> PreRanker:
-        return PreRanker(self.model, self.context, self.config, self.schema, self.records)
+    def _ranker(self, importance: Mapping[str, float] | None = None) -> PreRanker:
+        return PreRanker(
+            self.model, self.context, self.config, self.schema, self.records, importance or {}
+        )
+
+    @torch.no_grad()
+    def _importance(self) -> dict[str, float]:
+        """Return the mean gate of each field over exposed rows, for a model that has gates."""
+        if not isinstance(self.model, Cold):
+            return {}
+        self.model.eval()
+        rows = self.exposed.take(torch.arange(min(len(self.exposed), GATE_ROWS)).to(self.device))
+        means = []
+        for block in torch.split(torch.arange(len(rows)).to(self.device), self.config.batch_size):
+            part = rows.take(block)
+            history = self.histories.ragged(part.user, part.end, part.left_out)
+            means.append(self.model.gate_values(part.user, part.item, *history).sum(0))
+        mean_F = torch.stack(means).sum(0) / len(rows)
+        return dict(zip(self.model.names, mean_F.tolist(), strict=True))
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Make one pass over the exposed rows; return mean losses and rows a second."""
