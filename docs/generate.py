@@ -74,6 +74,8 @@ def _model(field: FieldInfo) -> type[BaseModel] | None:
     kind: Any = field.annotation
     if get_origin(kind) is dict:
         kind = get_args(kind)[1]
+    elif get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 

@@ -34,6 +34,7 @@ SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 UNKNOWN_CLICK = -1
 UNIT_TOLERANCE = 1e-3
+CHECKED_ROWS = 1 << 18
 
 
 def require(
@@ -143,15 +144,19 @@ class Catalog:
         text: (I,) all text an encoder may read (title, genres, brand ...).
         features: side information for the pre-ranker.
         vectors: (I, D) float32 given by the user, or None; a row of NaN means missing.
+        image: (I,) path or URI of an item's image, empty where it has none; None: no item has.
     """
 
     title: TextArray
     text: TextArray
     features: Features
     vectors: FloatArray | None = None
+    image: TextArray | None = None
 
     def __post_init__(self) -> None:
         require(len(self.title) == len(self.text) == self.features.n_rows, "catalog lengths differ")
+        if self.image is not None:
+            require(len(self.image) == len(self.title), "one image entry per item is needed")
         if self.vectors is not None:
             require(len(self.vectors) == len(self.title), "one given vector per item is needed")
 
@@ -358,18 +363,24 @@ class ItemEmbeddings:
     """The frozen semantic space: one unit vector per item.
 
     Attributes:
-        vectors: (I, D) float32, unit rows; an item without any content has a row of zeros.
+        vectors: (I, D) float32, unit rows; an item without any content has a row of zeros. May
+            be a file mapped into memory.
+        quality: the quality report, plain JSON values.
     """
 
     vectors: FloatArray
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self.vectors.ndim == 2, "item embeddings must be (I, D)", got=self.vectors.shape)
         require(self.vectors.dtype == np.float32, "item embeddings must be float32")
-        require(np.isfinite(self.vectors).all(), "item embeddings hold NaN or infinity")
-        norm = np.linalg.norm(self.vectors, axis=1)
-        unit = (np.abs(norm - 1) < UNIT_TOLERANCE) | (norm == 0)
-        require(unit.all(), "item embeddings are not unit rows", got=f"{(~unit).sum()} rows")
+        n_odd = 0
+        for start in range(0, len(self.vectors), CHECKED_ROWS):
+            rows = self.vectors[start : start + CHECKED_ROWS]
+            require(np.isfinite(rows).all(), "item embeddings hold NaN or infinity")
+            norm = np.linalg.norm(rows, axis=1)
+            n_odd += int(((np.abs(norm - 1) >= UNIT_TOLERANCE) & (norm != 0)).sum())
+        require(n_odd == 0, "item embeddings are not unit rows", got=f"{n_odd} rows")
 
 
 @dataclass(frozen=True, eq=False)

@@ -369,7 +369,8 @@ def encode(run: Run, step: Step, out: Path) -> None:
     from prerank.embeddings.config import EncodeConfig
     from prerank.embeddings.encode import encode as make
 
-    stores.save(out, make(run.dataset, EncodeConfig.parse(step.config), step.seed))
+    work = run.store.work(step.key, step.fingerprint)
+    stores.save(out, make(run.dataset, EncodeConfig.parse(step.config), step.seed, work))
 
 
 def tokenize(run: Run, step: Step, out: Path) -> None:

@@ -7,6 +7,7 @@ The fingerprint is a hash of all that decides the content: equal fingerprint, no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import platform
@@ -206,6 +207,57 @@ def _swap(temporary: Path, final: Path) -> None:
         temporary.replace(final)
 
 
+# ---- large arrays: written in blocks, mapped instead of read ----------------------------------
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BLOCK_BYTES = 1 << 26
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turn a full disk, met while writing ``file``, into an ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise ArtifactError(
+            "the disk is full",
+            where=str(file),
+            got=error.strerror,
+            hint="free some space and run the same command again; finished parts are kept",
+        ) from None
+
+
+def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:
+    """Write one (N, D) float32 array as a safetensors file, a block of rows at a time.
+
+    Raises:
+        ArtifactError: the disk is full.
+    """
+    about = {"dtype": "F32", "shape": list(rows.shape), "data_offsets": [0, rows.size * 4]}
+    head = json.dumps({name: about}).encode()
+    head += b" " * (-len(head) % 8)
+    step = max(1, BLOCK_BYTES // max(1, rows.shape[1] * 4))
+    with writing(file), file.open("wb") as out:
+        out.write(len(head).to_bytes(8, "little") + head)
+        for start in range(0, len(rows), step):
+            out.write(np.ascontiguousarray(rows[start : start + step], dtype="<f4").tobytes())
+
+
+def map_rows(file: Path, name: str) -> NDArray[np.float32]:
+    """Return an array of a safetensors file as mapped memory; writing to it changes no file."""
+    with file.open("rb") as source:
+        head = source.read(int.from_bytes(source.read(8), "little"))
+    about, start = json.loads(head)[name], 8 + len(head)
+    shape, offset = tuple(about["shape"]), start + about["data_offsets"][0]
+    if about["dtype"] != "F32":
+        raise ArtifactError("the array has another type", where=str(file), must="F32")
+    if 0 in shape:
+        return np.zeros(shape, dtype=np.float32)
+    return np.asarray(np.memmap(file, dtype="<f4", mode="c", offset=offset, shape=shape))
+
+
 # ---- how each artifact is laid out in files -------------------------------------------------
 
 
@@ -278,6 +330,8 @@ def _save_dataset(path: Path, dataset: a.Dataset) -> None:
         "title": catalog.title,
         "text": catalog.text,
     }
+    if catalog.image is not None:
+        named["image"] = catalog.image
     _write_table(path / "items.parquet", named)
     if catalog.vectors is not None:
         save_file({"vectors": catalog.vectors}, path / "vectors.safetensors")
@@ -306,6 +360,7 @@ def _load_dataset(path: Path) -> a.Dataset:
         text=items["text"],
         features=_read_features(path, "item_features"),
         vectors=load_file(vectors)["vectors"] if vectors.exists() else None,
+        image=items.get("image"),
     )
     tables = {
         name: _read_table(path / f"{name}.parquet")
@@ -328,11 +383,14 @@ def _load_dataset(path: Path) -> a.Dataset:
 
 
 def _save_embeddings(path: Path, embeddings: a.ItemEmbeddings) -> None:
-    save_file({"vectors": np.ascontiguousarray(embeddings.vectors)}, path / "vectors.safetensors")
+    write_rows(path / "vectors.safetensors", "vectors", embeddings.vectors)
+    _write_json(path / "quality.json", embeddings.quality)
 
 
 def _load_embeddings(path: Path) -> a.ItemEmbeddings:
-    return a.ItemEmbeddings(load_file(path / "vectors.safetensors")["vectors"])
+    about = path / "quality.json"
+    vectors = map_rows(path / "vectors.safetensors", "vectors")
+    return a.ItemEmbeddings(vectors, quality=_read_json(about) if about.exists() else {})
 
 
 def _save_semantic_ids(path: Path, ids: a.SemanticIds) -> None:

@@ -64,6 +64,51 @@ def test_save_then_load_gives_the_same(tmp_path: Path, make: Callable[[], Any]) 
     _assert_same(artifact, stores.load(tmp_path, type(artifact)))
 
 
+def test_embeddings_are_plain_safetensors_written_in_blocks_and_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file
+
+    monkeypatch.setattr(stores, "BLOCK_BYTES", 50)
+    vectors = np.eye(7, 5, dtype=np.float32)
+    artifact = a.ItemEmbeddings(vectors, quality={"anisotropy": 0.5})
+    stores.save(tmp_path, artifact)
+    np.testing.assert_array_equal(load_file(tmp_path / "vectors.safetensors")["vectors"], vectors)
+    loaded = stores.load(tmp_path, a.ItemEmbeddings)
+    np.testing.assert_array_equal(loaded.vectors, vectors)
+    assert loaded.quality == {"anisotropy": 0.5}
+    loaded.vectors[0] = 0  # mapped memory: the file stays as it is
+    np.testing.assert_array_equal(load_file(tmp_path / "vectors.safetensors")["vectors"], vectors)
+
+
+def test_a_full_disk_is_an_artifact_error(tmp_path: Path) -> None:
+    (tmp_path / "vectors.safetensors").symlink_to("/dev/full")
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        stores.save(tmp_path, a.ItemEmbeddings(np.eye(300, dtype=np.float32)))
+
+
+def test_semantic_ids_with_a_network_and_item_ids_survive(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from prerank.vocabulary import Vocabulary
+
+    weights = {"encode_bias_H": np.array([1, 2], np.float32)}
+    ids = replace(_sids(), network=weights, items=Vocabulary.of(["b", "a"]))
+    stores.save(tmp_path, ids)
+    loaded = stores.load(tmp_path, a.SemanticIds)
+    _assert_same(ids, loaded)
+    assert loaded.items.ids.tolist() == ["a", "b"]
+
+
+def test_images_survive(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    sound = dataset()
+    image = np.array(["a.png", "", "file:///c", ""], object)
+    stores.save(tmp_path, replace(sound, catalog=replace(sound.catalog, image=image)))
+    assert stores.load(tmp_path, a.Dataset).catalog.image.tolist() == image.tolist()
+
+
 def test_given_vectors_survive(tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -258,7 +259,7 @@ BAD: dict[str, tuple[Callable[[Tables], None], str, str]] = {
         "NaN",
     ),
     "a short vector": (at("items", "vector", 6, [1.0]), "-> vector, row 6", "another length"),
-    "vectors that are text": (all_of("items", vector="[1]"), "-> vector", "wrong type"),
+    "vectors that are text": (all_of("items", vector="[1]"), "-> vector", "not base64"),
     "infinite feature": (at("items", "price", 2, float("inf")), "-> price, row 2", "infinite"),
     "a feature that is no number": (
         at("items", "price", 2, "dear"),
@@ -457,3 +458,65 @@ def test_a_list_column_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
         read(write(tmp_path, sound_tables()), items={"multi_valued": ("price",)})
     with pytest.raises(DataError, match=r"column `tags` is missing"):
         read(tmp_path, items={"sequence": ("tags",)})
+
+
+# ---- vectors and images of items --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pl.List(pl.Float32),
+        pl.List(pl.Float16),
+        pl.List(pl.Int8),
+        pl.Array(pl.Float16, 2),
+        pl.Array(pl.Int8, 2),
+    ],
+    ids=str,
+)
+def test_vectors_of_any_number_type(kind: Any, tmp_path: Path) -> None:
+    tables = sound_tables()
+    rows = [[n, -2 * n] if n != 3 else None for n in range(7)]
+    tables["items"] = tables["items"].with_columns(vector=pl.Series(rows, dtype=kind))
+    vectors = read(write(tmp_path, tables)).catalog.vectors
+    assert vectors is not None and vectors.dtype == np.float32
+    assert vectors[6].tolist() == [6, -12]
+    assert np.isnan(vectors[3]).all()
+
+
+def test_al_grs_layout_base64_text_in_a_csv_under_its_own_names(tmp_path: Path) -> None:
+    """Item-EMB: base62_string, feature = base64 of 512 little-endian float32."""
+    golden = np.random.default_rng(0).standard_normal((7, 512)).astype("<f4")
+    tables = sound_tables()
+    text = [base64.b64encode(row.tobytes()).decode() for row in golden]
+    text[2] = ""
+    write(tmp_path, tables)
+    frame = tables["items"].select(base62_string="item", feature=pl.Series(text))
+    (tmp_path / "items.parquet").unlink()
+    frame.write_csv(tmp_path / "items.csv")
+    columns = {"item": "base62_string", "vector": "feature"}
+    data = read(tmp_path, items={"columns": columns})
+    assert data.catalog.vectors is not None
+    np.testing.assert_array_equal(data.catalog.vectors[3], golden[3])
+    assert np.isnan(data.catalog.vectors[2]).all()
+
+
+@pytest.mark.parametrize("bad", ["AAAA", "AAAAAA==", "no base64!"])
+def test_base64_of_something_else(bad: str, tmp_path: Path) -> None:
+    """Three bytes, one number where others have two, no base64 at all."""
+    tables = sound_tables()
+    text = [base64.b64encode(np.ones(2, "<f4").tobytes()).decode()] * 6 + [bad]
+    tables["items"] = tables["items"].with_columns(vector=pl.Series(text))
+    with pytest.raises(DataError, match="row 7"):
+        read(write(tmp_path, tables))
+
+
+def test_images_are_paths_or_uris_relative_to_the_logs(tmp_path: Path) -> None:
+    tables = sound_tables()
+    given = ["a.png", "sub/b.png", "/abs/c.png", "file:///d.png", "https://x/e.png", None, " "]
+    tables["items"] = tables["items"].with_columns(image=pl.Series(given))
+    image = read(write(tmp_path, tables)).catalog.image
+    assert image is not None
+    root = tmp_path.resolve()
+    inside = [f"{root}/a.png", f"{root}/sub/b.png"]
+    assert image.tolist() == [*inside, *given[2:5], "", ""]

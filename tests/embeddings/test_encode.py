@@ -8,41 +8,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from prerank import artifacts as a
 from prerank.embeddings.config import EncodeConfig
 from prerank.embeddings.encode import encode
 from prerank.embeddings.vectors import unit_rows
 from prerank.errors import ConfigError, DataError, MissingExtraError
-from prerank.vocabulary import Vocabulary
 
-TEXTS = [
-    "red running shoe",
-    "blue running shoe",
-    "green wool hat",
-    "grey wool hat",
-    "tag_39 tag_4",
-    "tag_39 tag_5",
-    "",
-    "red running shoe",
-]
-
-
-def dataset(texts=TEXTS, vectors=None) -> a.Dataset:
-    n = len(texts)
-    text = np.array(texts, dtype=object)
-    i32, i64, i8, f32 = (np.zeros(0, kind) for kind in (np.int32, np.int64, np.int8, np.float32))
-    return a.Dataset(
-        name="content only",
-        time_unit="none",
-        users=Vocabulary.of([]),
-        items=Vocabulary.of(f"{i:06d}" for i in range(n)),
-        user_features=a.Features(0),
-        catalog=a.Catalog(text, text, a.Features(n), vectors),
-        exposures=a.Exposures(i64, i32, i32, i64, i8, i32, f32, i8),
-        candidates=a.Candidates(i64, i32, i32, i64, i8, f32, f32),
-        interactions=a.Interactions(i32, i32, i64),
-        pools=a.Pools(np.zeros(0, np.int16), i8, i64, i32, i32, i64, i8),
-    )
+from .content import TEXTS, dataset
 
 
 def lsa(texts, seed=0, **values) -> np.ndarray:
@@ -210,7 +181,7 @@ class TestTextModel:
 
     def test_model_that_cannot_be_loaded_is_named(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(ConfigError, match="text model cannot be loaded"):
+        with pytest.raises(ConfigError, match="the model cannot be loaded"):
             encode(dataset(), self.config(str(tmp_path)), 0)
 
 

@@ -56,7 +56,8 @@ class Logs:
     Attributes:
         name: name of the data set.
         time_unit: unit of every ``time`` column; ``none``: the columns are absent.
-        items: ``item``, ``title``, ``text``, features as ``c:name`` (text), ``n:name``
+        items: ``item``, ``title``, ``text``, ``image`` where known (path or URI, never null),
+            features as ``c:name`` (text), ``n:name``
             (numbers), ``m:name`` and ``q:name`` (lists of text: multi-valued, sequence) and
             ``v:name`` (arrays of numbers).
         exposures: ``user``, ``item`` and, where known, ``request``, ``time``, ``click`` (1, 0,
@@ -329,6 +330,9 @@ def _catalog(logs: Logs, items: Vocabulary) -> Catalog:
         text=np.array(sorted_items["text"].to_list(), dtype=object),
         features=_features(logs.items, "item", items),
         vectors=None if logs.vectors is None else np.ascontiguousarray(logs.vectors[order]),
+        image=np.array(sorted_items["image"].to_list(), dtype=object)
+        if "image" in sorted_items.columns
+        else None,
     )
 
 

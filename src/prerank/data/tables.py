@@ -222,7 +222,13 @@ def _text_time(values: pl.Series) -> pl.Series:
 
 
 def as_vectors(values: pl.Series, file: Path) -> FloatArray:
-    """Read given vectors, (N, D) float32; a null row is missing and becomes NaN."""
+    """Read given vectors, (N, D) float32; a null row is missing and becomes NaN.
+
+    Lists or arrays of any numbers (float32, float16, int8 ...), or text: base64 of little-endian
+    float32, as AL-GR publishes its 512 dimensions.
+    """
+    if values.dtype == pl.String:
+        values = _from_base64(values, file)
     if not isinstance(values.dtype, pl.List | pl.Array):
         raise wrong_type(values, file, "a list or array of numbers", "vectors need Parquet")
     inner = values.dtype.inner
@@ -289,6 +295,25 @@ def frequent_lists(values: pl.Series, *, max_values: int, unique: bool) -> pl.Se
     element = element.unique(maintain_order=True) if unique else element
     frame = values.alias("v").to_frame()
     return frame.select(pl.col("v").list.eval(element))["v"].alias(values.name)
+
+
+def _from_base64(values: pl.Series, file: Path) -> pl.Series:
+    """Return vectors written as base64 of float32 as a column of arrays; empty text is null."""
+    values = values.str.strip_chars().replace("", None)
+    raw = values.str.decode("base64", strict=False)
+    size = raw.bin.size()
+    bad = (raw.is_null() | (size % 4 != 0) | (size == 0)) & values.is_not_null()
+    complain(
+        values, bad, "a vector is not base64 of float32", file, "base64 text, 4 bytes a number"
+    )
+    known = size.drop_nulls()
+    same = int(known[0]) if len(known) else 0
+    complain(size.alias(values.name), size != same, "a vector has another length", file, str(same))
+    flat = np.frombuffer(b"".join(raw.drop_nulls().to_list()), dtype="<f4")
+    dim = same // 4
+    vectors = pl.Series(flat.reshape(-1, dim) if dim else flat, dtype=pl.Array(pl.Float32, dim))
+    row = (values.is_not_null().cum_sum() - 1).cast(pl.UInt32)
+    return vectors.gather(row.set(values.is_null(), None)).alias(values.name)
 
 
 def no_repeats(ids: pl.Series, file: Path, what: str) -> None:

@@ -2,43 +2,86 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prerank.artifacts import Dataset, FloatArray, ItemEmbeddings, require
-from prerank.embeddings.config import EncodeConfig
+from prerank.embeddings.config import EncodeConfig, EncoderConfig, PartConfig
+from prerank.embeddings.quality import quality
 from prerank.progress import log
 
 
-def encode(dataset: Dataset, config: EncodeConfig, seed: int) -> ItemEmbeddings:
+def encode(
+    dataset: Dataset, config: EncodeConfig, seed: int, work: Path | None = None
+) -> ItemEmbeddings:
     """Return one unit vector per item, from content alone (method.md section 2, stage 1: S).
 
     Reads ``dataset.catalog`` and nothing else: no user, no click, no time. Texts carry no time,
     so all items are encoded, also those first seen after the cut; no label can leak this way.
-    An item without content has a row of zeros: an empty text, a missing vector, or (lsa) a text
-    whose every word falls outside the kept dimensions. ``seed`` matters for ``lsa`` only.
+    An item without content has a row of zeros: an empty text, a missing vector or image, or (lsa)
+    a text whose every word falls outside the kept dimensions. ``seed`` matters for ``lsa`` and
+    the report's samples only. ``quality`` of the result is `prerank.embeddings.quality`'s report.
+
+    Args:
+        work: a folder that survives a kill, for this data set, config and seed only: encoders with
+            a model leave finished shards there and go on from them. None: all in memory.
 
     Raises:
-        DataError: no item has content, or given vectors are unfit.
-        ConfigError: the text model cannot be loaded.
-        MissingExtraError: sentence-transformers is not installed.
+        DataError: no item has content, given vectors are unfit, or too many images unreadable.
+        ConfigError: a model cannot be loaded, or parts of a fusion do not fit together.
+        MissingExtraError: the package of an encoder is not installed.
+        ArtifactError: the disk is full; finished shards are kept.
     """
     require(len(dataset.catalog) > 0, "there is no item to encode", where="catalog")
-    vectors = _vectors(dataset, config, seed)
-    n_empty = int((~vectors.any(axis=1)).sum())
+    if config.encoder == "fusion":
+        vectors = _fused(dataset, config, seed, work)
+    else:
+        vectors = _vectors(dataset, config.encoder, config, seed, work, config.encoder)
+    about = quality(vectors, dataset.catalog.title, seed)
     log(f"{config.encoder}: {vectors.shape[0]} items, {vectors.shape[1]} dimensions")
-    if n_empty:
-        log(f"{config.encoder}: {n_empty} items have nothing to encode and get a row of zeros")
-    return ItemEmbeddings(vectors)
+    if about["n_without_content"]:
+        log(
+            f"{config.encoder}: {about['n_without_content']} items have nothing to encode and get "
+            "a row of zeros"
+        )
+    return ItemEmbeddings(vectors, quality=about)
 
 
-def _vectors(dataset: Dataset, config: EncodeConfig, seed: int) -> FloatArray:
+def _vectors(
+    dataset: Dataset,
+    encoder: str,
+    config: EncoderConfig,
+    seed: int,
+    work: Path | None,
+    title: str,
+) -> FloatArray:
     """Import one encoder only: a text model takes seconds to import."""
-    if config.encoder == "lsa":
+    catalog = dataset.catalog
+    if encoder == "lsa":
         from prerank.embeddings.lsa import encode_lsa
 
-        return encode_lsa(dataset.catalog.text, config, seed)
-    if config.encoder == "given":
+        return encode_lsa(catalog.text, config, seed)
+    if encoder == "given":
         from prerank.embeddings.given import use_given
 
-        return use_given(dataset.catalog.vectors)
+        return use_given(catalog.vectors)
+    if encoder == "image":
+        from prerank.embeddings.image_model import encode_images
+
+        return encode_images(catalog.image, config, work=work, title=title)
     from prerank.embeddings.text_model import encode_texts
 
-    return encode_texts(dataset.catalog.text, config)
+    return encode_texts(catalog.text, config, plain=encoder == "text-model", work=work, title=title)
+
+
+def _fused(dataset: Dataset, config: EncodeConfig, seed: int, work: Path | None) -> FloatArray:
+    from prerank.embeddings.fuse import concat_pca, whitened_mean
+
+    def part_vectors(number: int, part: PartConfig) -> FloatArray:
+        title = f"{number}-{part.encoder}"
+        return _vectors(dataset, part.encoder, part, seed, work, title)
+
+    parts = [part_vectors(number, part) for number, part in enumerate(config.fusion.parts)]
+    weights = [part.weight for part in config.fusion.parts]
+    if config.fusion.method == "whitened-mean":
+        return whitened_mean(parts, weights)
+    return concat_pca(parts, weights, config.fusion.embedding_dim)

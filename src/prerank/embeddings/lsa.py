@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from prerank import seeds
 from prerank.artifacts import FloatArray, TextArray, require
-from prerank.embeddings.config import EncodeConfig
+from prerank.embeddings.config import EncoderConfig
 from prerank.embeddings.vectors import unit_rows
 from prerank.progress import log
 
@@ -21,7 +21,7 @@ ZERO = 1e-6
 """A text whose words all fall outside the kept dimensions has a projection of rounding noise."""
 
 
-def encode_lsa(texts: TextArray, config: EncodeConfig, seed: int) -> FloatArray:
+def encode_lsa(texts: TextArray, config: EncoderConfig, seed: int) -> FloatArray:
     """Return latent semantic analysis vectors of ``texts`` (N,): (N, D) float32 unit rows.
 
     Deerwester et al. 1990; method.md section 2, stage 1: C. Terms are counted as 1 + log(count)
@@ -55,7 +55,7 @@ def encode_lsa(texts: TextArray, config: EncodeConfig, seed: int) -> FloatArray:
     return unit_rows(projected_ND)
 
 
-def _counts(texts: TextArray, config: EncodeConfig) -> sp.csr_matrix:
+def _counts(texts: TextArray, config: EncoderConfig) -> sp.csr_matrix:
     """Return n-gram counts (N, F) float32, F <= ``max_features``, of hashed n-grams."""
     hasher = HashingVectorizer(
         token_pattern=WORD,

@@ -258,7 +258,7 @@ def _one_user_a_request(rows: pl.DataFrame, where: Path) -> None:
 def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArray | None]:
     frames, vectors = [], []
     for file in _files(path, "items", config):
-        raw = _raw(file, "items", config, ("item",), ("title", "vector"))
+        raw = _raw(file, "items", config, ("item",), ("title", "vector", "image"))
         ids = as_ids(raw[config.columns.get("item", "item")], file)
         title = _column(raw, config, "title")
         name = ids if title is None else title.cast(pl.String).fill_null("")
@@ -267,11 +267,13 @@ def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArra
             pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)
         )
         has_content = bool(config.text) or title is not None
+        image = _column(raw, config, "image")
         frames.append(
             pl.DataFrame(
                 {
                     "item": ids,
                     "title": name,
+                    **({} if image is None else {"image": _places(image, path)}),
                     "text": joined.to_series().str.strip_chars()
                     if has_content
                     else [""] * len(raw),
@@ -299,6 +301,18 @@ def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArra
             got=f"lengths {dims} in {len(vectors)} of {len(frames)} files",
         )
     return _frequent_only(items, config), np.concatenate(vectors) if vectors else None
+
+
+def _places(values: pl.Series, folder: Path) -> pl.Series:
+    """Return paths and URIs of images, empty where null; relative paths start at the logs."""
+    given = values.cast(pl.String).fill_null("").str.strip_chars()
+    is_relative = ~given.str.contains(r"^(/|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]+:)") & (
+        given != ""
+    )
+    inside = pl.lit(f"{folder.resolve()}/")
+    frame = pl.DataFrame({"given": given, "relative": is_relative})
+    joined = pl.when(pl.col("relative")).then(inside + pl.col("given")).otherwise(pl.col("given"))
+    return frame.select(place=joined)["place"]
 
 
 def _users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:

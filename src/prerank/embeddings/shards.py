@@ -1,0 +1,103 @@
+"""Encoding in shards: bounded memory, and a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from prerank.artifacts import FloatArray, require
+from prerank.embeddings.vectors import unit_rows
+from prerank.progress import log, track
+from prerank.store import writing
+
+Encode = Callable[[int, int], FloatArray]
+"""(start, stop) -> (stop - start, D) float32: the vectors of these things, in their order."""
+
+
+def encode_in_shards(
+    encode: Encode,
+    n_things: int,
+    thing_N: NDArray[np.int64],
+    *,
+    shard_items: int,
+    title: str,
+    work: Path | None,
+) -> FloatArray:
+    """Encode ``n_things`` distinct things; return the unit row of each item's thing, (N, D).
+
+    With a ``work`` folder, finished shards lie there (written aside, then renamed), a later call
+    takes them as they are, and the result is a file mapped into memory, not memory. The folder
+    must belong to these things and settings alone.
+
+    Args:
+        thing_N: (N,) the thing of each item, -1 for an item without: its row is zeros.
+
+    Raises:
+        DataError: a vector is NaN or infinite.
+        ArtifactError: the disk is full; finished shards are kept.
+    """
+    starts = range(0, n_things, shard_items)
+    files = [work / f"{title}-{n:05d}.safetensors" if work else None for n in range(len(starts))]
+    order = np.argsort(thing_N, kind="stable")
+    ordered = thing_N[order]
+    n_before = sum(file is not None and file.is_file() for file in files)
+    if n_before:
+        log(f"{title}: {n_before} of {len(starts)} shards were done before")
+    out_ND: FloatArray | None = None
+    for start, file in track(list(zip(starts, files, strict=True)), f"encode {title}"):
+        shard_SD = _read(file)
+        if shard_SD is None:
+            shard_SD = _checked(encode(start, min(start + shard_items, n_things)), title)
+            _write(file, shard_SD)
+        if out_ND is None:
+            out_ND = _zeros((len(thing_N), shard_SD.shape[1]), title, work)
+        low, high = np.searchsorted(ordered, [start, start + len(shard_SD)])
+        out_ND[order[low:high]] = shard_SD[ordered[low:high] - start]
+    if out_ND is None:
+        raise ValueError("nothing to encode")  # the encoders refuse this before
+    return out_ND
+
+
+def _checked(vectors: FloatArray, title: str) -> FloatArray:
+    require(
+        np.isfinite(vectors).all(),
+        "the model gave vectors with NaN or infinity",
+        where=f"encode {title}",
+        must="finite numbers",
+        got='try dtype = "float32"',
+    )
+    return unit_rows(vectors)
+
+
+def _read(file: Path | None) -> FloatArray | None:
+    """Return a finished shard, None if it is absent or cut short."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        found: FloatArray = load(file.read_bytes())["vectors"]
+    except (SafetensorError, KeyError):
+        return None
+    return found
+
+
+def _write(file: Path | None, vectors: FloatArray) -> None:
+    if file is None:
+        return
+    with writing(file):
+        part = file.with_suffix(".part")
+        part.write_bytes(save({"vectors": np.ascontiguousarray(vectors)}))
+        part.replace(file)
+
+
+def _zeros(shape: tuple[int, int], title: str, work: Path | None) -> FloatArray:
+    """Return zeros in memory, or in a file mapped into memory."""
+    if work is None:
+        return np.zeros(shape, dtype=np.float32)
+    file = work / f"{title}-all.npy"
+    with writing(file):
+        return np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
