@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from prerank.anchors.beam import tree_beam_search
+from prerank.anchors.beam import reader_of, tree_beam_search
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import Trie, level_tables
 
@@ -90,6 +90,7 @@ def measure(quick: bool, dtype: torch.dtype) -> dict[str, float]:
     )
     length_U = torch.full((N_USERS,), history_UT.shape[1])
     lm, n_theirs, repeats = make_model(tokens, dtype), 4 if quick else N_USERS, 3 if quick else 7
+    reader = reader_of(lm)
 
     @torch.inference_mode()
     def prefill() -> None:
@@ -97,7 +98,7 @@ def measure(quick: bool, dtype: torch.dtype) -> dict[str, float]:
 
     def ours() -> None:
         widths = (WIDTH,) * len(SIZES)
-        tree_beam_search(lm, tables, tokens.level_starts, history_UT, length_U, widths)
+        tree_beam_search(reader, tables, tokens.level_starts, history_UT, length_U, widths)
 
     ours_s, prefill_s = best_seconds(ours, repeats), best_seconds(prefill, repeats)
     theirs_s = best_seconds(lambda: hugging_face(lm, tokens, trie, history_UT[:n_theirs]), 1)

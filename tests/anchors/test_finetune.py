@@ -12,11 +12,11 @@ from prerank import seeds
 from prerank.anchors import finetune as stage
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.finetune import finetune, next_sid_loss, rate_at
-from prerank.anchors.model import build
+from prerank.anchors.model import SidLM, build
 from prerank.anchors.tokens import SidTokens
 from prerank.errors import ArtifactError, ConfigError, DataError
 
-from .sid_world import dataset, folder, random_codes, semantic_ids
+from .sid_world import dataset, folder, random_codes, random_lm, semantic_ids
 
 SIZES = (4, 3)
 TINY = FinetuneConfig(
@@ -66,6 +66,51 @@ def test_loss_is_the_models_own_cross_entropy_over_each_level() -> None:
             scores = logits[place, start : start + SIZES[level]].log_softmax(-1)
             expected[level].append(-scores[target - start].item())
     np.testing.assert_allclose(loss.tolist(), [np.mean(level) for level in expected], atol=1e-5)
+
+
+def gradients(
+    model: SidLM, items: torch.Tensor, keep_little: bool = False
+) -> dict[str, torch.Tensor]:
+    loss = next_sid_loss(
+        model, torch.from_numpy(random_codes(5, SIZES)), items, torch.float32, keep_little
+    )
+    model.lm.zero_grad()
+    loss.mean().backward()
+    return {name: value.grad.clone() for name, value in model.trainable().items()}
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_joined_weights_train_like_the_models_own_forward_pass(
+    kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SidLM(random_lm(SIZES, kv_heads=kv_heads).train(), SidTokens(0, SIZES))
+    items = torch.tensor([[0, 3, 4, 1], [2, 1, -1, -1]])
+    ours, little = gradients(model, items), gradients(model, items, keep_little=True)
+    monkeypatch.setattr(stage, "is_plain", lambda _: False)
+    theirs = gradients(model, items)
+    assert set(ours) == set(theirs) == set(little)
+    for name, expected in theirs.items():
+        torch.testing.assert_close(ours[name], expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(little[name], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_parts_of_a_batch_sum_to_the_batch(tmp_path: Path) -> None:
+    losses = []
+    for name, budget in (("whole", 10_000), ("parts", 24)):
+        config = TINY.model_copy(update={"tokens_at_once": budget, "recompute": name == "parts"})
+        out = folder(tmp_path / name)
+        report = finetune(cyclic(), cyclic_ids(), config, 0, out, folder(tmp_path / f"w-{name}"))
+        losses.append(report.train_loss + report.held_out_loss)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_bfloat16_arithmetic_learns_too(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"dtype": "bfloat16", "epochs": 10})
+    out = folder(tmp_path / "out")
+    report = finetune(cyclic(), cyclic_ids(), config, 0, out, folder(tmp_path / "work"))
+    assert report.held_out_loss[-1] < report.held_out_loss[0]
+    stored = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert all(value.dtype == torch.float32 for value in stored.values())
 
 
 def test_learns_a_certain_next_item(tmp_path: Path) -> None:

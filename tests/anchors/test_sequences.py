@@ -9,6 +9,7 @@ from prerank.anchors.sequences import (
     batches,
     is_unordered,
     keep_probability,
+    token_chunks,
 )
 
 from .sid_world import dataset
@@ -96,3 +97,11 @@ def test_batches_hold_each_row_once_and_like_lengths() -> None:
 )
 def test_order(order: str, unit: str, expected: bool) -> None:
     assert is_unordered(dataset([[0]], 1, unit), order) is expected  # type: ignore[arg-type]
+
+
+def test_token_chunks_keep_the_budget_and_every_row() -> None:
+    rows, n_tokens = np.array([7, 3, 5, 1, 0]), np.array([2, 2, 3, 9, 1])
+    # 2 + 2 rows of 2 fit 8; with the row of 3 they would cost 9. The row of 9 stands alone.
+    assert [part.tolist() for part in token_chunks(rows, n_tokens, 8, 9)] == [[7, 3], [5], [1], [0]]
+    assert [part.tolist() for part in token_chunks(rows, n_tokens, 99, 2)] == [[7, 3], [5, 1], [0]]
+    assert token_chunks(rows[:0], n_tokens[:0], 8, 9) == []

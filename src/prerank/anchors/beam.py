@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from prerank.anchors.fused import Fused, Reading, additive, is_plain
 from prerank.anchors.trie import LevelTable
 
 
@@ -55,7 +56,7 @@ def tree_beam_search(
     Beams are ranked by the sum over levels of the log-probability over the level's codebook.
 
     Args:
-        model: a Hugging Face causal language model in evaluation mode.
+        model: a Hugging Face causal language model in evaluation mode, or its `reader_of`.
         tables: the trie, one table a level.
         level_starts: token id of code 0 of each level.
         history_UT: (U, T) int64 token ids, padded on the right with any token.
@@ -68,26 +69,23 @@ def tree_beam_search(
         Beams of (U, A).
     """
     n_users, n_tokens = history_UT.shape
-    decoder = model.base_model
-    cache = tree_cache(decoder.config.num_hidden_layers, n_tokens + sum(widths[:-1]))
-    head = model.get_output_embeddings().weight
-
+    reader = model if isinstance(model, Reader) else reader_of(model)
+    reading = reader.begin(n_tokens + sum(widths[:-1]))
     # Right padding needs no mask here: a causal query never looks to its right.
-    hidden_UTD = decoder(input_ids=history_UT, past_key_values=cache, use_cache=True)[0]
+    hidden_UPD = reading.read(history_UT, length_U)
     user = torch.arange(n_users, device=history_UT.device)
-    hidden_UPD = hidden_UTD[user, length_U - 1].unsqueeze(1)
 
     past_UT = torch.arange(n_tokens, device=history_UT.device) < length_U.unsqueeze(1)
     seen_UPC = history_UT.new_zeros((n_users, 1, 0), dtype=torch.bool)
     node_UP = history_UT.new_zeros((n_users, 1))
     first_UP = history_UT.new_zeros((n_users, 1))
-    score_UP = hidden_UPD.new_zeros((n_users, 1), dtype=torch.float32)
+    score_UP = torch.zeros((n_users, 1), device=history_UT.device)
     legal_score_UP = score_UP.clone()
 
     for level, (table, width) in enumerate(zip(tables, widths, strict=True)):
         rows = slice(level_starts[level], level_starts[level] + table.size)
         # Scores are ranked and stored: they stay float32 whatever the model's arithmetic.
-        logprob_UPK = (hidden_UPD.float() @ head[rows].float().T).log_softmax(-1)
+        logprob_UPK = (hidden_UPD.float() @ reader.head[rows].float().T).log_softmax(-1)
         legal_UPK = logprob_UPK.masked_fill(~table.legal(node_UP), -torch.inf)
         legal_total_UP = legal_UPK.logsumexp(-1)
 
@@ -112,13 +110,13 @@ def tree_beam_search(
         own = torch.eye(limit, dtype=torch.bool, device=user.device).expand(n_users, -1, -1)
         ancestors_UWC = seen_UPC[user.unsqueeze(1), parent_UW]
         seen_UPC = torch.cat([ancestors_UWC, own], dim=-1)
-        hidden_UPD = decoder(
-            input_ids=code_UW + level_starts[level],
-            position_ids=(length_U + level).unsqueeze(1).expand(-1, limit),
-            attention_mask=_additive(past_UT, seen_UPC, hidden_UPD.dtype),
-            past_key_values=cache,
-            use_cache=True,
-        )[0]
+        past_UWT = past_UT.unsqueeze(1).expand(-1, limit, -1)
+        visible = torch.cat([past_UWT, seen_UPC], dim=-1).unsqueeze(1)
+        hidden_UPD = reading.extend(
+            code_UW + level_starts[level],
+            (length_U + level).unsqueeze(1).expand(-1, limit),
+            additive(visible, reader.head.dtype),
+        )
 
     dead = score_UP == -torch.inf
     return Beams(
@@ -164,12 +162,69 @@ def _rank_within(group_UM: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(order_UM).scatter_(1, order_UM, column_M - start_UM)
 
 
-def _additive(past_UT: torch.Tensor, seen_UWC: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return the (U, 1, W, T + C) mask: 0 where a beam may look, the least number elsewhere."""
-    past_UWT = past_UT.unsqueeze(1).expand(-1, seen_UWC.shape[1], -1)
-    visible = torch.cat([past_UWT, seen_UWC], dim=-1).unsqueeze(1)
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)
+# ---- how histories are read ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A causal language model prepared for `tree_beam_search`; see `reader_of`.
+
+    Attributes:
+        decoder: the Hugging Face model without its head.
+        head: (vocabulary, D) the head's weights.
+        fused: the decoder with joined weights, None for architectures that `fused` cannot run.
+    """
+
+    decoder: Any
+    head: torch.Tensor
+    fused: Fused | None
+
+    def begin(self, capacity: int) -> Reading | OwnReading:
+        """Return an empty reading with room for ``capacity`` positions."""
+        if self.fused is not None:
+            return Reading(self.fused, capacity)
+        return OwnReading(self.decoder, capacity)
+
+
+def reader_of(model: Any, fuse: bool = True) -> Reader:
+    """Prepare a Hugging Face causal language model once for many calls.
+
+    Args:
+        fuse: join weights where the architecture allows it; costs their memory a second time.
+    """
+    decoder = model.base_model
+    joined = Fused.of(decoder) if fuse and is_plain(decoder) else None
+    return Reader(decoder, model.get_output_embeddings().weight, joined)
+
+
+class OwnReading:
+    """The decoder's own forward pass, for any architecture with a 4-D mask and a cache."""
+
+    def __init__(self, decoder: Any, capacity: int) -> None:
+        self.decoder = decoder
+        self.cache = tree_cache(decoder.config.num_hidden_layers, capacity)
+
+    def read(self, history_UT: torch.Tensor, length_U: torch.Tensor) -> torch.Tensor:
+        """Read right-padded histories; return the output at each one's last token, (U, 1, D)."""
+        hidden_UTD = self.decoder(input_ids=history_UT, past_key_values=self.cache, use_cache=True)[
+            0
+        ]
+        user = torch.arange(len(history_UT), device=history_UT.device)
+        last_U1D: torch.Tensor = hidden_UTD[user, length_U - 1].unsqueeze(1)
+        return last_U1D
+
+    def extend(
+        self, token_UW: torch.Tensor, position_UW: torch.Tensor, mask_U1WC: torch.Tensor
+    ) -> torch.Tensor:
+        """Append beams at ``position_UW`` under an additive mask; return their output (U, W, D)."""
+        hidden_UWD: torch.Tensor = self.decoder(
+            input_ids=token_UW,
+            position_ids=position_UW,
+            attention_mask=mask_U1WC,
+            past_key_values=self.cache,
+            use_cache=True,
+        )[0]
+        return hidden_UWD
 
 
 class TreeLayer(DynamicLayer):  # type: ignore[misc]

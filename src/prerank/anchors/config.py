@@ -36,7 +36,18 @@ class FinetuneConfig(Config):
         50, ge=1, description="items a sequence; longer histories are cut into several"
     )
     epochs: int = Field(10, ge=1, description="passes over the histories")
-    batch_size: int = Field(64, ge=1, description="sequences a step")
+    batch_size: int = Field(64, ge=1, description="sequences a step of the optimiser")
+    tokens_at_once: int = Field(
+        16384,
+        ge=1,
+        description="most tokens, padding included, in memory together; a larger batch goes "
+        "through in parts whose gradients are summed (gradient accumulation)",
+    )
+    recompute: bool = Field(
+        False,
+        description="keep each layer's input only and compute the rest again in the backward "
+        "pass (activation checkpointing): a third slower, a fraction of the memory",
+    )
     learning_rate: float = Field(
         2e-3, gt=0, description="peak rate of AdamW; 1e-4 to 5e-4 suits a checkpoint"
     )

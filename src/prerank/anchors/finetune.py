@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch.nn.functional import cross_entropy, embedding
 
 from prerank import seeds
 from prerank.anchors.config import FinetuneConfig
+from prerank.anchors.fused import is_plain, train_forward
 from prerank.anchors.model import SidLM, build, resolve_dtype, save
 from prerank.anchors.sequences import (
     Sequences,
@@ -33,6 +33,7 @@ from prerank.anchors.sequences import (
     batches,
     is_unordered,
     keep_probability,
+    token_chunks,
 )
 from prerank.artifacts import Dataset, FloatArray, SemanticIds
 from prerank.devices import resolve_device
@@ -196,13 +197,16 @@ class _Run:
             progress = (epoch + step / len(parts)) / self.config.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * rate_at(progress, self.config.warmup)
-            loss = self._loss(windows, rows).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            batch_items = int(windows.lengths[rows].sum())
+            for part in self._parts(windows, rows):
+                share = int(windows.lengths[part].sum()) / batch_items
+                loss = self._loss(windows, part).mean() * share
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach()) * batch_items
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_CLIP)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            batch_items = int(windows.lengths[rows].sum())
-            total, n_items = total + float(loss.detach()) * batch_items, n_items + batch_items
+            n_items += batch_items
         return total / max(n_items, 1)
 
     @torch.inference_mode()
@@ -210,17 +214,22 @@ class _Run:
         """Return the mean loss of each level over ``windows``, (L,)."""
         self.model.lm.eval()
         total_L, n_items = np.zeros(self.codes_IL.shape[1]), 0
-        for rows in _chunks(windows, self.config.batch_size):
+        for rows in self._parts(windows, np.argsort(windows.lengths, kind="stable")):
             batch_items = int(windows.lengths[rows].sum())
             total_L += self._loss(windows, rows).double().cpu().numpy() * batch_items
             n_items += batch_items
         return [float(value) for value in total_L / n_items]
 
+    def _parts(self, windows: Sequences, rows: NDArray[Any]) -> list[NDArray[Any]]:
+        """Cut a batch into what fits `tokens_at_once`; gradients of the parts are summed."""
+        n_levels, budget = self.codes_IL.shape[1], self.config.tokens_at_once
+        return token_chunks(rows, windows.lengths[rows] * n_levels, budget, len(rows))
+
     def _loss(self, windows: Sequences, rows: NDArray[Any]) -> torch.Tensor:
         items_BH, _ = windows.padded(rows)
-        return next_sid_loss(
-            self.model, self.codes_IL, torch.from_numpy(items_BH).to(self.device), self.dtype
-        )
+        items = torch.from_numpy(items_BH).to(self.device)
+        little = self.config.recompute
+        return next_sid_loss(self.model, self.codes_IL, items, self.dtype, little)
 
     def store(self, work: Path, state: _State) -> None:
         """Write weights, optimiser state and losses; the JSON, written last, names the file."""
@@ -255,7 +264,11 @@ class _Run:
 
 
 def next_sid_loss(
-    model: SidLM, codes_IL: torch.Tensor, items_BH: torch.Tensor, dtype: torch.dtype
+    model: SidLM,
+    codes_IL: torch.Tensor,
+    items_BH: torch.Tensor,
+    dtype: torch.dtype,
+    keep_little: bool = False,
 ) -> torch.Tensor:
     """Return (L,): the mean cross-entropy of each level's next code, nats.
 
@@ -266,6 +279,8 @@ def next_sid_loss(
         codes_IL: (I, L) int32 codes of all items, on the model's device.
         items_BH: (B, H) int32 items, padded on the right with -1; at least one is real.
         dtype: arithmetic of the decoder; bfloat16 is used through autocast.
+        keep_little: activation checkpointing: keep each layer's input only. Architectures that
+            `fused` cannot run do it by their own switch, see `build`.
     """
     tokens = model.tokens
     is_real_BH = items_BH >= 0
@@ -278,10 +293,12 @@ def next_sid_loss(
     use_autocast = dtype != torch.float32
     with torch.autocast(items_BH.device.type, dtype=dtype, enabled=use_autocast):
         # Padding stands on the right: no causal query sees it, so no mask is built.
-        hidden_BTD = model.decoder(
-            inputs_embeds=embedding(input_BT, model.input_rows()), use_cache=False
-        )[0]
-    hidden_MLD = hidden_BTD.unflatten(1, (-1, tokens.n_levels))[is_real_BH].float()
+        inputs_BTD = embedding(input_BT, model.input_rows())
+        if is_plain(model.decoder):
+            hidden_BTD = train_forward(model.decoder, inputs_BTD, keep_little)
+        else:
+            hidden_BTD = model.decoder(inputs_embeds=inputs_BTD, use_cache=False)[0]
+    hidden_MLD = torch.unflatten(hidden_BTD, 1, (-1, tokens.n_levels))[is_real_BH].float()
     codes_ML = codes_BHL[is_real_BH]
     head = model.head_rows().float()
     losses = [
@@ -317,10 +334,3 @@ def _decay_groups(parameters: dict[str, Any], weight_decay: float) -> list[dict[
         }
         for flag in (True, False)
     ]
-
-
-def _chunks(windows: Sequences, size: int) -> Iterator[NDArray[Any]]:
-    """Yield the rows of ``windows`` by length, ``size`` at a time."""
-    order = np.argsort(windows.lengths, kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from prerank import seeds
-from prerank.anchors.beam import tree_beam_search
+from prerank.anchors.beam import Reader, reader_of, tree_beam_search
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.config import GenerateConfig
 from prerank.anchors.model import load, resolve_dtype
@@ -86,7 +86,7 @@ def generate(
 class _Decoder:
     """All that decoding a batch of users needs."""
 
-    lm: Any
+    reader: Reader
     tokens: SidTokens
     trie: Trie
     tables: tuple[LevelTable, ...]
@@ -103,7 +103,7 @@ class _Decoder:
         # Whatever stands in the padding (item -1 reads the last item) is never attended to.
         history_BT[:, 1:] = self.item_tokens[items_BH].reshape(len(users), -1)
         beams = tree_beam_search(
-            self.lm,
+            self.reader,
             self.tables,
             self.tokens.level_starts,
             torch.from_numpy(history_BT).to(self.device),
@@ -142,7 +142,8 @@ def _decoder(
     n_rows = lm.get_input_embeddings().weight.shape[0]
     tokens.check_vocabulary(n_rows, semantic_ids.codebook_sizes, where=str(model_dir))
     item_tokens = tokens.encode(semantic_ids.codes)
-    return _Decoder(lm, tokens, trie, level_tables(trie, device), item_tokens, config, device)
+    tables = level_tables(trie, device)
+    return _Decoder(reader_of(lm), tokens, trie, tables, item_tokens, config, device)
 
 
 def _announce(

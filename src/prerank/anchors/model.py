@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from prerank.anchors.config import FinetuneConfig
+from prerank.anchors.fused import is_plain
 from prerank.anchors.tokens import TOKENS_FILE, SidTokens
 from prerank.errors import ConfigError, MissingExtraError
 
@@ -100,7 +101,10 @@ def build(config: FinetuneConfig, codebook_sizes: tuple[int, ...], seed: int) ->
         if config.init == "from-scratch":
             return _from_scratch(config, codebook_sizes)
         model = _from_checkpoint(config.checkpoint, codebook_sizes)
-        return _with_lora(model, config) if config.lora else model
+        model = _with_lora(model, config) if config.lora else model
+        if config.recompute and not is_plain(model.decoder):
+            model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
 
 
 def _from_scratch(config: FinetuneConfig, codebook_sizes: tuple[int, ...]) -> SidLM:

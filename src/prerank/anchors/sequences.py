@@ -110,3 +110,21 @@ def batches(lengths: TimeArray, batch_size: int, rng: np.random.Generator) -> li
     order = np.lexsort((rng.random(len(lengths)), lengths)).astype(np.int64)
     parts = np.split(order, np.arange(batch_size, len(order), batch_size))
     return [parts[n] for n in rng.permutation(len(parts))] if len(order) else []
+
+
+def token_chunks(
+    rows: TimeArray, n_tokens: TimeArray, budget: int, most_rows: int
+) -> list[TimeArray]:
+    """Cut ``rows`` into runs of at most ``most_rows`` rows that fit ``budget`` tokens, padded.
+
+    A run costs its rows times its longest row; one row longer than the budget stands alone. Sort
+    by length first, or padding wastes the budget. The loop is over runs, not over rows.
+    """
+    chunks, at = [], 0
+    while at < len(rows):
+        longest = np.maximum.accumulate(n_tokens[at : at + most_rows])
+        inside = longest * np.arange(1, len(longest) + 1) <= budget
+        size = max(1, int(np.searchsorted(~inside, True)))
+        chunks.append(rows[at : at + size])
+        at += size
+    return chunks
