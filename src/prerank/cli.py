@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prerank import __version__, progress
-from prerank.errors import PrerankError
+from prerank.errors import ConfigError, PrerankError
 
 app = typer.Typer(
     name="prerank",
@@ -143,10 +143,52 @@ for _stage, _text in {
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="a recipe (a .toml file), or folders of finished runs"),
+    ],
+    methods: Annotated[
+        str, typer.Option(help="`all`, or names separated by commas, added to the recipe's own")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=0, help="training seeds; 0: those of the recipe")] = 0,
+    trials: Annotated[
+        int, typer.Option(min=-1, help="settings tried a method on validation; -1: tune.trials")
+    ] = -1,
+    set_: Overrides = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Print the methods of one or more finished RUNS side by side."""
+    """Compare every method of a recipe fairly, or print finished runs side by side."""
+    recipes = [path for path in paths if path.suffix == ".toml"]
+    if not recipes:
+        _print_runs(paths, as_json)
+        return
+    if len(paths) > 1:
+        raise ConfigError("one recipe at a time", where="compare", got=len(paths))
+    from prerank import comparison
+    from prerank.pipeline import Run, describe
+    from prerank.recipe import load_recipe
+
+    more = [] if trials < 0 else [f"tune.trials={trials}"]
+    loaded = load_recipe(recipes[0], [*(set_ or ()), *more])
+    if dry_run:
+        truth = comparison.knows_truth(loaded)
+        resolved = comparison.resolve(loaded, methods, seeds, truth)
+        _print_plan(resolved.to_toml(), describe(Run(resolved)), (), as_json)
+        return
+    folder = comparison.compare(loaded, methods, seeds)
+    written = json.loads((folder / "comparison.json").read_text())
+    if as_json:
+        _out({"folder": str(folder), **written})
+        return
+    from prerank.evaluation.table import print_comparison
+    from prerank.store import read_report
+
+    print_comparison(read_report(folder / "comparison.json"))
+    print(f"comparison: {folder / 'comparison.html'}")
+
+
+def _print_runs(runs: list[Path], as_json: bool) -> None:
     from prerank.artifacts import Report
     from prerank.evaluation.table import print_table
     from prerank.store import Store, load

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,7 @@ from prerank.progress import log, track
 from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
 
+T = TypeVar("T")
 HASHED_BYTES = 1 << 20
 SAMPLE_USERS = 3
 
@@ -334,6 +335,19 @@ class Run:
         keys = self.parents(step, "label")
         return self.load(keys[0], PseudoLabels) if keys else None
 
+    def ancestors(self, step: Step) -> set[str]:
+        """Return the keys of ``step`` and of all that it is made from."""
+        found = {step.key}
+        for parent in step.parents:
+            found |= self.ancestors(self.steps[parent])
+        return found
+
+    def varied(self, recipe: Recipe) -> Run:
+        """Return the run of a recipe that differs in [train] only; what is in memory stays."""
+        other = Run(recipe)
+        other._cache = self._cache
+        return other
+
     def rankers(self, arm: str) -> list[Step]:
         """Return the steps that train the pre-rankers of an arm, one a training seed."""
         return [self.steps[f"rankers/{arm}/seed{k}"] for k in self.recipe.seeds]
@@ -580,7 +594,7 @@ def costs(run: Run) -> dict[str, CostExtra]:
     for arm in run.recipe.arms():
         steps = run.rankers(arm)
         trained = [m for step in steps if (m := run.store.manifest(step.key)) is not None]
-        before = _ancestors(run, steps[0]) - {steps[0].key}
+        before = run.ancestors(steps[0]) - {steps[0].key}
         before = {key for key in before if run.steps[key].stage not in ("prepare", "encode")}
         earlier = [m for key in sorted(before) if (m := run.store.manifest(key)) is not None]
         if trained:
@@ -589,14 +603,6 @@ def costs(run: Run) -> dict[str, CostExtra]:
                 "before_seconds": sum(m.seconds for m in earlier),
                 "peak_bytes": max(int(m.notes.get("peak_bytes", 0)) for m in trained),
             }
-    return found
-
-
-def _ancestors(run: Run, step: Step) -> set[str]:
-    """Return the keys of ``step`` and of all that it is made from."""
-    found = {step.key}
-    for parent in step.parents:
-        found |= _ancestors(run, run.steps[parent])
     return found
 
 
@@ -696,15 +702,37 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
     ]
 
 
+def make(run: Run, keys: Sequence[str]) -> None:
+    """Make the artifacts of ``keys`` that are not done, in their order."""
+    for step in [run.steps[key] for key in keys]:
+        if not run.done(step):
+            log(f"{step.stage:9s} {step.name or step.key:32s} {execute(run, step):7.1f} s")
+
+
 def _execute_all(run: Run, steps: Sequence[Step]) -> Iterator[tuple[Step, float]]:
     """Execute steps of one stage; pre-rankers side by side where the recipe has workers."""
-    if run.recipe.workers == 1 or len(steps) < 2 or steps[0].stage != "train":
+    if not steps or steps[0].stage != "train":
         for step in steps:
             yield step, execute(run, step)
         return
-    count = min(run.recipe.workers, len(steps))
+    for key, seconds in in_workers(run, _execute_key, [step.key for step in steps]):
+        yield run.steps[key], seconds
+
+
+def in_workers(
+    run: Run, work: Callable[[Run, str], T], names: Sequence[str]
+) -> Iterator[tuple[str, T]]:
+    """Yield each name with ``work(run, name)`` as they end, in as many processes as the recipe has.
+
+    ``work`` must be a function of a module: the workers import it.
+    """
+    count = min(run.recipe.workers, len(names))
+    if count < 2:
+        for name in names:
+            yield name, work(run, name)
+        return
     with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (run.recipe,)) as pool:
-        waiting = {pool.submit(_execute_key, step.key): step for step in steps}
+        waiting = {pool.submit(_in_worker, work, name): name for name in names}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
 
@@ -721,10 +749,14 @@ def _start_worker(recipe: Recipe) -> None:
     _worker_run = Run(recipe)
 
 
-def _execute_key(key: str) -> float:
+def _in_worker(work: Callable[[Run, str], T], name: str) -> T:
     if _worker_run is None:
         raise RuntimeError("the worker was not started")
-    return execute(_worker_run, _worker_run.steps[key])
+    return work(_worker_run, name)
+
+
+def _execute_key(run: Run, key: str) -> float:
+    return execute(run, run.steps[key])
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -105,6 +105,17 @@ class VariantConfig(Config):
     train: Changes = _changes("train")
 
 
+class TuneConfig(Config):
+    """How `compare` chooses settings, the same budget for every method."""
+
+    trials: int = Field(0, ge=0, description="settings tried for each method; 0: none are chosen")
+    pool: str = Field(
+        "",
+        description="pool whose validation rows decide; empty: the first unexposed one that has "
+        "validation rows, else the first that has",
+    )
+
+
 class Recipe(Config):
     """A whole run: where it goes, its seeds, one section a stage, and the methods compared."""
 
@@ -124,6 +135,7 @@ class Recipe(Config):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     simulate: SimulateConfig = SimulateConfig()
+    tune: TuneConfig = TuneConfig()
     methods: dict[str, MethodConfig] = Field(default_factory=default_methods)
     variants: dict[str, VariantConfig] = Field(
         default_factory=dict,
@@ -202,6 +214,12 @@ class Recipe(Config):
     def train_of(self, method: MethodConfig) -> TrainConfig:
         """Return the train config of ``method``: the recipe's, with the method's differences."""
         return TrainConfig.parse({**self.train.model_dump(), **method.train}, where="methods.train")
+
+    def with_train(self, name: str, settings: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with keys of [train] changed for one method."""
+        method = self.methods[name]
+        changed = method.model_copy(update={"train": {**method.train, **settings}})
+        return self.model_copy(update={"methods": {**self.methods, name: changed}})
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML; reading it back gives an equal recipe."""

@@ -10,8 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prerank.artifacts import Dataset, PseudoLabels
 from prerank.errors import ArtifactError
-from prerank.store import MANIFEST, Manifest, read_manifest, verify
+from prerank.evaluation.audit import audit
+from prerank.evaluation.extra import AuditExtra
+from prerank.evaluation.formats import to_rich
+from prerank.evaluation.sheets import label_audit_sheets
+from prerank.store import MANIFEST, Manifest, load, read_manifest, verify
 
 ABOUT = (
     "dataset.json",
@@ -85,6 +90,9 @@ def _describe(path: Path, manifest: Manifest) -> dict[str, Any]:
     about = {
         name: json.loads((path / name).read_text()) for name in ABOUT if (path / name).exists()
     }
+    audited = _audit(path, manifest) if manifest.kind == "label" else None
+    if audited is not None:
+        about["audit"] = audited
     return {
         "artifact": str(path),
         "stage": manifest.kind,
@@ -98,6 +106,18 @@ def _describe(path: Path, manifest: Manifest) -> dict[str, Any]:
         "packages": dict(manifest.packages),
         **about,
     }
+
+
+def _audit(path: Path, manifest: Manifest) -> AuditExtra | None:
+    """Hold the pseudo-labels in ``path`` against the truth that the run's dataset knows, if any."""
+    mark = manifest.parents.get("dataset")
+    for folder in path.resolve().parents:
+        found = read_manifest(folder / "dataset") if mark else None
+        if found is not None and found.fingerprint == mark:
+            dataset: Dataset = load(folder / "dataset", Dataset)
+            labels: PseudoLabels = load(path, PseudoLabels)
+            return audit(labels, dataset, manifest.seed or 0)
+    return None
 
 
 def print_description(description: Mapping[str, Any]) -> None:
@@ -116,9 +136,16 @@ def print_description(description: Mapping[str, Any]) -> None:
         console.print(table)
         return
     table = Table("what", "value", box=None)
-    for name, value in _flat(description):
+    audited: Any = description.get("audit")
+    plain = {name: value for name, value in description.items() if name != "audit"}
+    for name, value in _flat(plain):
         table.add_row(name, value)
     console.print(table)
+    if audited is not None:
+        console.print()
+        for sheet in label_audit_sheets("these labels", audited):
+            console.print(to_rich(sheet))
+            console.print()
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -448,7 +448,12 @@ def _save_report(path: Path, report: a.Report) -> None:
 
 
 def _load_report(path: Path) -> a.Report:
-    values = _read_json(path / "report.json")
+    return read_report(path / "report.json")
+
+
+def read_report(path: Path) -> a.Report:
+    """Read a report's JSON file; other keys than its own are left out."""
+    values = _read_json(path)
     return a.Report(
         records=tuple(a.Record(**r) for r in values["records"]),
         differences=tuple(a.Record(**r) for r in values["differences"]),

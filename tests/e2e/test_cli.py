@@ -134,6 +134,19 @@ def test_show_run_and_each_artifact(first: dict[str, Any]) -> None:
     assert "fingerprint" in prerank("show", folder / "anchors" / "llm").stdout
 
 
+def test_show_audits_labels_where_the_truth_is_known(first: dict[str, Any]) -> None:
+    folder = Path(first["folder"]) / "labels" / "gpl"
+    audit = json.loads(prerank("show", folder, "--json").stdout)["audit"]
+    assert 0 < audit["all"]["auc"] < 1 and len(audit["by_confidence"]) > 1
+    assert "by popularity" in prerank("show", folder).stdout
+
+
+def test_compare_plans_a_recipe_with_more_methods(recipe: Path, first: dict[str, Any]) -> None:
+    plan = prerank("compare", recipe, "--methods", "gpl-joint", "--dry-run", "--json")
+    todo = {s["key"] for s in json.loads(plan.stdout)["steps"] if not s["done"]}
+    assert "rankers/gpl-joint/seed0" in todo and "rankers/gpl/seed0" not in todo
+
+
 def test_compare_prints_runs_side_by_side(first: dict[str, Any]) -> None:
     found = prerank("compare", first["folder"])
     assert found.returncode == 0 and "gpl-shuffled" in found.stdout
@@ -170,6 +183,8 @@ def test_stage_of_another_recipe_is_stale(recipe: Path, first: dict[str, Any]) -
         (["run", "RECIPE", "--set", "prepare.source=games"], 2, "prepare.path"),
         (["run", "RECIPE", "--set", "methods.x.anchors=psychic"], 2, "unknown anchors"),
         (["run", "RECIPE", "--set", "methods.x.label.source=gpl"], 2, "needs `anchors`"),
+        (["compare", "RECIPE", "--methods", "psychic"], 2, "unknown method"),
+        (["compare", "RECIPE", "RECIPE"], 2, "one recipe at a time"),
         (["show", "nowhere"], 3, "no artifact here"),
         (["fly"], 2, "No such command"),
     ],

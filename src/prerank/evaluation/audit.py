@@ -30,6 +30,7 @@ from prerank.evaluation.significance import (
     bootstrap_intervals,
     user_sums,
 )
+from prerank.evaluation.summary import number
 
 Values = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -213,9 +214,10 @@ def _sentence(found: AuditExtra) -> str:
     if gain is None:
         return "Confidence is the same for all pairs, or too few are known: it predicts nothing."
     first, last = parts[0], parts[-1]
+    gap, low, high = (number(gain[key], sign=True) for key in ("value", "low", "high"))
     figures = (
         f"AUC {last['auc']:.3f} in the most confident fifth against {first['auc']:.3f} in the "
-        f"least confident: {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        f"least confident: {gap} [{low}, {high}]"
     )
     if gain["low"] > 0:
         return f"Confidence predicts correctness: {figures}."

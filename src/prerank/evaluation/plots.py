@@ -183,6 +183,31 @@ def map_plot(knots: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
     return _styled(figure, height=340)
 
 
+def parts_plot(
+    curves: Mapping[str, Sequence[float | None]], x_title: str, y_title: str
+) -> go.Figure:
+    """One value a part (a tenth, a fifth) of something ordered, one line a name.
+
+    Args:
+        curves: name -> values by rising part; None leaves a gap.
+        x_title: what the parts are.
+        y_title: what the values are.
+    """
+    figure = go.Figure()
+    for (name, values), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+        figure.add_scatter(
+            x=list(range(1, len(values) + 1)),
+            y=list(values),
+            mode="lines+markers",
+            name=escape(name),
+            line={"color": color, "width": 1.8},
+            hovertemplate="part %{x}: %{y:.3f}<extra></extra>",
+        )
+    figure.update_xaxes(title=x_title, dtick=1)
+    figure.update_yaxes(title=y_title)
+    return _styled(figure, height=340)
+
+
 def codebook_plot(quality: Mapping[str, Any]) -> go.Figure:
     """Codes there are, codes used and perplexity, by level.
 

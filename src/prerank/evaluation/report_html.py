@@ -7,21 +7,30 @@ travel as JSON with ``<`` escaped, and the page's own policy forbids it to load 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from prerank.artifacts import Record, Report
 from prerank.evaluation import plots, summary
-from prerank.evaluation.view import Role, View, excludes_zero, view
+from prerank.evaluation.sheets import (
+    Sheet,
+    ablation_sheet,
+    audit_sheets,
+    cost_sheet,
+    pool_sheets,
+    tally_sheet,
+    tuning_sheet,
+)
+from prerank.evaluation.view import COMPETING, Role, View, excludes_zero, view
 
-TEMPLATE = "report.html.jinja"
 OPEN_SEGMENTS = ("all", "tail")
 FEW = 5
 METRIC_NAMES = {
@@ -86,6 +95,16 @@ class PoolSection:
     plots: tuple[Plot, ...]
 
 
+@dataclass(frozen=True)
+class ComparisonSection:
+    """One pool of a comparison's page."""
+
+    name: str
+    facts: str
+    sheets: tuple[Sheet, ...]
+    plots: tuple[Plot, ...]
+
+
 def write_html(report: Report, path: Path, *, title: str = "") -> None:
     """Write the report's page.
 
@@ -102,11 +121,9 @@ def render_html(report: Report, *, title: str = "") -> str:
     """Return the page as text; see `write_html`."""
     seen = view(report)
     extra = seen.extra
-    page = _Page()
-    text = (files("prerank.evaluation") / TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = summary.number
-    return environment.from_string(text).render(
+    return _render(
+        "report.html.jinja",
+        kind="report",
         title=title or extra.get("title") or "Report",
         summary=summary.summarise(seen),
         seeds=max((record.seeds for record in report.records), default=1),
@@ -124,10 +141,60 @@ def render_html(report: Report, *, title: str = "") -> str:
         stages=extra.get("stages", []),
         recipe=_recipe(extra.get("recipe")),
         versions=extra.get("versions", {}),
+        sheets=_with_rows([ablation_sheet(seen), *audit_sheets(seen), cost_sheet(seen)]),
+        audit_plots=_audit_plots(seen),
+    )
+
+
+def write_comparison(report: Report, path: Path, *, title: str = "") -> None:
+    """Write the page of a comparison: every sheet, and the plots of the main metric by pool."""
+    seen = view(report)
+    sections = [
+        ComparisonSection(
+            pool,
+            _facts(seen.extra.get("evaluation", {}).get("pools", {}).get(pool)),
+            tuple(_with_rows(pool_sheets(seen, pool))),
+            tuple(_metric_plots(seen, pool)),
+        )
+        for pool in seen.pools
+    ]
+    rest = [tally_sheet(seen), ablation_sheet(seen), cost_sheet(seen), tuning_sheet(seen)]
+    text = _render(
+        "comparison.html.jinja",
+        kind="comparison",
+        title=title or seen.extra.get("title") or "Comparison",
+        summary=summary.summarise(seen),
+        notes=seen.extra.get("notes", []),
+        versions=seen.extra.get("versions", {}),
+        sections=sections,
+        sheets=_with_rows([*rest, *audit_sheets(seen)]),
+        audit_plots=_audit_plots(seen),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _render(template: str, **values: Any) -> str:
+    """Return a page of the package's templates, with its figures and scripts inside."""
+    page = _Page()
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        loader=FunctionLoader(
+            lambda name: (files("prerank.evaluation") / name).read_text(encoding="utf-8")
+        ),
+    )
+    environment.filters["number"] = summary.number
+    return environment.get_template(template).render(
+        **values,
         plot=page.add,
         figures=page.figures,
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
     )
+
+
+def _with_rows(sheets: Sequence[Sheet]) -> list[Sheet]:
+    return [sheet for sheet in sheets if sheet.rows]
 
 
 class _Page:
@@ -148,17 +215,7 @@ class _Page:
 
 def _pool(seen: View, pool: str) -> PoolSection:
     tables = [_table(seen, pool, segment) for segment in seen.segments]
-    found = []
-    for segment in OPEN_SEGMENTS:
-        rows = [
-            (record, role)
-            for name, role in seen.methods
-            if (record := seen.record(name, pool, segment, "gauc")) is not None
-        ]
-        if any(record.value is not None for record, _ in rows):
-            where = SEGMENT_NAMES[segment]
-            figure = plots.metric_plot(rows, f"GAUC, {where}", seen.baseline)
-            found.append(Plot(f"GAUC with {seen.config.interval:.0%} intervals, {where}", figure))
+    found = _metric_plots(seen, pool)
     found += _bias_plot(seen, pool)
     about = seen.extra.get("evaluation", {}).get("pools", {}).get(pool)
     if about and about["reliability"]:
@@ -166,6 +223,38 @@ def _pool(seen: View, pool: str) -> PoolSection:
         figure = plots.reliability_plot(curves, "predicted click probability")
         found.append(Plot("Reliability of the scores, first seed", figure))
     return PoolSection(pool, _facts(about), tuple(tables), tuple(found))
+
+
+def _metric_plots(seen: View, pool: str) -> list[Plot]:
+    found = []
+    for segment in OPEN_SEGMENTS:
+        rows = [
+            (record, role)
+            for name, role in seen.main
+            if (record := seen.record(name, pool, segment, "gauc")) is not None
+        ]
+        if any(record.value is not None for record, _ in rows):
+            where = SEGMENT_NAMES[segment]
+            figure = plots.metric_plot(rows, f"GAUC, {where}", seen.baseline)
+            found.append(Plot(f"GAUC with {seen.config.interval:.0%} intervals, {where}", figure))
+    return found
+
+
+def _audit_plots(seen: View) -> list[Plot]:
+    """Return how good the labels are by popularity and by confidence, of the methods that have."""
+    audits = seen.extra.get("audit", {})
+    names = [name for name, role in seen.methods if name in audits and role in COMPETING]
+    few = [n for n in names if audits[n]["all"]["auc"] != 0.5][: len(plots.LINES)]
+    found = []
+    for key, title, axis in (
+        ("by_popularity", "AUC of the pseudo-labels by popularity", "tenth, rare to popular"),
+        ("by_confidence", "AUC of the pseudo-labels by confidence", "fifth, unsure to sure"),
+    ):
+        curves = {name: [part["auc"] for part in audits[name][key]] for name in few}
+        curves = {name: values for name, values in curves.items() if len(values) > 1}
+        if curves:
+            found.append(Plot(title, plots.parts_plot(curves, axis, "AUC")))
+    return found
 
 
 def _facts(about: Any) -> str:
@@ -194,7 +283,7 @@ def _bias_plot(seen: View, pool: str) -> list[Plot]:
         shares["candidates"] = about["shares"]["candidates"]
         shares["clicks"] = about["shares"]["clicks"]
     size = seen.config.list_size
-    for name, _ in seen.methods:
+    for name, _ in seen.main:
         records = {
             segment: seen.record(name, pool, segment, f"share@{size}") for segment in seen.segments
         }
@@ -256,7 +345,7 @@ def _table(seen: View, pool: str, segment: str) -> SegmentTable:
             getters.append((metric, True))
     reasons: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     rows = []
-    for name, role in seen.methods:
+    for name, role in seen.main:
         cells = []
         for metric, is_difference in getters:
             find = seen.difference if is_difference else seen.record

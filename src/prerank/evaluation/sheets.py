@@ -72,8 +72,7 @@ def value_sheet(seen: View, pool: str) -> Sheet:
     columns = [column for column in wanted if column in known]
     rows = [
         SheetRow(name, tuple(_value(seen.record(name, pool, *one)) for one in columns), role)
-        for name, role in seen.methods
-        if role != "variant"
+        for name, role in seen.main
     ]
     note = (
         f"Brackets: {seen.config.interval:.0%} intervals of a bootstrap over users and training "
@@ -86,8 +85,8 @@ def versus_sheet(seen: View, pool: str, reference: str) -> Sheet:
     """Return the paired differences to ``reference`` with p-values, and who wins by segment."""
     tests = _tests(seen, reference, pool)
     rows = []
-    for name, role in seen.methods:
-        if role == "variant" or (name, *WHOLE) not in tests:
+    for name, role in seen.main:
+        if (name, *WHOLE) not in tests:
             continue
         cells = []
         for column in (WHOLE, TAIL):
@@ -209,33 +208,39 @@ def tuning_sheet(seen: View) -> Sheet:
 def audit_sheets(seen: View) -> list[Sheet]:
     """Return the audit of all pseudo-labels, and the parts of those of the main method."""
     audits: Mapping[str, AuditExtra] = seen.extra.get("audit", {})
-    known = [(name, role) for name, role in seen.methods if name in audits]
-    rows = [
-        SheetRow(
-            name,
-            (
-                f"{audits[name]['labelled']:,}",
-                f"{audits[name]['coverage']:.1%}",
-                *_audit_cells(audits[name]["all"]),
-                _gain(audits[name]),
-            ),
-            role,
-        )
-        for name, role in known
-    ]
+    rows = [_audit_row(name, audits[name], role) for name, role in seen.methods if name in audits]
+    found = [_audit_sheet(rows)]
+    for name in (seen.config.method,):
+        if name in audits:
+            found += _part_sheets(name, audits[name])
+    return found
+
+
+def label_audit_sheets(name: str, audit: AuditExtra) -> list[Sheet]:
+    """Return the audit of one label artifact: in all, by popularity and by confidence."""
+    return [_audit_sheet([_audit_row(name, audit, "method")]), *_part_sheets(name, audit)]
+
+
+def _audit_row(name: str, audit: AuditExtra, role: Role) -> SheetRow:
+    cells = (
+        f"{audit['labelled']:,}",
+        f"{audit['coverage']:.1%}",
+        *_audit_cells(audit["all"]),
+        _gain(audit),
+    )
+    return SheetRow(name, cells, role)
+
+
+def _audit_sheet(rows: Sequence[SheetRow]) -> Sheet:
     header = ("labels of", "pairs", "coverage", *AUDIT_HEADER, "Δ auc by confidence")
     note = (
         "Pseudo-labels against the truth of their pairs. Coverage: labelled share of the pairs "
         "with a known truth. Last column: AUC in the most confident fifth minus that in the least."
     )
-    found = [Sheet("Audit of the pseudo-labels", header, tuple(rows), note)]
-    shown = [name for name in (seen.config.method,) if name in audits]
-    for name in shown:
-        found += method_audit_sheets(name, audits[name])
-    return found
+    return Sheet("Audit of the pseudo-labels", header, tuple(rows), note)
 
 
-def method_audit_sheets(name: str, audit: AuditExtra) -> list[Sheet]:
+def _part_sheets(name: str, audit: AuditExtra) -> list[Sheet]:
     """Return the audit of one label source by popularity decile and by confidence quintile."""
     by_popularity = [
         SheetRow(

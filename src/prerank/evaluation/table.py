@@ -62,9 +62,7 @@ def pool_table(seen: View, pool: str) -> Table:
     for segment, metric in columns[:2] if seen.baseline else ():
         header = f"Δ {_header(segment, metric)}"
         table.add_column(header, justify="right", no_wrap=True, min_width=12)
-    for name, role in seen.methods:
-        if role == "variant":
-            continue
+    for name, role in seen.main:
         indent = "  " if role == "control" else ""
         cells = [_value(seen.record(name, pool, *column)) for column in columns]
         if seen.baseline:

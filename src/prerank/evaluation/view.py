@@ -55,6 +55,11 @@ class View:
         known = {name for name, _ in self.methods}
         return next((name for name in self.config.baselines if name in known), "")
 
+    @property
+    def main(self) -> tuple[tuple[str, Role], ...]:
+        """The methods without what belongs to variants: those stand in a table of their own."""
+        return tuple((name, role) for name, role in self.methods if AT not in name)
+
     def record(self, method: str, pool: str, segment: str, metric: str) -> Record | None:
         """Return a record, None if the report has none."""
         return self.records.get((method, pool, segment, metric))

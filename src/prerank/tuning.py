@@ -1,0 +1,212 @@
+"""Equal tuning: every method gets the same number of trials over the same settings.
+
+A trial trains one pre-ranker with one training seed; what decides is GAUC over the validation rows
+of one pool. Test rows are never read. The studies lie in the run's folder (SQLite, one study a
+method), so a killed tuning goes on with the trials it lacks; trial k of a method draws from a
+stream of its own, so it ends as an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prerank import pipeline
+from prerank import store as stores
+from prerank.artifacts import VALIDATION, Dataset, FloatArray, Pools
+from prerank.data.auc import grouped_auc
+from prerank.errors import ConfigError, MissingExtraError
+from prerank.evaluation.extra import TrialExtra
+from prerank.pipeline import Run, Step
+from prerank.progress import log
+from prerank.recipe import Recipe
+from prerank.seeds import derive
+
+STUDIES = "tuning.db"
+STARTUP = 8
+"""Trials drawn without regard to earlier ones, the first being the recipe's own settings."""
+RANGES: Mapping[str, tuple[float, float, bool]] = {
+    "learning_rate": (5e-4, 2e-2, True),
+    "weight_decay": (0.0, 0.1, False),
+    "id_dropout": (0.0, 0.5, False),
+    "pseudo_weight": (0.1, 10.0, True),
+}
+"""Key of [train] -> low, high, whether on a log scale. The same for every method that has it."""
+
+
+def space(recipe: Recipe) -> dict[str, tuple[float, float, bool]]:
+    """Return `RANGES`, widened for all methods alike so that each one's own settings lie inside."""
+    found = dict(RANGES)
+    for name in recipe.methods:
+        for key, value in own_settings(recipe, name).items():
+            low, high, is_log = found[key]
+            found[key] = (min(low, value), max(high, value), is_log)
+    return found
+
+
+def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
+    """Return the recipe's own values of what is tuned; no lambda for a method without labels."""
+    method = recipe.methods[name]
+    config = recipe.train_of(method)
+    weighs = recipe.label_of(method).source != "none" and config.pseudo_weight > 0
+    keys = [key for key in RANGES if key != "pseudo_weight" or weighs]
+    return {key: float(getattr(config, key)) for key in keys}
+
+
+def deciding_pool(dataset: Dataset, wanted: str) -> str:
+    """Return the pool whose validation rows decide.
+
+    Raises:
+        ConfigError: the data has no validation rows in (such) a pool.
+    """
+    pools = dataset.pools
+    has = [
+        name
+        for code, name in enumerate(pools.pools)
+        if ((pools.pool == code) & (pools.split == VALIDATION)).any()
+    ]
+    first = [name for name in has if "unexposed" in name] + has
+    if (wanted and wanted not in has) or not first:
+        raise ConfigError(
+            "nothing to tune on",
+            where="tune.pool",
+            must=" or ".join(has) or "a pool with validation rows, and this data has none",
+            got=wanted or "no pool asked for",
+            hint="compare without --trials, or hold out validation users",
+        )
+    return wanted or first[0]
+
+
+def tune(recipe: Recipe) -> dict[str, TrialExtra]:
+    """Choose settings for every method; all steps before training must be done.
+
+    Returns:
+        Method -> its best settings (of [train]), GAUC with them and with the recipe's own.
+
+    Raises:
+        ConfigError: no validation rows to decide by.
+        MissingExtraError: optuna is not installed.
+    """
+    run = Run(recipe)
+    pool = deciding_pool(run.dataset, recipe.tune.pool)
+    log(f"tune: {recipe.tune.trials} trials for each of {len(recipe.methods)} methods, by {pool}")
+    _storage(recipe)  # made once, before several processes open it
+    names = list(recipe.methods)
+    found = dict(pipeline.in_workers(run, tune_method, names))
+    return {name: found[name] for name in names}
+
+
+def with_settings(recipe: Recipe, chosen: Mapping[str, TrialExtra]) -> Recipe:
+    """Return the recipe with each method's chosen settings."""
+    for name, about in chosen.items():
+        recipe = recipe.with_train(name, about["settings"])
+    return recipe
+
+
+def tune_method(run: Run, name: str) -> TrialExtra:
+    """Run the trials that the method lacks and return its best settings."""
+    optuna = _optuna()
+    recipe = run.recipe
+    pool, ranges = deciding_pool(run.dataset, recipe.tune.pool), space(recipe)
+    own = own_settings(recipe, name)
+    distributions = {
+        key: optuna.distributions.FloatDistribution(low, high, log=is_log)
+        for key, (low, high, is_log) in ranges.items()
+        if key in own
+    }
+    study = optuna.create_study(
+        storage=_storage(recipe),
+        study_name=f"{name}-{_mark(run, name, pool, ranges)}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    complete = optuna.trial.TrialState.COMPLETE
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # killed while it ran
+    while (done := len(study.get_trials(deepcopy=False, states=(complete,)))) < recipe.tune.trials:
+        started = time.monotonic()
+        if done == 0:
+            value = objective(run, name, own, pool)
+            first = optuna.trial.create_trial(
+                params=own,
+                distributions=distributions,
+                value=value,
+                user_attrs={"seconds": time.monotonic() - started},
+            )
+            study.add_trial(first)
+        else:
+            seed = derive(recipe.seed, "tune", name, done) % 2**32
+            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+            trial = study.ask(distributions)
+            value = objective(run, name, trial.params, pool)
+            trial.set_user_attr("seconds", time.monotonic() - started)
+            study.tell(trial, value)
+        log(f"tune      {name:32s} trial {done + 1}: GAUC {value:.4f}")
+    trials = study.get_trials(deepcopy=False, states=(complete,))[: recipe.tune.trials]
+    best = max(trials, key=lambda trial: (trial.value, -trial.number))
+    return {
+        "trials": len(trials),
+        "pool": pool,
+        "own": trials[0].value,
+        "best": best.value,
+        "settings": dict(best.params),
+        "seconds": round(sum(trial.user_attrs["seconds"] for trial in trials), 1),
+    }
+
+
+def objective(run: Run, name: str, settings: Mapping[str, float], pool: str) -> float:
+    """Return GAUC over the validation rows of ``pool`` after training with ``settings``.
+
+    One training seed, the recipe's first. A pre-ranker whose scores are not finite gets 0.
+    """
+    varied = run.varied(run.recipe.with_train(name, settings))
+    step = varied.rankers(name)[0]
+    rows = validation_rows(run.dataset, pool)
+    scores = _trained_scores(varied, step, rows)
+    if not np.isfinite(scores).all():
+        return 0.0
+    values, _ = grouped_auc(rows.user, rows.click, scores)
+    return float(np.nan_to_num(np.nanmean(values)))
+
+
+def validation_rows(dataset: Dataset, pool: str) -> Pools:
+    """Return the validation rows of one pool."""
+    pools = dataset.pools
+    return pools.take((pools.split == VALIDATION) & (pools.pool == pools.pools.index(pool)))
+
+
+def _trained_scores(run: Run, step: Step, rows: Pools) -> FloatArray:
+    from prerank.ranking.pre_ranker import PreRanker
+
+    with tempfile.TemporaryDirectory(dir=run.recipe.folder / ".work", prefix="new-") as folder:
+        pipeline.train(run, step, Path(folder))
+        return PreRanker.load(Path(folder), run.dataset, run.embeddings(step)).score_pools(rows)
+
+
+def _mark(run: Run, name: str, pool: str, ranges: Mapping[str, Any]) -> str:
+    """Return a hash of all that decides a trial besides the settings tried."""
+    step = run.rankers(name)[0]
+    fixed = {key: value for key, value in step.config.items() if key not in RANGES}
+    about = {"train": fixed, "pool": pool, "ranges": ranges, "own": own_settings(run.recipe, name)}
+    return stores.fingerprint("tune", about, step.seed, step.parents)
+
+
+def _storage(recipe: Recipe) -> Any:
+    optuna = _optuna()
+    return optuna.storages.RDBStorage(f"sqlite:///{(recipe.folder / STUDIES).resolve()}")
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtraError(
+            "tuning needs optuna", where="tune.trials", hint="pip install 'prerank[tune]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,215 @@
+"""compare and its tuning, with the real optuna, on a tiny world without a language model."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prerank import tuning
+from prerank.artifacts import TEST, VALIDATION
+from prerank.comparison import before_training, compare, resolve
+from prerank.errors import ConfigError
+from prerank.pipeline import Run
+from prerank.recipe import Recipe, load_recipe
+
+TRIALS = 3
+TINY = """
+name = "tiny"
+out = "{out}"
+seeds = [0, 1]
+[prepare.world]
+n_users = 150
+n_items = 200
+[encode]
+embedding_dim = 16
+[tokenize]
+codebook_size = 8
+[train]
+epochs = 1
+embedding_dim = 8
+[evaluate]
+n_resamples = 50
+controls = ["gpl-popular"]
+[tune]
+trials = 3
+[methods.exposed-only]
+label.source = "none"
+[methods.gpl]
+anchors = "history"
+[variants]
+uniform.label.confidence = "uniform"
+"""
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def written(folder: Path, name: str = "runs") -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(TINY.format(out=folder / name))
+    return path
+
+
+def finished(database: Path) -> dict[int, str]:
+    """Return number -> last change of the finished trials in a database of studies."""
+    if not database.exists():
+        return {}
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        try:
+            rows = connection.execute(
+                "select trial_id, datetime_complete from trials where state = 'COMPLETE'"
+            )
+            return dict(rows.fetchall())
+        except sqlite3.OperationalError:
+            return {}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return load_recipe(written(tmp_path_factory.mktemp("compare")))
+
+
+@pytest.fixture(scope="module")
+def folder(recipe: Recipe) -> Path:
+    return compare(recipe)
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
+    return found
+
+
+def test_every_method_gets_the_same_budget(result: dict[str, Any], recipe: Recipe) -> None:
+    tuned = result["extra"]["tuning"]
+    assert set(tuned) == {"exposed-only", "gpl", "gpl-popular"}
+    assert {about["trials"] for about in tuned.values()} == {TRIALS}
+    assert len(finished(recipe.folder / "tuning.db")) == 3 * TRIALS
+    shared = {"learning_rate", "weight_decay", "id_dropout"}
+    assert set(tuned["exposed-only"]["settings"]) == shared
+    assert set(tuned["gpl"]["settings"]) == {*shared, "pseudo_weight"}
+    assert all(about["best"] >= about["own"] for about in tuned.values())
+
+
+def test_the_chosen_settings_are_trained_and_written(
+    folder: Path, result: dict[str, Any], recipe: Recipe
+) -> None:
+    chosen = json.loads((folder / "tuning.json").read_text())
+    assert chosen == result["extra"]["tuning"]
+    manifest = json.loads((recipe.folder / "rankers/gpl/seed1/manifest.json").read_text())
+    settings = chosen["gpl"]["settings"]
+    assert {key: manifest["config"][key] for key in settings} == settings
+    assert load_recipe(folder / "recipe.toml").methods["gpl"].train == settings
+
+
+def test_all_formats_are_written(folder: Path) -> None:
+    page = (folder / "comparison.html").read_text()
+    assert "gpl-popular" in page and 'src="http' not in page
+    assert "| **gpl** |" in (folder / "comparison.md").read_text()
+    assert r"\textbf{gpl}" in (folder / "comparison.tex").read_text()
+
+
+def test_report_holds_tests_costs_audit_and_ablation(result: dict[str, Any]) -> None:
+    extra = result["extra"]
+    pairs = {(t["method"], t["reference"]) for t in extra["evaluation"]["tests"]}
+    assert {("gpl", "exposed-only"), ("exposed-only", "gpl"), ("gpl@uniform", "gpl")} <= pairs
+    assert extra["costs"]["gpl"]["peak_bytes"] > 2**20
+    assert (
+        extra["costs"]["gpl"]["before_seconds"] > extra["costs"]["exposed-only"]["before_seconds"]
+    )
+    assert extra["audit"]["gpl"]["all"]["auc"] is not None
+    assert extra["arms"]["gpl@uniform"]["changes"] == ['label.confidence = "uniform"']
+
+
+def test_comparing_again_does_nothing_new(recipe: Recipe, folder: Path) -> None:
+    database = recipe.folder / "tuning.db"
+    trials, before = finished(database), (folder / "comparison.json").read_text()
+    assert compare(recipe) == folder
+    assert finished(database) == trials
+    assert (folder / "comparison.json").read_text() == before
+
+
+def test_more_trials_keep_those_there_are(recipe: Recipe, folder: Path) -> None:
+    run = Run(
+        resolve(recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"trials": 4})}))
+    )
+    before = finished(recipe.folder / "tuning.db")
+    about = tuning.tune_method(run, "gpl")
+    after = finished(recipe.folder / "tuning.db")
+    assert about["trials"] == 4 and len(after) == len(before) + 1
+    assert before.items() <= after.items()
+
+
+def test_killed_tuning_goes_on_and_ends_alike(folder: Path, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    command = [sys.executable, "-m", "prerank", "-q", "compare", str(path)]
+    database = tmp_path / "runs" / "tiny" / "tuning.db"
+    process = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(finished(database)) < TRIALS + 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    early = finished(database)
+    assert early, "the tuning never began"
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    late = finished(database)
+    assert early.items() <= late.items() and len(late) == 3 * TRIALS
+    undisturbed = json.loads((folder / "tuning.json").read_text())
+    again = json.loads((tmp_path / "runs/tiny/comparison/tuning.json").read_text())
+    for name, about in undisturbed.items():
+        assert again[name]["settings"] == about["settings"]
+        assert again[name]["best"] == pytest.approx(about["best"])
+
+
+def test_test_rows_decide_nothing(recipe: Recipe, folder: Path) -> None:
+    run = Run(resolve(recipe))
+    pools = run.dataset.pools
+    test = pools.split == TEST
+    rows = tuning.validation_rows(run.dataset, "unexposed")
+    assert len(rows) and (rows.split == VALIDATION).all()
+    settings = tuning.own_settings(run.recipe, "gpl")
+    value = tuning.objective(run, "gpl", settings, "unexposed")
+    flipped = replace(pools, click=np.where(test, 1 - pools.click, pools.click).astype(np.int8))
+    other = Run(resolve(recipe))
+    other._cache.update(run._cache)
+    other._cache["dataset"] = replace(run.dataset, pools=flipped)
+    assert tuning.objective(other, "gpl", settings, "unexposed") == value
+    turned = replace(pools, click=np.where(test, pools.click, 1 - pools.click).astype(np.int8))
+    other._cache["dataset"] = replace(run.dataset, pools=turned)
+    assert tuning.objective(other, "gpl", settings, "unexposed") != value
+
+
+def test_ranges_hold_every_methods_own_settings(recipe: Recipe) -> None:
+    odd = resolve(recipe).with_train("gpl", {"learning_rate": 0.5, "pseudo_weight": 0.01})
+    ranges = tuning.space(odd)
+    assert ranges["learning_rate"] == (5e-4, 0.5, True)
+    assert ranges["pseudo_weight"] == (0.01, 10.0, True)
+
+
+def test_lambda_of_zero_is_not_tuned(recipe: Recipe) -> None:
+    none = resolve(recipe).with_train("gpl", {"pseudo_weight": 0.0})
+    assert "pseudo_weight" not in tuning.own_settings(none, "gpl")
+
+
+def test_tuning_without_validation_rows_is_told(recipe: Recipe, folder: Path) -> None:
+    dataset = Run(resolve(recipe)).dataset
+    kept = dataset.pools.take(dataset.pools.split == TEST)
+    with pytest.raises(ConfigError, match="nothing to tune on"):
+        tuning.deciding_pool(replace(dataset, pools=kept), "")
+    with pytest.raises(ConfigError, match=r"tune\.pool"):
+        tuning.deciding_pool(dataset, "nowhere")
+
+
+def test_what_must_stand_before_training(recipe: Recipe) -> None:
+    keys = before_training(resolve(recipe))
+    assert keys[0] == "dataset" and "labels/gpl" in keys
+    assert not [key for key in keys if key.startswith("rankers/")]
