@@ -1,0 +1,70 @@
+"""What a cell of the table says."""
+
+import io
+
+from rich.console import Console
+
+from prerank.simulation.measures import METRICS
+from prerank.simulation.page import day_plot, lift_plot
+from prerank.simulation.show import BLOCKS, SHOWN, cell, print_result
+
+
+def estimate(value: float | None, half: float | None = None) -> dict[str, float | None]:
+    if value is None or half is None:
+        return {"value": value, "low": None, "high": None, "n": 1}
+    return {"value": value, "low": value - half, "high": value + half, "n": 5}
+
+
+def line(arm: str, metric: str, level: float, lift: dict | None) -> dict:
+    return {"arm": arm, "metric": metric, "level": estimate(level, 0.01), "lift": lift}
+
+
+RESULT = {
+    "name": "toy",
+    "arms": ["base", "arm", "oracle"],
+    "references": ["oracle"],
+    "baseline": "base",
+    "n_days": 2,
+    "n_replications": 5,
+    "interval": 0.95,
+    "metrics": METRICS,
+    "before": [estimate(0.1, 0.01)],
+    "by_day": {arm: [estimate(0.2, 0.01), estimate(0.3)] for arm in ("base", "arm", "oracle")},
+    "lines": [
+        line(arm, metric, 0.25, lift)
+        for arm, lift in (
+            ("base", None),
+            ("arm", estimate(3.07, 0.5)),
+            ("oracle", estimate(40.0, 50.0)),
+        )
+        for metric in METRICS
+    ],
+}
+
+
+def test_cells() -> None:
+    assert cell(line("base", "ctr", 0.123456, None)) == "0.1235"
+    assert cell(line("arm", "ctr", 0.2, estimate(3.07, 0.5))) == "+3.1 ±0.5*"
+    assert cell(line("arm", "ctr", 0.2, estimate(-3.07, 3.5))) == "-3.1 ±3.5\N{NO-BREAK SPACE}"
+    assert cell(line("arm", "ctr", 0.2, estimate(1.0))) == "+1.0"
+    assert cell(line("arm", "ctr", 0.2, estimate(None))) == "n/a"
+
+
+def test_every_metric_stands_in_one_block() -> None:
+    assert [m for block in BLOCKS for m in block] == list(SHOWN)
+    assert set(METRICS) - set(SHOWN) == {"expected_ctr"}
+
+
+def test_the_terminal_table_fits() -> None:
+    out = io.StringIO()
+    print_result(RESULT, Console(file=out, width=100))
+    assert max(len(row) for row in out.getvalue().splitlines()) <= 100
+    assert "+3.1 ±0.5*" in out.getvalue()
+
+
+def test_plots_hold_every_arm() -> None:
+    assert [trace.name for trace in day_plot(RESULT).data] == ["before", "base", "arm", "oracle"]
+    assert list(day_plot(RESULT).data[0].x) == [0]  # the last day of production is day 0
+    arm, reference = lift_plot(RESULT, "ctr").data
+    assert list(arm.y) == ["arm"] and list(reference.y) == ["oracle"]
+    assert arm.error_x.array[0] == 0.5
