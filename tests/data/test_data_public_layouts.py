@@ -343,9 +343,12 @@ def taobao(path: Path) -> None:
     )
 
 
+EVERYTHING = {"history_needs_vector": False, "only_seen_items": False}
+
+
 def test_taobao_mm(tmp_path: Path) -> None:
     taobao(tmp_path)
-    data = load("taobao-mm", tmp_path)
+    data = load("taobao-mm", tmp_path, taobao_mm=EVERYTHING)
     assert data.time_unit == "order"
     assert data.items.ids.tolist() == list("1235678") or data.items.ids.tolist() == list("12345678")
     # User -4 is in train and test: the test history, which holds a training click, is not used.
@@ -370,3 +373,29 @@ def test_taobao_mm_a_label_that_is_not_one_hot(tmp_path: Path) -> None:
     bad.write_parquet(tmp_path / "test_samples.parquet")
     with pytest.raises(DataError, match="not one-hot"):
         load("taobao-mm", tmp_path)
+
+
+def test_taobao_mm_keeps_history_with_vectors_and_items_that_were_seen(tmp_path: Path) -> None:
+    taobao(tmp_path)
+    data = load("taobao-mm", tmp_path)
+    # Only items 5 and 1 have a vector; 8 stands in the item table alone.
+    assert data.items.ids.tolist() == ["1", "5", "6", "7"]
+    rows = named(data, "interactions", "time")
+    assert rows == [("-1", "1", 0), ("-1", "1", 1), ("-4", "1", 0)]
+    assert any("4 of these were left out" in note for note in data.notes)
+    short = load("taobao-mm", tmp_path, taobao_mm={**EVERYTHING, "history_length": 1})
+    assert named(short, "interactions", "time") == [
+        ("-1", "1", 0), ("-3", "2", 0), ("-4", "2", 0), ("9", "4", 0),
+    ]  # fmt: skip
+
+
+def test_taobao_mm_some_users_only(tmp_path: Path) -> None:
+    taobao(tmp_path)
+    whole = load("taobao-mm", tmp_path, taobao_mm={**EVERYTHING, "max_users": 99})
+    assert len(whole.exposures) == 7
+    few = load("taobao-mm", tmp_path, taobao_mm={**EVERYTHING, "max_users": 3})
+    assert len(few.users) == 3
+    users = set(few.users.ids)
+    every = named(load("taobao-mm", tmp_path, taobao_mm=EVERYTHING), "exposures", "click")
+    assert named(few, "exposures", "click") == [row for row in every if row[0] in users]
+    assert any("3 users were drawn" in note for note in few.notes)

@@ -206,6 +206,25 @@ class RecFlowConfig(Config):
     )
 
 
+class TaobaoMmConfig(Config):
+    """Taobao-MM: how much of it to read."""
+
+    max_users: int = Field(
+        0, ge=0, description="Users read, drawn evenly from those of the samples; 0: all."
+    )
+    history_length: int = Field(
+        200, ge=1, description="Most recent items kept of a user's history (published: 1000)."
+    )
+    history_needs_vector: bool = Field(
+        True,
+        description="Leave history items without a vector out; the published vectors cover nine "
+        "tenths of the histories.",
+    )
+    only_seen_items: bool = Field(
+        True, description="Leave out items that stand in no sample and no history kept."
+    )
+
+
 class PrepareConfig(Config):
     """Settings of the verb ``prepare``."""
 
@@ -222,3 +241,4 @@ class PrepareConfig(Config):
         default_factory=RatingsConfig, description="Rating logs: MovieLens and RecBole files."
     )
     recflow: RecFlowConfig = Field(default_factory=RecFlowConfig, description="RecFlow.")
+    taobao_mm: TaobaoMmConfig = Field(default_factory=TaobaoMmConfig, description="Taobao-MM.")

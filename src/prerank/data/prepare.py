@@ -74,6 +74,6 @@ def read(config: PrepareConfig, path: Path, seed: int) -> Logs:
         case "taobao-mm":
             from prerank.data.readers.taobao_mm import read_taobao_mm
 
-            return read_taobao_mm(path, config.split, seed)
+            return read_taobao_mm(path, config.taobao_mm, config.split, seed)
         case "world":
             raise ConfigError("the world has no files", where="prepare.source")

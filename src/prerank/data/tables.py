@@ -17,13 +17,19 @@ from prerank.errors import DataError
 
 # From 1973 on, each range holds the moments of one unit only.
 UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17)}
+ROW = "row in the file"
 TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
 
-def read_frame(file: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
+def read_frame(
+    file: Path, columns: Sequence[str] = (), keys: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Read a Parquet, Feather or CSV file; only ``columns`` if any are named.
+
+    With ``keys`` only rows whose values in the columns of ``keys`` stand there, in the file's
+    order; the rest of a large file never is in memory, and no row at all is legal.
 
     Raises:
         DataError: the file is missing, unreadable, empty, or lacks a column.
@@ -52,7 +58,12 @@ def read_frame(file: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
                 got=", ".join(present),
                 hint='map your column names in the recipe: `columns = {ours = "yours"}`',
             )
-        frame = (lazy.select(columns) if columns else lazy).collect()
+        chosen = lazy.select(columns) if columns else lazy
+        if keys is not None:
+            numbered = chosen.with_row_index(ROW)
+            found = numbered.join(keys.lazy(), on=keys.columns, how="semi")
+            return found.collect(engine="streaming").sort(ROW).drop(ROW)
+        frame = chosen.collect()
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
