@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -19,7 +20,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from prerank.cli import app
+from prerank.evaluation.formats import to_markdown
+from prerank.evaluation.sheets import comparison_sheets
+from prerank.evaluation.summary import summarise
+from prerank.evaluation.view import view
 from prerank.recipe import Recipe
+from prerank.store import read_report
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -96,6 +102,7 @@ def results_page() -> str:
     parts = [MADE, "# Results\n", (ROOT / "docs" / "results-intro.md").read_text()]
     files = sorted(RESULTS.glob("run-*.json"))
     parts += [_run_section(json.loads(file.read_text()), file.name) for file in files]
+    parts += [comparison_section(file) for file in sorted(RESULTS.glob("compare-*.json"))]
     files = sorted(RESULTS.glob("simulate-*.json"))
     parts += [simulation_section(json.loads(file.read_text()), file.name) for file in files]
     return "\n".join(parts).rstrip() + "\n"
@@ -133,6 +140,24 @@ def _cell(record: dict[str, Any] | None) -> str:
     if record["low"] is None:
         return f"{record['value']:.3f}"
     return f"{record['value']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
+
+
+def comparison_section(file: Path) -> str:
+    """Return every sheet of a comparison: values, paired tests, ablations, costs, audit."""
+    about = json.loads(file.read_text())
+    seen = view(read_report(file))
+    versions = ", ".join(f"{name} {version}" for name, version in seen.extra["versions"].items())
+    head = [
+        f"\n## Comparison: {about['name']}\n",
+        f"`{about['command']}` on {about['hardware']}, Python {about['python']} ({versions}): "
+        f"{about['seconds']:.0f} s, peak {about['peak_gib']:.1f} GiB, {about['seeds']} seeds. "
+        f"From `benchmarks/results/{file.name}`.\n",
+        *[f"- {sentence}" for sentence in [*summarise(seen), *seen.extra["notes"]]],
+        "",
+    ]
+    sheets = comparison_sheets(seen)
+    named = [replace(sheet, title=f"{about['name']}: {sheet.title}") for sheet in sheets]
+    return "\n".join([*head, *(to_markdown(sheet, 3) for sheet in named)])
 
 
 def simulation_section(result: dict[str, Any], source: str) -> str:

@@ -79,6 +79,10 @@ def test_no_truth_no_audit() -> None:
     assert stage.audit(made, world(HAND, {}), 0) is None
 
 
+def test_equal_labels_are_not_audited() -> None:
+    assert stage.audit(labels([(0, 0, 0, 1), (0, 1, 0, 1)]), world(HAND, {}), 0) is None
+
+
 def test_all_abstain() -> None:
     found = stage.audit(labels([(0, 0, 0.5, 0)]), world(HAND, {}), 0)
     assert found is not None

@@ -42,7 +42,9 @@ LEVEL = 0.95
 
 
 def audit(labels: PseudoLabels, dataset: Dataset, seed: int) -> AuditExtra | None:
-    """Hold pseudo-labels against the truth of their pairs; None where no truth is known.
+    """Hold pseudo-labels against the truth of their pairs.
+
+    None where no truth is known, or where all labels are equal and so rank nothing.
 
     Args:
         labels: of unexposed pairs; those with confidence 0 abstain.
@@ -60,6 +62,8 @@ def audit(labels: PseudoLabels, dataset: Dataset, seed: int) -> AuditExtra | Non
     if not known.any():
         return None
     kept = known & (labels.confidence > 0)
+    if kept.any() and np.ptp(labels.label[kept]) == 0:
+        return None  # negatives: nothing to be right about
     pairs = _Pairs(
         user=np.unique(labels.user[kept], return_inverse=True)[1].astype(np.int64),
         label=labels.label[kept].astype(np.float64),
