@@ -433,7 +433,7 @@ def _anchors(run: Run, step: Step) -> InterestAnchors:
 
         work = run.store.work(step.key, step.fingerprint)
         model = run.path(run.parents(step, "finetune")[0])
-        return make(data, sids, space, model, config, step.seed, work)
+        return make(data, sids, space, model, config, step.seed, work, run.recipe.workers)
     if "+" in source:
         joined: InterestAnchors = reduce(controls.join, parts)
         return joined

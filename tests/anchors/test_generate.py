@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from prerank import artifacts as a
-from prerank.anchors import generate as stage
 from prerank.anchors.config import GenerateConfig
 from prerank.anchors.generate import generate
 from prerank.anchors.model import SidLM, save
+from prerank.anchors.shards import Decoder
 from prerank.anchors.tokens import SidTokens
 from prerank.errors import ArtifactError, ConfigError, DataError
 
@@ -60,7 +60,7 @@ def test_every_user_with_a_history_gets_existing_semantic_ids(model: Path, tmp_p
 
 def test_result_does_not_depend_on_kills_batches_or_shards(model: Path, tmp_path: Path) -> None:
     whole = run(model, tmp_path / "whole")
-    files = sorted((tmp_path / "whole").iterdir())
+    files = sorted((tmp_path / "whole").glob("anchors-*.safetensors"))
     assert [file.name for file in files] == [f"anchors-0000{n}.safetensors" for n in range(3)]
 
     work = folder(tmp_path / "killed")  # one finished shard, one cut short, one never begun
@@ -79,7 +79,7 @@ def test_finished_shards_are_not_decoded_again(
 ) -> None:
     run(model, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_decode_shard", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(Decoder, "decode", lambda *_: pytest.fail("decoded again"))
         run(model, tmp_path)
 
 

@@ -105,3 +105,12 @@ def test_token_chunks_keep_the_budget_and_every_row() -> None:
     assert [part.tolist() for part in token_chunks(rows, n_tokens, 8, 9)] == [[7, 3], [5], [1], [0]]
     assert [part.tolist() for part in token_chunks(rows, n_tokens, 99, 2)] == [[7, 3], [5, 1], [0]]
     assert token_chunks(rows[:0], n_tokens[:0], 8, 9) == []
+
+
+def test_spread_takes_turns_over_clusters_and_keeps_order() -> None:
+    cluster = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2], np.int32)
+    runs = of([4, 0, 1, 2, 3, 5], [9, 8], [], [0, 4, 6, 7])
+    # Turn one: 3 and 5 (the latest of clusters 0 and 1), turn two: 2 and 4, turn three: 1.
+    assert lists(runs.spread(3, cluster)) == [[2, 3, 5], [9, 8], [], [0, 4, 7]]
+    assert lists(runs.spread(5, cluster))[0] == [4, 1, 2, 3, 5]
+    assert lists(runs.spread(9, cluster)) == lists(runs)

@@ -100,8 +100,20 @@ class GenerateConfig(Config):
     first_code_quota: int = Field(
         0, ge=0, description="most anchors that may share a first-level code; 0 = no limit"
     )
-    max_history: int = Field(50, ge=1, description="most recent items the model reads")
-    batch_size: int = Field(64, ge=1, description="users decoded together")
+    max_history: int = Field(50, ge=1, description="items of a history that the model reads")
+    history_sample: Literal["recent", "clusters"] = Field(
+        "recent",
+        description="which items of a longer history are read. recent: the last ones; clusters: "
+        "an even sample of the user's interests, the most recent items of each first-level code "
+        "in turn",
+    )
+    batch_size: int = Field(64, ge=1, description="most users decoded together")
+    tokens_at_once: int = Field(
+        65536,
+        ge=1,
+        description="most tokens in memory together, histories and beams; long histories are "
+        "decoded in smaller batches",
+    )
     shard_users: int = Field(
         8192, ge=1, description="users a file of work in progress; what a kill can cost"
     )

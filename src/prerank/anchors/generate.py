@@ -1,38 +1,35 @@
 """generate: AnchorModel and histories -> InterestAnchors, once per user, in shards.
 
-Users are sorted by history length and cut into shards; each finished shard is one file in the work
-folder, written under another name and renamed. A killed run skips the shards that stand there; the
-result does not depend on where it was killed.
+Users are sorted by history length and cut into shards, which one process or several finish
+(`prerank.anchors.shards`). A killed run skips the shards that stand; the result does not depend on
+where it was killed.
 """
 
 from __future__ import annotations
 
-import math
+import os
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from prerank import seeds
-from prerank.anchors.beam import Reader, reader_of, tree_beam_search
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.config import GenerateConfig
-from prerank.anchors.model import load, resolve_dtype
 from prerank.anchors.sequences import Sequences, anchor_sequences, is_unordered
-from prerank.anchors.tokens import SidTokens
-from prerank.anchors.trie import LevelTable, Trie, level_tables
+from prerank.anchors.shards import Decoder, Job, Shard, read_shard, shard_file, work_through
+from prerank.anchors.trie import Trie
 from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, SemanticIds
-from prerank.devices import resolve_device
 from prerank.errors import ConfigError
-from prerank.progress import log, track
+from prerank.progress import log
 
-Shard = dict[str, NDArray[Any]]
+BYTES_A_PLACE = 16
+"""A shard keeps a leaf and two log-probabilities an anchor."""
 
 
 def generate(
@@ -43,92 +40,63 @@ def generate(
     config: GenerateConfig,
     seed: int,
     work: Path,
+    workers: int = 1,
 ) -> InterestAnchors:
     """Return every user's most probable semantic IDs as points of content space.
 
     Histories are the positives strictly before ``dataset.cuts.anchors``, most recent last; where
-    the data has no time, a seeded random order. A user without history gets no anchors. A user
-    gets fewer than ``n_anchors`` where the catalogue or the quota leaves fewer.
+    the data has no time, a seeded random order. Longer ones are cut as ``history_sample`` says. A
+    user without history gets no anchors. A user gets fewer than ``n_anchors`` where the catalogue
+    or the quota leaves fewer.
 
     Args:
         model_dir: what `prerank.anchors.finetune.finetune` wrote.
         work: a folder that survives a kill, for this config, seed and these inputs only.
+        workers: processes that decode side by side; cores and GPUs are shared among them.
 
     Raises:
-        ArtifactError: ``model_dir`` holds no anchor model.
+        ArtifactError: ``model_dir`` holds no anchor model, or the disk is full.
         ConfigError: the model was made for other semantic IDs, or the beams are too few.
     """
     trie = trie_of(semantic_ids, embeddings)
+    sizes = tuple(int(size) for size in semantic_ids.codebook_sizes)
+    _require_enough_beams(config, len(sizes))
+    histories = read_histories(dataset, semantic_ids, config, seed)
+    order = np.argsort(histories.lengths, kind="stable")
+    users = order[histories.lengths[order] > 0]
+    job = Job(model_dir, config, histories, users, semantic_ids.codes, sizes)
+    todo = [
+        number
+        for number, shard in enumerate(job.shards)
+        if read_shard(shard_file(work, number), shard) is None
+    ]
+    n_processes = max(1, min(workers, len(todo)))
+    with _threads(n_processes):
+        decoder = Decoder.of(job)
+        if todo:
+            _announce(decoder, todo, n_processes, embeddings.vectors.shape[1])
+            job.save(work)
+            with _helpers(work, decoder, n_processes - 1):
+                work_through(decoder, work)
+    parts = [read_shard(shard_file(work, n), shard) or {} for n, shard in enumerate(job.shards)]
+    vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
+    return _assemble(parts, len(dataset.users), config.n_anchors, trie, vectors_SD)
+
+
+def read_histories(
+    dataset: Dataset, semantic_ids: SemanticIds, config: GenerateConfig, seed: int
+) -> Sequences:
+    """Return what the model reads of each user, (U,): at most ``max_history`` items."""
     histories = anchor_sequences(dataset)
     if is_unordered(dataset, "auto"):
         histories = histories.shuffled(seeds.rng(seed, "generate", "order"))
-    histories = histories.last(config.max_history)
-    order = np.argsort(histories.lengths, kind="stable")
-    users = order[histories.lengths[order] > 0]
-
-    decoder = _decoder(semantic_ids, trie, model_dir, config)
-    shards = [
-        users[at : at + config.shard_users] for at in range(0, len(users), config.shard_users)
-    ]
-    files = [work / f"anchors-{n:05d}.safetensors" for n in range(len(shards))]
-    todo = [n for n in range(len(shards)) if read_shard(files[n], shards[n]) is None]
-    if todo:
-        _announce(decoder, histories, [shards[n] for n in todo], len(shards))
-    for n in todo:
-        title = f"generate: shard {n + 1} of {len(shards)}"
-        _write_shard(files[n], _decode_shard(decoder, histories, shards[n], title))
-
-    parts = [read_shard(file, shard) or {} for file, shard in zip(files, shards, strict=True)]
-    return _assemble(parts, len(dataset.users), config.n_anchors, decoder, semantic_ids, embeddings)
+    if config.history_sample == "clusters":
+        return histories.spread(config.max_history, semantic_ids.codes[:, 0])
+    return histories.last(config.max_history)
 
 
-@dataclass(frozen=True, eq=False)
-class _Decoder:
-    """All that decoding a batch of users needs."""
-
-    reader: Reader
-    tokens: SidTokens
-    trie: Trie
-    tables: tuple[LevelTable, ...]
-    item_tokens: NDArray[np.int64]
-    config: GenerateConfig
-    device: torch.device
-
-    def decode(self, histories: Sequences, users: NDArray[np.int64]) -> Shard:
-        """Return user (B,), leaf, logprob and logprob_legal (B, n_anchors) of one batch."""
-        items_BH, lengths_B = histories.padded(users)
-        n_levels, n_keep = self.tokens.n_levels, self.config.n_anchors
-        history_BT = np.full((len(users), 1 + items_BH.shape[1] * n_levels), self.tokens.pad)
-        history_BT[:, 0] = self.tokens.begin
-        # Whatever stands in the padding (item -1 reads the last item) is never attended to.
-        history_BT[:, 1:] = self.item_tokens[items_BH].reshape(len(users), -1)
-        beams = tree_beam_search(
-            self.reader,
-            self.tables,
-            self.tokens.level_starts,
-            torch.from_numpy(history_BT).to(self.device),
-            torch.from_numpy(1 + lengths_B * n_levels).to(self.device),
-            self.config.widths(n_levels),
-            self.config.first_code_quota,
-        )
-        return {
-            "user": users,
-            "leaf": _columns(beams.leaf, n_keep, -1),
-            "logprob": _columns(beams.logprob, n_keep, -math.inf),
-            "logprob_legal": _columns(beams.logprob_legal, n_keep, -math.inf),
-        }
-
-
-def _columns(values_UA: torch.Tensor, n_columns: int, fill: float) -> NDArray[Any]:
-    kept = values_UA[:, :n_columns]
-    lacking = n_columns - kept.shape[1]
-    return torch.nn.functional.pad(kept, (0, lacking), value=fill).cpu().numpy()
-
-
-def _decoder(
-    semantic_ids: SemanticIds, trie: Trie, model_dir: Path, config: GenerateConfig
-) -> _Decoder:
-    last = config.widths(semantic_ids.n_levels)[-1]
+def _require_enough_beams(config: GenerateConfig, n_levels: int) -> None:
+    last = config.widths(n_levels)[-1]
     if config.n_anchors > last:
         raise ConfigError(
             "more anchors than beams",
@@ -137,62 +105,65 @@ def _decoder(
             got=config.n_anchors,
             hint="raise beam_width or beam_growth",
         )
-    device = resolve_device(config.device)
-    lm, tokens = load(model_dir, device, resolve_dtype(config.dtype, device))
-    n_rows = lm.get_input_embeddings().weight.shape[0]
-    tokens.check_vocabulary(n_rows, semantic_ids.codebook_sizes, where=str(model_dir))
-    item_tokens = tokens.encode(semantic_ids.codes)
-    tables = level_tables(trie, device)
-    return _Decoder(reader_of(lm), tokens, trie, tables, item_tokens, config, device)
 
 
-def _announce(
-    decoder: _Decoder, histories: Sequences, shards: list[NDArray[np.int64]], n_shards: int
-) -> None:
-    """Say what is ahead; time one batch of middling length if there is much."""
-    n_users, size = sum(len(shard) for shard in shards), decoder.config.batch_size
-    message = f"generate: {n_users} users in {len(shards)} of {n_shards} shards"
-    if n_users > 20 * size:
-        middle = shards[len(shards) // 2]
+def _announce(decoder: Decoder, todo: list[int], n_processes: int, n_dims: int) -> None:
+    """Say what is ahead: users, hours and gigabytes. One batch is timed if there is much."""
+    job, config = decoder.job, decoder.job.config
+    shards = [job.shards[number] for number in todo]
+    n_users = sum(len(shard) for shard in shards)
+    places = n_users * config.n_anchors
+    gigabytes = places * BYTES_A_PLACE / 1e9
+    stored = places * (4 * n_dims + 4 * len(job.codebook_sizes) + 8) / 1e9
+    message = f"generate: {n_users} users in {len(todo)} of {len(job.shards)} shards"
+    if n_users > 8 * config.batch_size:
+        batches = decoder.batches(shards[len(shards) // 2])
+        middle = batches[len(batches) // 2]
         started = time.monotonic()
-        decoder.decode(histories, middle[len(middle) // 2 :][:size])
-        rate = min(size, len(middle)) / (time.monotonic() - started)
-        message += f", about {rate:.0f} users/s, {n_users / rate / 60:.1f} min"
-    log(message)
+        decoder.decode(middle)
+        rate = n_processes * len(middle) / (time.monotonic() - started)
+        message += f"; about {rate:.0f} users/s, {n_users / rate / 3600:.2f} h"
+    several = f" in {n_processes} processes" if n_processes > 1 else ""
+    log(f"{message}{several}; {gigabytes:.3f} GB of shards, then {stored:.3f} GB of anchors")
 
 
-def _decode_shard(
-    decoder: _Decoder, histories: Sequences, users: NDArray[np.int64], title: str
-) -> Shard:
-    size = decoder.config.batch_size
-    starts = range(0, len(users), size)
-    parts = [decoder.decode(histories, users[at : at + size]) for at in track(starts, title)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _write_shard(file: Path, shard: Shard) -> None:
-    partial = file.with_suffix(".part")
-    save_file(shard, partial)
-    partial.replace(file)
-
-
-def read_shard(file: Path, users: NDArray[np.int64]) -> Shard | None:
-    """Return the finished shard of ``users``; None if absent, truncated or of other users."""
+@contextmanager
+def _threads(n_processes: int) -> Iterator[None]:
+    """Give each process its share of the cores: two pools of threads on one core collapse."""
+    before = torch.get_num_threads()
+    if n_processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_processes))
     try:
-        shard: Shard = load_file(file)
-    except (OSError, SafetensorError):
-        return None
-    same = "user" in shard and np.array_equal(shard["user"], users)
-    return shard if same else None
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _helpers(work: Path, decoder: Decoder, count: int) -> Iterator[None]:
+    """Run ``count`` more processes on the job."""
+    threads = str(torch.get_num_threads())
+    started = []
+    for number in range(1, count + 1):
+        device = str(decoder.device)
+        if device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+        command = [sys.executable, "-m", "prerank.anchors.shards", str(work)]
+        started.append(subprocess.Popen([*command, "--device", device, "--threads", threads]))
+    try:
+        yield
+    finally:  # all shards are finished, or we failed: nothing is left for them to do
+        for process in started:
+            process.terminate()
+            process.wait()
 
 
 def _assemble(
     parts: list[Shard],
     n_users: int,
     n_anchors: int,
-    decoder: _Decoder,
-    semantic_ids: SemanticIds,
-    embeddings: ItemEmbeddings,
+    trie: Trie,
+    vectors_SD: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
 ) -> InterestAnchors:
     leaf_UA = np.full((n_users, n_anchors), -1, dtype=np.int64)
     logprob_UA = np.zeros((n_users, n_anchors), dtype=np.float32)
@@ -201,5 +172,4 @@ def _assemble(
         leaf_UA[part["user"]] = part["leaf"]
         logprob_UA[part["user"]] = part["logprob"]
         legal_UA[part["user"]] = part["logprob_legal"]
-    vectors_SD = bucket_vectors(decoder.trie, semantic_ids, embeddings)
-    return anchors_of_leaves(leaf_UA, decoder.trie, vectors_SD, "llm", logprob_UA, legal_UA)
+    return anchors_of_leaves(leaf_UA, trie, vectors_SD, "llm", logprob_UA, legal_UA)

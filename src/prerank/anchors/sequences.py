@@ -7,6 +7,7 @@ a batch, L levels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,25 @@ class Sequences:
         from_end = self.offsets[1:][self.owners()] - np.arange(len(self.item))
         return self.keep(from_end <= length)
 
+    def spread(self, length: int, cluster: IntArray) -> Sequences:
+        """Return at most ``length`` items of each sequence, evenly over clusters, in their order.
+
+        Clusters take turns: the most recent item of each, then the second of each, and so on; in
+        the last turn the most recent items win.
+
+        Args:
+            cluster: (I,) the cluster of each item.
+        """
+        owner, rows = self.owners(), np.arange(len(self.item))
+        group = cluster[self.item]
+        by_group = np.lexsort((-rows, group, owner))
+        turn = np.empty(len(rows), dtype=np.int64)
+        turn[by_group] = _places(owner[by_group], group[by_group])
+        by_turn = np.lexsort((-rows, turn, owner))
+        place = np.empty(len(rows), dtype=np.int64)
+        place[by_turn] = _places(owner[by_turn])
+        return self.keep(place < length)
+
     def padded(self, rows: TimeArray) -> tuple[IntArray, TimeArray]:
         """Return the items of ``rows`` as (B, H) int32, padded right with -1, and lengths (B,)."""
         lengths = self.lengths[rows]
@@ -78,6 +98,14 @@ class Sequences:
         inside = column < lengths[:, None]
         position = np.where(inside, self.offsets[rows][:, None] + column, 0)
         return np.where(inside, self.item[position], -1).astype(np.int32), lengths
+
+
+def _places(*keys: NDArray[Any]) -> TimeArray:
+    """Return (N,): the place of each row within its run of equal keys."""
+    rows = np.arange(len(keys[0]))
+    starts = np.ones(len(rows), dtype=bool)
+    starts[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return rows - np.maximum.accumulate(np.where(starts, rows, 0))
 
 
 def is_unordered(dataset: Dataset, order: str) -> bool:

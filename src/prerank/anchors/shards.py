@@ -1,0 +1,291 @@
+"""The work of `generate`, cut into shards that any number of processes share.
+
+A job is a folder: ``job.json`` and ``job.safetensors`` say what to decode, one file a finished
+shard follows. A process claims a shard by a lock on a file, which the system drops when the
+process dies, and publishes it by one rename. So processes may start, stop and be killed at any
+moment, on one machine or on several with a common folder:
+
+    python -m prerank.anchors.shards FOLDER [--device cuda:1] [--threads 2]
+
+Shard s is the same bytes whoever makes it, on equal machines with equal numbers of threads.
+
+Letters: U users, N items of all histories, B users of a batch, A anchors, L levels, I items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from prerank.anchors.beam import Reader, reader_of, tree_beam_search
+from prerank.anchors.config import GenerateConfig
+from prerank.anchors.model import load, resolve_dtype
+from prerank.anchors.sequences import Sequences, token_chunks
+from prerank.anchors.tokens import SidTokens
+from prerank.anchors.trie import LevelTable, Trie, level_tables
+from prerank.artifacts import IntArray
+from prerank.devices import resolve_device
+from prerank.errors import ArtifactError, ConfigError
+from prerank.progress import log, track
+
+Shard = dict[str, NDArray[Any]]
+JOB_JSON, JOB_ARRAYS = "job.json", "job.safetensors"
+WAIT_S = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that decoding needs.
+
+    Attributes:
+        model_dir: the anchor model.
+        config: how to decode.
+        histories: (U,) item sequences, cut to what the model reads.
+        users: the users with a history, shortest history first.
+        codes: (I, L) int32 semantic IDs, of ``codebook_sizes``.
+    """
+
+    model_dir: Path
+    config: GenerateConfig
+    histories: Sequences
+    users: NDArray[np.int64]
+    codes: IntArray
+    codebook_sizes: tuple[int, ...]
+
+    @property
+    def shards(self) -> list[NDArray[np.int64]]:
+        """The users of each shard."""
+        size = self.config.shard_users
+        return [self.users[at : at + size] for at in range(0, len(self.users), size)]
+
+    def save(self, folder: Path) -> None:
+        """Write the job for other processes; the JSON comes last and says that it is whole."""
+        arrays: Shard = {
+            "item": self.histories.item,
+            "offsets": self.histories.offsets,
+            "users": self.users,
+            "codes": np.ascontiguousarray(self.codes),
+        }
+        about = {
+            "model": str(self.model_dir.resolve()),
+            "codebook_sizes": self.codebook_sizes,
+            "config": self.config.model_dump(mode="json"),
+        }
+        _write(folder / JOB_ARRAYS, arrays)
+        partial = folder / f"{JOB_JSON}.{os.getpid()}.part"
+        partial.write_text(json.dumps(about, indent=1))
+        partial.replace(folder / JOB_JSON)
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        """Read a job; raise ArtifactError if the folder holds none."""
+        try:
+            about = json.loads((folder / JOB_JSON).read_text())
+            arrays = load_file(folder / JOB_ARRAYS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ArtifactError(
+                "the folder holds no decoding job",
+                where=str(folder),
+                got=error,
+                hint="`prerank generate` makes one in its run's folder, under .work/",
+            ) from None
+        return cls(
+            Path(about["model"]),
+            GenerateConfig.parse(about["config"]),
+            Sequences(arrays["item"], arrays["offsets"]),
+            arrays["users"],
+            arrays["codes"],
+            tuple(about["codebook_sizes"]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A job with its model and trie on a device."""
+
+    job: Job
+    reader: Reader
+    tokens: SidTokens
+    trie: Trie
+    tables: tuple[LevelTable, ...]
+    item_tokens: NDArray[np.int64]
+    device: torch.device
+
+    @classmethod
+    def of(cls, job: Job, device_name: str = "") -> Decoder:
+        """Load model and trie.
+
+        Raises:
+            ArtifactError: there is no anchor model.
+            ConfigError: the model was made for other semantic IDs or for shorter histories.
+        """
+        config, n_levels = job.config, len(job.codebook_sizes)
+        device = resolve_device(device_name or config.device)
+        lm, tokens = load(job.model_dir, device, resolve_dtype(config.dtype, device))
+        n_rows = lm.get_input_embeddings().weight.shape[0]
+        where = str(job.model_dir)
+        tokens.check_vocabulary(n_rows, np.array(job.codebook_sizes, np.int32), where=where)
+        longest = 1 + (int(job.histories.lengths.max(initial=0)) + 1) * n_levels
+        window = getattr(lm.config, "max_position_embeddings", longest)
+        if longest > window:
+            raise ConfigError(
+                "histories are longer than the model's window",
+                where="generate.max_history",
+                must=f"at most {(window - 1) // n_levels - 1} items of {n_levels} tokens",
+                got=config.max_history,
+            )
+        trie = Trie.of(job.codes, job.codebook_sizes)
+        return cls(
+            job,
+            reader_of(lm),
+            tokens,
+            trie,
+            level_tables(trie, device),
+            tokens.encode(job.codes),
+            device,
+        )
+
+    def batches(self, users: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut users, sorted by length, into batches of bounded memory."""
+        config, n_levels = self.job.config, len(self.job.codebook_sizes)
+        beams = sum(config.widths(n_levels)[:-1])
+        n_tokens = 1 + self.job.histories.lengths[users] * n_levels + beams
+        return token_chunks(users, n_tokens, config.tokens_at_once, config.batch_size)
+
+    def decode(self, users: NDArray[np.int64]) -> Shard:
+        """Return user (B,), leaf, logprob and logprob_legal (B, n_anchors) of one batch."""
+        config, n_levels = self.job.config, self.tokens.n_levels
+        items_BH, lengths_B = self.job.histories.padded(users)
+        history_BT = np.full((len(users), 1 + items_BH.shape[1] * n_levels), self.tokens.pad)
+        history_BT[:, 0] = self.tokens.begin
+        # Whatever stands in the padding (item -1 reads the last item) is never attended to.
+        history_BT[:, 1:] = self.item_tokens[items_BH].reshape(len(users), -1)
+        beams = tree_beam_search(
+            self.reader,
+            self.tables,
+            self.tokens.level_starts,
+            torch.from_numpy(history_BT).to(self.device),
+            torch.from_numpy(1 + lengths_B * n_levels).to(self.device),
+            config.widths(n_levels),
+            config.first_code_quota,
+        )
+        return {
+            "user": users,
+            "leaf": _columns(beams.leaf, config.n_anchors, -1),
+            "logprob": _columns(beams.logprob, config.n_anchors, -math.inf),
+            "logprob_legal": _columns(beams.logprob_legal, config.n_anchors, -math.inf),
+        }
+
+    def decode_shard(self, users: NDArray[np.int64], title: str) -> Shard:
+        """Return one shard, decoded batch by batch."""
+        parts = [self.decode(batch) for batch in track(self.batches(users), title)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _columns(values_UA: torch.Tensor, n_columns: int, fill: float) -> NDArray[Any]:
+    kept = values_UA[:, :n_columns]
+    lacking = n_columns - kept.shape[1]
+    return torch.nn.functional.pad(kept, (0, lacking), value=fill).cpu().numpy()
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """Return the file of a finished shard."""
+    return folder / f"anchors-{number:05d}.safetensors"
+
+
+def read_shard(file: Path, users: NDArray[np.int64]) -> Shard | None:
+    """Return the finished shard of ``users``; None if absent, truncated or of other users."""
+    try:
+        shard: Shard = load_file(file)
+    except (OSError, SafetensorError):
+        return None
+    same = "user" in shard and np.array_equal(shard["user"], users)
+    return shard if same else None
+
+
+def work_through(decoder: Decoder, folder: Path) -> None:
+    """Decode shards that nobody has claimed until all are finished, whoever finished them.
+
+    Raises:
+        ArtifactError: a shard cannot be written (a full disk); finished shards stay.
+    """
+    shards = decoder.job.shards
+    left = list(range(len(shards)))
+    while left:
+        before = len(left)
+        left = [number for number in left if not _finish(decoder, folder, number, shards[number])]
+        if len(left) == before:  # others work on all that is left; should one die, we take over
+            time.sleep(WAIT_S)
+
+
+def _finish(decoder: Decoder, folder: Path, number: int, users: NDArray[np.int64]) -> bool:
+    """Make shard ``number`` unless it stands; False if another process is at it."""
+    file = shard_file(folder, number)
+    if read_shard(file, users) is not None:
+        return True
+    with claimed(file.with_suffix(".claim")) as is_ours:
+        if is_ours and read_shard(file, users) is None:
+            title = f"generate: shard {number + 1} of {len(decoder.job.shards)}"
+            _write(file, decoder.decode_shard(users, title))
+    return is_ours
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[bool]:
+    """Hold the lock on ``file`` if it is free; yield whether it was."""
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _write(file: Path, arrays: Shard) -> None:
+    """Write under another name, then rename: a reader sees all of the file or none."""
+    partial = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file(arrays, partial)
+        partial.replace(file)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ArtifactError(
+            "a file of work in progress cannot be written",
+            where=str(file),
+            got=error,
+            hint="free some space and run again; finished shards are kept",
+        ) from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Join the work on a job's folder from another process or machine."""
+    parser = argparse.ArgumentParser(description="decode shards of a job until all are finished")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="", help="instead of the job's")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    decoder = Decoder.of(Job.load(options.folder), options.device)
+    work_through(decoder, options.folder)
+    log(f"generate: process {os.getpid()} is done")
+
+
+if __name__ == "__main__":
+    main()

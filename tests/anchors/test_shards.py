@@ -1,0 +1,182 @@
+"""Many processes on one job, killed at will; full disks; bounded batches; bare catalogues."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prerank import progress
+from prerank.anchors.config import FinetuneConfig, GenerateConfig
+from prerank.anchors.finetune import finetune
+from prerank.anchors.generate import generate, read_histories
+from prerank.anchors.model import SidLM, save
+from prerank.anchors.shards import Decoder, Job, claimed, main
+from prerank.anchors.tokens import SidTokens
+from prerank.errors import ArtifactError, ConfigError
+
+from .sid_world import dataset, folder, random_codes, random_lm, semantic_ids, unit_rows
+
+SIZES = (4, 3, 4)
+N_ITEMS = 20
+IDS = semantic_ids(random_codes(N_ITEMS, SIZES), SIZES)
+SPACE = unit_rows(N_ITEMS)
+RNG = np.random.default_rng(0)
+HISTORIES = [RNG.integers(N_ITEMS, size=n).tolist() for n in RNG.integers(1, 9, size=200)]
+DATA = dataset(HISTORIES, N_ITEMS)
+CONFIG = GenerateConfig(
+    n_anchors=3, beam_width=6, batch_size=5, shard_users=5, max_history=4, device="cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    save(SidLM(random_lm(SIZES), SidTokens(0, SIZES)), path)
+    return path
+
+
+def job(model: Path, config: GenerateConfig = CONFIG) -> Job:
+    histories = read_histories(DATA, IDS, config, 0)
+    users = np.argsort(histories.lengths, kind="stable")
+    return Job(model, config, histories, users, IDS.codes, SIZES)
+
+
+def shards(work: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(work.glob("anchors-*.safetensors"))}
+
+
+def test_processes_killed_at_any_moment_leave_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    whole, work = folder(tmp_path / "whole"), folder(tmp_path / "work")
+    expected = generate(DATA, IDS, SPACE, model, CONFIG, 0, whole)
+    job(model).save(work)
+    command = [sys.executable, "-m", "prerank.anchors.shards", str(work), "--threads", "1"]
+    victim = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not shards(work) and victim.poll() is None:
+        time.sleep(0.001)
+    victim.kill()
+    victim.wait()
+    assert 0 < len(shards(work)) < len(shards(whole)) == 40
+    found = generate(DATA, IDS, SPACE, model, CONFIG, 0, work, workers=2)
+    assert shards(work) == shards(whole)
+    for name in ("offsets", "codes", "vectors", "logprob", "logprob_legal"):
+        assert getattr(found, name).tobytes() == getattr(expected, name).tobytes()
+
+
+def test_a_claimed_shard_is_left_to_its_owner(tmp_path: Path) -> None:
+    with claimed(tmp_path / "x.claim") as first, claimed(tmp_path / "x.claim") as second:
+        assert first and not second
+    with claimed(tmp_path / "x.claim") as again:
+        assert again
+
+
+def test_another_process_may_finish_the_job(model: Path, tmp_path: Path) -> None:
+    small = CONFIG.model_copy(update={"shard_users": 70})
+    job(model, small).save(tmp_path)
+    main([str(tmp_path), "--device", "cpu"])
+    assert len(shards(tmp_path)) == 3
+    with pytest.raises(ArtifactError, match="no decoding job"):
+        main([str(tmp_path / "nowhere")])
+
+
+def test_a_full_disk_is_a_clear_error_and_costs_nothing_finished(
+    model: Path, tmp_path: Path
+) -> None:
+    large = CONFIG.model_copy(update={"shard_users": 200, "batch_size": 64})
+    expected = generate(DATA, IDS, SPACE, model, large, 0, folder(tmp_path / "whole"))
+    work = folder(tmp_path / "work")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))  # a shard of 200 users is larger
+    try:
+        with pytest.raises(ArtifactError, match="cannot be written"):
+            generate(DATA, IDS, SPACE, model, large, 0, work)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [file for file in work.iterdir() if file.suffix == ".part"]
+    found = generate(DATA, IDS, SPACE, model, large, 0, work)
+    assert found.logprob.tobytes() == expected.logprob.tobytes()
+
+
+def test_batches_are_bounded_by_tokens(model: Path) -> None:
+    bounded = CONFIG.model_copy(update={"tokens_at_once": 60, "batch_size": 64})
+    decoder = Decoder.of(job(model, bounded))
+    batches = decoder.batches(decoder.job.users)
+    lengths = decoder.job.histories.lengths
+    # Four items are 13 tokens, and two levels of six beams are 12 more.
+    costs = [len(users) * (1 + 3 * lengths[users].max() + 12) for users in batches]
+    assert max(costs) <= 60 and len(batches) < len(HISTORIES)
+    assert np.array_equal(np.concatenate(batches), decoder.job.users)
+
+
+def test_histories_by_interest_cluster(model: Path) -> None:
+    spread = CONFIG.model_copy(update={"history_sample": "clusters"})
+    histories = read_histories(DATA, IDS, spread, 0)
+    first = IDS.codes[:, 0]
+    for user, history in enumerate(HISTORIES):
+        read = histories.item[histories.offsets[user] : histories.offsets[user + 1]]
+        assert len(read) == min(4, len(history))
+        assert len(set(first[read])) == min(4, len(set(first[history])))
+
+
+def test_a_history_beyond_the_models_window_is_an_error(model: Path) -> None:
+    lm = random_lm(SIZES)
+    lm.config.max_position_embeddings = 12
+    save(SidLM(lm, SidTokens(0, SIZES)), model / "short")
+    with pytest.raises(ConfigError, match="longer than the model's window"):
+        Decoder.of(job(model / "short"))
+
+
+def test_the_estimate_names_hours_and_gigabytes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress.silence(False)
+    generate(DATA, IDS, SPACE, model, CONFIG, 0, tmp_path)
+    said = capsys.readouterr().err
+    assert "200 users in 40 of 40 shards" in said
+    assert " users/s, " in said and " h; 0.000 GB of shards, then 0.000 GB of anchors" in said
+
+
+@pytest.mark.parametrize("n_items", [1, 5])
+def test_a_catalogue_of_one_semantic_id_goes_through(tmp_path: Path, n_items: int) -> None:
+    ids = semantic_ids(np.zeros((n_items, 2), np.int32), (1, 2))
+    data = dataset([[0], [0, n_items - 1, 0], []], n_items)
+    small = FinetuneConfig(
+        hidden_size=16, intermediate_size=32, n_layers=1, n_heads=2, epochs=1, device="cpu"
+    )
+    out = folder(tmp_path / "out")
+    finetune(data, ids, small, 0, out, folder(tmp_path / "work-1"))
+    anchors = generate(data, ids, unit_rows(n_items), out, CONFIG, 0, folder(tmp_path / "work-2"))
+    assert np.diff(anchors.offsets).tolist() == [1, 1, 0]
+    assert anchors.logprob_legal.tolist() == [0.0, 0.0]
+
+
+def test_the_search_imports_torch_transformers_and_numpy_only() -> None:
+    script = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        banned = ("polars", "pydantic", "typer", "safetensors.numpy", "prerank.artifacts",
+                  "prerank.store", "prerank.data", "prerank.config", "prerank.progress")
+        if name in banned:
+            raise ImportError(f"{name} is not for the search")
+sys.meta_path.insert(0, Refuse())
+from prerank.anchors.beam import tree_beam_search
+from prerank.anchors.trie import Trie, level_tables
+mine = sorted(name for name in sys.modules if name.startswith("prerank"))
+print(" ".join(mine))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "prerank",
+        "prerank.anchors",
+        "prerank.anchors.beam",
+        "prerank.anchors.fused",
+        "prerank.anchors.trie",
+    ]
