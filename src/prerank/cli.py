@@ -231,6 +231,29 @@ def simulate(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run", show_default=False)],
+    out: Annotated[Path, typer.Option(help="where the bundle goes: a new path or an older bundle")],
+    method: Annotated[str, typer.Option(help="empty: the recipe's evaluate.method")] = "",
+    seed: Annotated[int | None, typer.Option(help="default: the smallest one trained")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a pre-ranker of RUN as a bundle: ONNX graphs, item matrix, vocabularies, model card."""
+    from prerank.serving.export import export as make
+    from prerank.serving.export import load_trained
+
+    bundle = make(load_trained(run, method, seed), out)
+    if as_json:
+        made = {n: json.loads((bundle.path / f"{n}.json").read_text()) for n in _MEASURED}
+        _out({"bundle": str(bundle.path), "fingerprint": bundle.fingerprint, **made})
+    else:
+        print(f"bundle {bundle.fingerprint}: {bundle.path}\nread {bundle.path / 'README.md'}")
+
+
+_MEASURED = ("parity", "precision", "latency")
+
+
+@app.command()
 def show(
     artifact: Annotated[Path, typer.Argument(help="the folder of an artifact or of a run")],
     as_json: Json = False,

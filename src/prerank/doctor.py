@@ -15,7 +15,7 @@ from rich.table import Table
 from prerank import __version__
 
 CORE = ("numpy", "polars", "scikit-learn", "torch", "transformers")
-EXTRAS = {"lora": "peft", "text": "sentence-transformers"}
+EXTRAS = {"lora": "peft", "text": "sentence-transformers", "export": "onnx", "serve": "fastapi"}
 
 
 def _version(package: str) -> str | None:

@@ -111,7 +111,7 @@ class Cold(PreRankerModel):
         share_BGN = (
             torch.stack(shares, dim=1)
             if shares
-            else user_BV.new_zeros(len(user_BV), 0, weight_NV.shape[0])
+            else user_BV.new_zeros(user_BV.shape[0], 0, weight_NV.shape[0])
         )
         return self.gates.user(user_BV), share_BGN, *self.cross.user_parts(item_T, offsets_B1)
 

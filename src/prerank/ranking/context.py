@@ -67,10 +67,10 @@ class ScoringContext:
         return cls(
             time_unit=dataset.time_unit,
             users=FeatureTable.of(
-                dataset.user_features, config, _seen(dataset, "user", len(dataset.users))
+                dataset.user_features, config, seen_in_training(dataset, "user", len(dataset.users))
             ),
             items=FeatureTable.of(
-                dataset.catalog.features, config, _seen(dataset, "item", n_items)
+                dataset.catalog.features, config, seen_in_training(dataset, "item", n_items)
             ),
             content=np.concatenate([vectors, unknown]),
             interactions=dataset.interactions if config.use_history else nothing,
@@ -110,7 +110,7 @@ class ScoringContext:
         return np.where(inside, item, np.int32(-1)).astype(np.int32)
 
 
-def _seen(dataset: Dataset, column: str, size: int) -> NDArray[np.bool_]:
+def seen_in_training(dataset: Dataset, column: str, size: int) -> NDArray[np.bool_]:
     """Return (size,) bool: who or what stands in a training exposure."""
     table = dataset.exposures
     seen = np.zeros(size, dtype=np.bool_)

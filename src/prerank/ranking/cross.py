@@ -67,9 +67,9 @@ class CrossFields(nn.Module):
     def user_parts(self, item_T: Tensor, offsets_B1: Tensor) -> Parts:
         """Return (B, K) shares of each code in the histories and (B, E) unit mean content."""
         parts = []
-        n_rows = len(offsets_B1) - 1
+        n_rows = offsets_B1.shape[0] - 1
         if self.reads_shares:
-            row_T = ragged_rows(offsets_B1, len(item_T))
+            row_T = ragged_rows(offsets_B1, item_T.shape[0])
             weight_TP = self.used.index_select(0, item_T).to(self.unit.dtype)
             place_TP = row_T[:, None] * self.n_codes + self.slots.index_select(0, item_T)
             count_BK = weight_TP.new_zeros(n_rows * self.n_codes)
@@ -100,7 +100,7 @@ class CrossFields(nn.Module):
         fields, users, items = [], list(user_parts), list(item_parts)
         if self.reads_shares:
             share_BK, code_BCP, weight_BCP = users.pop(0), items.pop(0), items.pop(0)
-            code_BCP = code_BCP.expand(len(share_BK), -1, -1)
+            code_BCP = code_BCP.expand(share_BK.shape[0], -1, -1)
             found_BN = share_BK.gather(1, code_BCP.flatten(1))
             fields.append(self._by_feature(found_BN.view(code_BCP.shape) * weight_BCP))
         if self.reads_content:

@@ -116,12 +116,22 @@ def bucketised(values: FloatArray, seen: NDArray[np.bool_], n_buckets: int) -> t
         seen: (R,) whose values the quantiles are taken over; all where none has a value.
         n_buckets: wanted; fewer where values repeat.
     """
+    known, edges = ~np.isnan(values), bucket_edges(values, seen, n_buckets)
+    bucket = np.searchsorted(edges, values, side="right")
+    return np.where(known, bucket, -1).astype(np.int32), len(edges) + 1
+
+
+def bucket_edges(
+    values: FloatArray, seen: NDArray[np.bool_], n_buckets: int
+) -> NDArray[np.float64]:
+    """Return the rising borders of the quantile buckets, fewer than ``n_buckets``.
+
+    A value falls into the bucket whose number is how many borders do not exceed it.
+    """
     known = ~np.isnan(values)
     train = values[known & seen] if (known & seen).any() else values[known]
     cuts = np.linspace(0, 1, n_buckets + 1)[1:-1]
-    edges = np.unique(np.quantile(train, cuts)) if len(train) else np.zeros(0)
-    bucket = np.searchsorted(edges, values, side="right")
-    return np.where(known, bucket, -1).astype(np.int32), len(edges) + 1
+    return np.unique(np.quantile(train, cuts)) if len(train) else np.zeros(0)
 
 
 def _normalised(columns: list[FloatArray], n_rows: int) -> FloatArray:

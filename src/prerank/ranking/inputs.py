@@ -188,16 +188,17 @@ class HistoryAttention(nn.Module):
         ]
         if not given:
             return None, None
-        n_items = len(given[0][0])
+        n_items = given[0][0].shape[0]
         row_T = ragged_rows(offsets_B1, n_items)
-        score_T = torch.stack([rows @ query for rows, query in given]).sum(0)
+        # A sum of products, as ONNX Runtime multiplies no matrix without rows.
+        score_T = torch.stack([(rows * query).sum(1) for rows, query in given]).sum(0)
         if self.recency is not None:
             position_T = torch.arange(n_items, device=row_T.device)
             from_end_T = offsets_B1[1:].index_select(0, row_T) - 1 - position_T
             score_T = score_T + self.recency.index_select(0, from_end_T)
-        weight_T1 = ragged_softmax(score_T, row_T, len(offsets_B1) - 1)[:, None]
+        weight_T1 = ragged_softmax(score_T, row_T, offsets_B1.shape[0] - 1)[:, None]
         means = [
-            None if rows is None else ragged_sum(weight_T1 * rows, row_T, len(offsets_B1) - 1)
+            None if rows is None else ragged_sum(weight_T1 * rows, row_T, offsets_B1.shape[0] - 1)
             for rows in (id_TD, content_TE)
         ]
         return means[0], means[1]
@@ -299,7 +300,7 @@ class Inputs(nn.Module):
 
     def item(self, item_B: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the item's fields, each (B, width), and its bias (B,); I = unknown."""
-        fields, bias_B = self.item_features(item_B), self.bias.expand(len(item_B))
+        fields, bias_B = self.item_features(item_B), self.bias.expand(item_B.shape[0])
         if self.item_id is not None:
             id_BD, row_B = self.item_id(item_B)
             fields.append(id_BD)

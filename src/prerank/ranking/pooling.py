@@ -74,9 +74,10 @@ def ragged_mean(table_ID: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         offsets_B1: (B + 1,) int32; history b is ``item_T[offsets_B1[b]:offsets_B1[b + 1]]``.
     """
     if torch.compiler.is_exporting():
-        # ONNX has no bags; gathering and adding rows up is the same sum.
-        row_T = ragged_rows(offsets_B1, len(item_T))
-        sum_BD = ragged_sum(table_ID.index_select(0, item_T), row_T, len(offsets_B1) - 1)
+        # ONNX has no bags; gathering and adding rows up is the same sum. Sizes by shape here and
+        # wherever a graph is exported: `len` would make the example's size a constant.
+        row_T = ragged_rows(offsets_B1, item_T.shape[0])
+        sum_BD = ragged_sum(table_ID.index_select(0, item_T), row_T, offsets_B1.shape[0] - 1)
     elif table_ID.requires_grad and torch.is_grad_enabled():
         sum_BD = _RaggedSum.apply(table_ID, item_T, offsets_B1)  # type: ignore[no-untyped-call]
     else:

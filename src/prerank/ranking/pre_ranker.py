@@ -224,6 +224,16 @@ class PreRanker:
             self._items = tuple(torch.cat(parts) for parts in zip(*blocks, strict=True))
         return self._items
 
+    def with_item_parts(self, parts: Parts) -> PreRanker:
+        """Return a pre-ranker that scores with other item parts: rounded ones, say.
+
+        Args:
+            parts: as `item_parts` returns them.
+        """
+        other = PreRanker(self.model, self.context, self.config, self.schema, self.history)
+        other._items = parts
+        return other
+
     def save(self, path: Path) -> None:
         """Write the weights and all else that is not the data into the folder ``path``."""
         path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""export and serve: PreRanker -> bundle -> scores over HTTP, without torch."""

@@ -1,0 +1,169 @@
+"""Scores of a bundle, in process: NumPy and ONNX Runtime, neither torch nor HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import FloatArray, IntArray
+from prerank.errors import ArtifactError, MissingExtraError
+from prerank.serving.bundle import Bundle, Precision, graph_file
+from prerank.serving.schema import Tables
+
+
+@dataclass(frozen=True, eq=False)
+class UserState:
+    """What the user tower reads of one user.
+
+    Attributes:
+        row: the user's row in the vocabulary; U = unknown.
+        tables: name -> (1, ...) the user's row of each table of features.
+        history: (H,) int32 item rows, at most max_history of them, oldest first.
+    """
+
+    row: int
+    tables: Tables
+    history: IntArray
+
+
+def session(path: str | bytes, threads: int = 1) -> Any:
+    """Open an ONNX graph with a fixed number of threads that sleep when idle."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise MissingExtraError(
+            "onnxruntime is absent", hint='pip install "prerank[export]"'
+        ) from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class ItemRows:
+    """One part of what the item tower says of all items, at some precision."""
+
+    def __init__(self, rows: NDArray[Any], scale: NDArray[Any] | None) -> None:
+        self.rows, self.scale = rows, scale
+
+    def take(self, item_C: NDArray[Any]) -> NDArray[Any]:
+        """Return the rows of items, (C, ...), as float32 (integers stay what they are)."""
+        taken = self.rows.take(item_C, axis=0)
+        if self.scale is not None:
+            scale = self.scale.take(item_C)
+            shaped = scale.reshape(-1, *[1] * (taken.ndim - 1))
+            exact: NDArray[Any] = np.multiply(taken, shaped, dtype=np.float32)
+            return exact
+        widened: NDArray[Any] = taken.astype(np.float32) if taken.dtype == np.float16 else taken
+        return widened
+
+
+class Scorer:
+    """Scores candidates for one user at a time. Safe to call from several threads.
+
+    Args:
+        bundle: what to score with.
+        precision: of the item rows; the graphs stay float32.
+        threads: of one ONNX Runtime call.
+    """
+
+    def __init__(self, bundle: Bundle, precision: Precision = "float32", threads: int = 1) -> None:
+        self.bundle = bundle
+        about = bundle.about
+        self.n_items: int = about["n_items"]
+        self.max_history: int = about["max_history"]
+        self._spread: bool = about["history"] == "spread"
+        ids = bundle.items["id"].to_list()
+        if len(ids) != self.n_items:
+            raise ArtifactError("schema and vocabulary differ", where=str(bundle.path))
+        self._row_of = dict(zip(ids, range(len(ids)), strict=True))
+        self._user = session(str(bundle.path / graph_file("user")), threads)
+        self._scorer = session(str(bundle.path / graph_file("scorer")), threads)
+        self._parts = [
+            ItemRows(*bundle.item_part(part, precision)) for part in range(len(about["item_parts"]))
+        ]
+        self._user_inputs = {i.name for i in self._user.get_inputs()}
+        self._user_outputs = [o.name for o in self._user.get_outputs()]
+        self._scorer_inputs = {i.name for i in self._scorer.get_inputs()}
+
+    def item_rows(self, ids: Sequence[str]) -> IntArray:
+        """Return the row of each item id, (C,) int32; I = unknown."""
+        found = map(self._row_of.get, ids, repeat(self.n_items))
+        return np.fromiter(found, dtype=np.int32, count=len(ids))
+
+    def known_rows(self, rows: NDArray[Any]) -> IntArray:
+        """Return ``rows`` with all that is no item of the vocabulary set to I = unknown."""
+        unknown = (rows < 0) | (rows > self.n_items)
+        return np.where(unknown, self.n_items, rows).astype(np.int32)
+
+    def history(self, ids: Sequence[str]) -> IntArray:
+        """Return the history a model may read of the given item ids, oldest first.
+
+        Unknown items are left out; of more than ``max_history`` the latest stay, or an even spread
+        where the data has no time.
+        """
+        rows = self.item_rows(ids)
+        rows = rows[rows < self.n_items]
+        size, taken = len(rows), min(len(rows), self.max_history)
+        if size == taken:
+            return rows
+        if self._spread:
+            return rows[np.arange(taken) * size // taken]
+        return rows[-taken:]
+
+    def user_parts(self, state: UserState) -> Mapping[str, NDArray[Any]]:
+        """Return what the user tower says of one user, by name; one row each."""
+        feed = {
+            "user": np.array([state.row], dtype=np.int64),
+            **state.tables,
+            "history": state.history,
+            "offsets": np.array([0, len(state.history)], dtype=np.int32),
+        }
+        used = {name: value for name, value in feed.items() if name in self._user_inputs}
+        return dict(zip(self._user_outputs, self._user.run(None, used), strict=True))
+
+    def logits(self, state: UserState, item_C: IntArray) -> FloatArray:
+        """Return the logit of each candidate, (C,) float32.
+
+        Args:
+            state: the user.
+            item_C: (C,) int32 item rows in 0..I; I = unknown.
+        """
+        feed = dict(self.user_parts(state))
+        for k, part in enumerate(self._parts):
+            if (name := f"item_part_{k}") in self._scorer_inputs:
+                feed[name] = part.take(item_C)
+        used = {name: value for name, value in feed.items() if name in self._scorer_inputs}
+        return cast(FloatArray, self._scorer.run(None, used)[0][0])
+
+    def rank(
+        self, state: UserState, item_C: IntArray, top_k: int | None = None
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return positions in ``item_C`` from best to worst and their logits.
+
+        At most ``top_k``; ties keep the order of the candidates.
+        """
+        logit_C = self.logits(state, item_C)
+        best = best_first(logit_C, top_k)
+        return best, logit_C[best]
+
+
+def best_first(logit_C: FloatArray, top_k: int | None) -> NDArray[np.int64]:
+    """Return the positions of the ``top_k`` (None: all) largest values, largest first.
+
+    Ties go to the earlier position, also at the cut.
+    """
+    if top_k is None or top_k >= len(logit_C):
+        return np.argsort(-logit_C, kind="stable")
+    edge = -np.partition(-logit_C, top_k - 1)[top_k - 1]
+    above = np.flatnonzero(logit_C > edge)
+    at_edge = np.flatnonzero(logit_C == edge)[: top_k - len(above)]
+    chosen = np.sort(np.concatenate([above, at_edge]))
+    return chosen[np.argsort(-logit_C[chosen], kind="stable")]

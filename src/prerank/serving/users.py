@@ -1,0 +1,194 @@
+"""Where the server finds what it knows of a user: in this process, or in Redis.
+
+The bundle's users are always in the process. A Redis store comes before them: it holds raw
+features and item ids, so it outlives any bundle. Where Redis fails or does not know the user, the
+bundle's state is used; where the bundle does not know the user either, the unknown user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from prerank.errors import DataError, MissingExtraError, PrerankError
+from prerank.serving.bundle import Bundle, feature_column
+from prerank.serving.scorer import Scorer, UserState
+
+KEY = "prerank:user:"
+FILL_CHUNK = 2000
+REST_S = 1.0  # after a failure Redis is left alone for a while: no request waits in vain
+
+
+class Users:
+    """The users of a bundle, in this process.
+
+    Args:
+        bundle: whose vocabulary, features and histories these are.
+        scorer: maps raw histories of requests to item rows.
+    """
+
+    def __init__(self, bundle: Bundle, scorer: Scorer) -> None:
+        frame = bundle.users
+        self.scorer = scorer
+        self.n_users = len(frame)
+        self.schema = bundle.features("user")
+        self._tables = bundle.user_tables
+        lengths = frame["history"].list.len().to_numpy()
+        self._history = frame["history"].explode().drop_nulls().to_numpy().astype(np.int32)
+        self._offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
+        self._row_of = dict(zip(frame["id"].to_list(), range(len(frame)), strict=True))
+        self._nothing = np.zeros(0, dtype=np.int32)
+
+    def known(self, user: str | None) -> bool:
+        """Say whether the bundle was trained with this user."""
+        return user in self._row_of
+
+    def state(self, user: str | None) -> UserState:
+        """Return the bundle's state of a user id; the unknown user for any other."""
+        row = self._row_of.get(user, self.n_users) if user is not None else self.n_users
+        one = slice(row, row + 1)
+        history = self._nothing
+        if row < self.n_users:
+            history = self._history[self._offsets[row] : self._offsets[row + 1]]
+        return UserState(row, {name: rows[one] for name, rows in self._tables.items()}, history)
+
+    def given(
+        self,
+        state: UserState,
+        features: Mapping[str, object] | None,
+        history: list[str] | None,
+    ) -> UserState:
+        """Return ``state`` with the given features and history in place of its own.
+
+        Raises:
+            DataError: a feature is unknown, of a wrong type or not finite.
+        """
+        tables = state.tables if features is None else self.schema.row(features)
+        rows = state.history if history is None else self.scorer.history(history)
+        return UserState(state.row, tables, rows)
+
+
+class UserStore(Protocol):
+    """A store of raw user features and histories outside the process."""
+
+    async def get(self, user: str) -> Mapping[str, Any] | None:
+        """Return ``{"features": {...}, "history": [...]}`` or None; raise StoreDownError."""
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+
+
+class StoreDownError(PrerankError):
+    """The user store does not answer, or holds something unreadable."""
+
+
+@dataclass
+class RedisStore:
+    """Users in Redis: key ``prerank:user:ID``, value a JSON object of features and history.
+
+    Args:
+        url: ``redis://host:port/db``.
+        timeout_s: longest wait for an answer; then the request falls back.
+    """
+
+    url: str
+    timeout_s: float = 0.05
+
+    def __post_init__(self) -> None:
+        try:
+            from redis.asyncio import Redis
+        except ImportError:
+            raise MissingExtraError(
+                "redis is absent", hint='pip install "prerank[serve]"'
+            ) from None
+        self._client: Any = Redis.from_url(
+            self.url,
+            socket_timeout=self.timeout_s,
+            socket_connect_timeout=self.timeout_s,
+            retry=None,
+        )
+        self._rest_until = 0.0
+
+    async def get(self, user: str) -> Mapping[str, Any] | None:
+        """Return what Redis holds of a user, None if nothing.
+
+        Raises:
+            StoreDownError: no answer in time, or no JSON object.
+        """
+        from redis.exceptions import RedisError
+
+        if time.monotonic() < self._rest_until:
+            raise StoreDownError("the user store was down a moment ago")
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                text = await self._client.get(KEY + user)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._rest_until = time.monotonic() + REST_S
+            raise StoreDownError("the user store does not answer", got=error) from None
+        if text is None:
+            return None
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise StoreDownError("the user store holds no JSON object", where=KEY + user)
+        return found
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def open_store(url: str, timeout_s: float) -> UserStore | None:
+    """Return the store that ``url`` names; None for ``embedded``.
+
+    Raises:
+        DataError: another kind of store.
+    """
+    if url == "embedded":
+        return None
+    if url.partition("://")[0] in ("redis", "rediss", "unix"):
+        return RedisStore(url, timeout_s)
+    raise DataError("unknown user store", must="embedded or redis://host:port/db", got=url)
+
+
+def fill_redis(bundle: Bundle, url: str) -> int:
+    """Write the users of a bundle into Redis; return how many.
+
+    Raises:
+        StoreDownError: Redis does not answer.
+    """
+    try:
+        from redis import Redis
+        from redis.exceptions import RedisError
+    except ImportError:
+        raise MissingExtraError("redis is absent", hint='pip install "prerank[serve]"') from None
+    names = bundle.features("user").names
+    item_ids = np.array(bundle.items["id"].to_list(), dtype=object)
+    try:
+        with Redis.from_url(url) as client:
+            for part in bundle.users.iter_slices(FILL_CHUNK):
+                values = {
+                    KEY + row["id"]: json.dumps(
+                        {
+                            "features": {
+                                name: row[feature_column(name)]
+                                for name in names
+                                if row[feature_column(name)] is not None
+                            },
+                            "history": item_ids[row["history"]].tolist(),
+                        }
+                    )
+                    for row in part.iter_rows(named=True)
+                }
+                client.mset(values)
+    except (RedisError, OSError) as error:
+        raise StoreDownError("the user store does not answer", where=url, got=error) from None
+    return len(bundle.users)
