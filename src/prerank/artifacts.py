@@ -33,6 +33,8 @@ histories are sets and the item of a row is left out of its own history."""
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 UNKNOWN_CLICK = -1
+UNLABELED = "unlabeled"
+"""Source of pseudo-labels that all abstain on purpose: pairs for objectives without labels."""
 UNIT_TOLERANCE = 1e-3
 CHECKED_ROWS = 1 << 18
 

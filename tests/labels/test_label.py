@@ -28,6 +28,8 @@ EVERY_WAY = [
     LabelConfig(match="probability-weighted", max_pairs=70),
     LabelConfig(source="negatives"),
     LabelConfig(source="negatives", pairs="proposed"),
+    LabelConfig(source="negatives", negative_power=0.75),
+    LabelConfig(mix="negatives"),
     LabelConfig(source="truth"),
     LabelConfig(shuffle="labels"),
     LabelConfig(shuffle="confidence"),

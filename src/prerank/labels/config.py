@@ -12,11 +12,35 @@ from prerank.config import Config
 class LabelConfig(Config):
     """How unexposed pairs get their pseudo-labels and confidences (method.md stages 5 and 6)."""
 
-    source: Literal["gpl", "negatives", "truth", "none"] = Field(
+    source: Literal["gpl", "negatives", "teacher", "truth", "unlabeled", "none"] = Field(
         "gpl",
-        description="Where labels come from: interest anchors (`gpl`), all zero (`negatives`), "
-        "the known truth (`truth`, a ceiling for studies) or no pseudo-labels at all (`none`).",
+        description="Where labels come from: interest anchors (`gpl`), all zero (`negatives`), a "
+        "ranker's scores (`teacher`), the known truth (`truth`, a ceiling for studies), nowhere "
+        "(`unlabeled`: pairs for objectives that need no labels) or no pairs at all (`none`).",
     )
+    negative_power: float = Field(
+        0.0,
+        ge=0,
+        description="`negatives`: a pair counts by (interactions of its item + 1) ** power; "
+        "0: all alike, .75: as if drawn by popularity.",
+    )
+    teacher_rule: Literal["soft", "two-threshold", "surest"] = Field(
+        "soft",
+        description="`teacher`: its click probability for all pairs, 1 and 0 for the best and the "
+        "worst (the others abstain), or its probability for these alone.",
+    )
+    teacher_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Part of the expected clicks, and of the others, that the best and the worst "
+        "pairs of `teacher_rule` are.",
+    )
+    mix: Literal["none", "negatives", "teacher"] = Field(
+        "none",
+        description="A second opinion on every pair (extension, ours): label 0, or a ranker's.",
+    )
+    mix_share: float = Field(0.5, gt=0, le=1, description="Weight of the second opinion.")
     pairs: Literal["auto", "logged", "proposed", "both"] = Field(
         "auto",
         description="Which unexposed pairs: logged candidates, drawn from a proposal, or both; "
@@ -99,10 +123,17 @@ class LabelConfig(Config):
         "none", description="Controls: permute the labels, or the confidences, across pairs."
     )
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Say whether a ranker's scores are read."""
+        return "teacher" in (self.source, self.mix)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.low >= self.high:
             raise ValueError("low must be below high")
         if isinstance(self.prior, float) and not 0 < self.prior < 1:
             raise ValueError("prior must lie strictly between 0 and 1, or be `keep` or `auto`")
+        if self.mix != "none" and self.source in ("unlabeled", "none", self.mix):
+            raise ValueError(f"mix = {self.mix} needs labels of another source to be mixed into")
         return self

@@ -6,12 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
-from prerank.data.unexposed import UnexposedPairs, pair_keys, propose_pairs, unexposed_pairs
+from prerank.artifacts import UNLABELED, Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
+from prerank.data.unexposed import (
+    UnexposedPairs,
+    interaction_counts,
+    pair_keys,
+    propose_pairs,
+    unexposed_pairs,
+)
 from prerank.errors import ConfigError, DataError
 from prerank.labels.config import LabelConfig
 from prerank.labels.gpl import gpl_labels
+from prerank.labels.mix import mixed
+from prerank.labels.plain import plain_labels
+from prerank.labels.teacher import ScorePairs, teacher_labels
 from prerank.seeds import rng
 
 HISTOGRAM_BINS = 20
@@ -23,6 +33,7 @@ def label(
     anchors: InterestAnchors | None,
     config: LabelConfig,
     seed: int,
+    teacher: ScorePairs | None = None,
 ) -> PseudoLabels:
     """Give the unexposed pairs their pseudo-labels and confidences (method.md stages 5 and 6).
 
@@ -32,6 +43,7 @@ def label(
         anchors: of all users of the dataset; needed by the source ``gpl`` only.
         config: of the stage.
         seed: of the proposal, the sample of pairs, the folds and the shuffles.
+        teacher: scores pairs; needed by the source ``teacher`` and to mix a teacher in.
 
     Returns:
         PseudoLabels of pairs that were neither exposed before test nor interacted with, each once,
@@ -39,8 +51,8 @@ def label(
         [0, 1], by which the training stage multiplies the weight of all pseudo-labels.
 
     Raises:
-        ConfigError: for the source ``none``, or ``gpl`` without anchors, or logged pairs wanted
-            where none are.
+        ConfigError: for the source ``none``, ``gpl`` without anchors, a teacher's labels without
+            a teacher, or logged pairs wanted where none are.
         DataError: if artifacts do not belong together, or a source has nothing to learn from.
     """
     pairs, n_unexposed = choose_pairs(dataset, config, seed)
@@ -54,9 +66,11 @@ def label(
             )
         _check(dataset, embeddings, anchors)
         labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed)
+    elif config.source == "teacher":
+        labels = teacher_labels(dataset, pairs, n_unexposed, _needed(teacher), config)
     else:
-        labels = _plain(pairs, config)
-    labels = _shuffled(labels, config, seed)
+        labels = _without_model(dataset, pairs, config)
+    labels = _mixed(_shuffled(labels, config, seed), teacher, config)
     return replace(labels, fit={**labels.fit, **_summary(labels, config, n_unexposed)})
 
 
@@ -117,42 +131,53 @@ def _check(dataset: Dataset, embeddings: ItemEmbeddings, anchors: InterestAnchor
             )
 
 
-def _plain(pairs: UnexposedPairs, config: LabelConfig) -> PseudoLabels:
-    """Labels that need no anchors: all zero, or the truth where it is known."""
+def _needed(teacher: ScorePairs | None) -> ScorePairs:
+    if teacher is None:
+        raise ConfigError(
+            "labels from a teacher need a teacher",
+            where="methods.*.teacher",
+            must="ranker or adapted",
+            got="none",
+        )
+    return teacher
+
+
+def _without_model(dataset: Dataset, pairs: UnexposedPairs, config: LabelConfig) -> PseudoLabels:
+    """Labels that need no anchors and no teacher: none, all zero, or the truth where known."""
     if config.source == "none":
         raise ConfigError(
             "the source `none` makes no pseudo-labels",
             where="label.source",
-            must="gpl, negatives or truth",
+            must="gpl, negatives, teacher, truth or unlabeled",
             got="none",
         )
-    known = np.ones(len(pairs), bool)
-    if config.source == "truth":
-        known = ~np.isnan(pairs.truth)
-        if not known.any():
-            raise DataError(
-                "no unexposed pair has a known truth",
-                where="candidates.truth",
-                must="values in [0, 1] for some candidates",
-                got="all unknown",
-                hint="the true-label ceiling exists for simulated or fully labelled logs only",
-            )
-    label = pairs.truth if config.source == "truth" else np.zeros(len(pairs), np.float32)
-    nothing = np.full(len(pairs), np.nan, np.float32)
-    return PseudoLabels(
-        user=pairs.user,
-        item=pairs.item,
-        time=pairs.time,
-        label=np.where(known, label, 0).astype(np.float32),
-        confidence=known.astype(np.float32),
-        relevance=nothing,
-        anchor=np.full(len(pairs), -1, np.int64),
-        dispersion=nothing,
-        history=nothing,
-        llm=nothing,
-        source=config.source,
-        fit={"pseudo_weight_factor": 1.0},
-    )
+    nothing = np.zeros(len(pairs))
+    if config.source == "unlabeled":
+        return plain_labels(pairs, nothing, nothing, UNLABELED)
+    if config.source == "negatives":
+        popularity = interaction_counts(dataset)[pairs.item] + 1.0
+        return plain_labels(pairs, nothing, popularity**config.negative_power, "negatives")
+    known = ~np.isnan(pairs.truth)
+    if not known.any():
+        raise DataError(
+            "no unexposed pair has a known truth",
+            where="candidates.truth",
+            must="values in [0, 1] for some candidates",
+            got="all unknown",
+            hint="the true-label ceiling exists for simulated or fully labelled logs only",
+        )
+    return plain_labels(pairs, np.nan_to_num(pairs.truth), known.astype(np.float64), "truth")
+
+
+def _mixed(labels: PseudoLabels, teacher: ScorePairs | None, config: LabelConfig) -> PseudoLabels:
+    """Return the labels with the second opinion of ``config.mix``."""
+    if config.mix == "none":
+        return labels
+    other = np.zeros(len(labels))
+    if config.mix == "teacher":
+        logit = _needed(teacher)(labels.user, labels.item, labels.time)
+        other = expit(logit.astype(np.float64))
+    return mixed(labels, other, config.mix_share, config.mix)
 
 
 def _shuffled(labels: PseudoLabels, config: LabelConfig, seed: int) -> PseudoLabels:

@@ -12,6 +12,7 @@ from torch import Tensor
 from prerank.artifacts import (
     TRAIN,
     UNKNOWN_CLICK,
+    UNLABELED,
     Dataset,
     FloatArray,
     IntArray,
@@ -19,8 +20,6 @@ from prerank.artifacts import (
     TimeArray,
 )
 from prerank.ranking.context import ScoringContext
-
-UNLABELED = "unlabeled"
 
 
 @dataclass(frozen=True, eq=False)
