@@ -134,6 +134,7 @@ for _stage, _text in {
     "tokenize": "Give every item a semantic ID.",
     "finetune": "Train the LLM on next-semantic-ID prediction.",
     "generate": "Generate each user's interest anchors (and the controls).",
+    "teach": "Train the rankers that label for the baselines that distil.",
     "label": "Turn anchors into confidence-weighted pseudo-labels.",
     "train": "Train the pre-rankers of all methods and seeds.",
     "evaluate": "Score the test pools and write report.json and report.html.",

@@ -1,6 +1,6 @@
 """The whole story, one function a verb: from logs to a report.
 
-    prepare -> encode -> tokenize -> finetune -> generate -> label -> train -> evaluate
+    prepare -> encode -> tokenize -> finetune -> generate -> [teach] -> label -> train -> evaluate
 
 `plan` turns a recipe into steps. Each step makes one artifact; its fingerprint is a hash of its
 config, its seed and its parents' fingerprints, so what must be redone is known before anything
@@ -23,13 +23,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prerank import memory
 from prerank import store as stores
 from prerank.artifacts import (
+    UNLABELED,
     Dataset,
     FloatArray,
     InterestAnchors,
@@ -46,8 +48,14 @@ from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from prerank.ranking.pre_ranker import PreRanker
+
 HASHED_BYTES = 1 << 20
 SAMPLE_USERS = 3
+PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
+"""Keys of [label] that choose unexposed pairs."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +174,15 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
         source: _plan_anchors(planner, branch, source, made_from)
         for source in sorted({m.anchors for m in recipe.methods.values() if m.anchors})
     }
+    space = (dataset, embeddings)
+    teachers: dict[str, str] = {
+        name: _plan_teacher(planner, branch, name, space)
+        for name in sorted({m.teacher for m in recipe.methods.values() if m.teacher})
+    }
     for name, method in recipe.methods.items():
-        label = _plan_labels(planner, branch, name, (dataset, embeddings), anchors)
-        parents = [parent for parent in (dataset, embeddings, label) if parent]
+        label = _plan_labels(planner, branch, name, space, {**anchors, **teachers})
+        teacher = teachers[method.teacher] if recipe.train_of(method).needs_teacher else ""
+        parents = [parent for parent in (*space, label, teacher) if parent]
         for k in recipe.seeds:
             key = f"rankers/{name}{end}/seed{k}"
             planner.add("train", key, recipe.train_of(method), k, *parents)
@@ -206,19 +220,31 @@ def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[
     return planner.add("generate", key, config, recipe.seed, *parents, *made_from)
 
 
+def _plan_teacher(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
+    """Add the teacher ``name``; what a variant changes of the pre-ranker is no change of it."""
+    recipe = branch.recipe
+    config: dict[str, Any] = {"train": branch.base.teacher_of(name).model_dump(mode="json")}
+    if name == "adapted":
+        pairs = recipe.label.model_dump(mode="json", include=PAIR_KEYS)
+        config["label"] = {**pairs, "source": UNLABELED}
+    return planner.add("teach", f"teachers/{name}{branch.end}", config, recipe.seed, *parents)
+
+
 def _plan_labels(
     planner: _Planner,
     branch: _Branch,
     name: str,
     parents: tuple[str, ...],
-    anchors: Mapping[str, str],
+    sources: Mapping[str, str],
 ) -> str:
     """Add the pseudo-labels of one method, empty if it has none; equal settings share them."""
     method = branch.recipe.methods[name]
     config = branch.recipe.label_of(method)
     if config.source == "none":
         return ""
-    more = (anchors[method.anchors],) if config.source == "gpl" else ()
+    more = [sources[method.anchors]] if config.source == "gpl" else []
+    if config.needs_teacher:
+        more.append(sources[method.teacher])
     key = f"labels/{name}{branch.end}"
     return planner.add("label", key, config, branch.recipe.seed, *parents, *more)
 
@@ -348,6 +374,35 @@ class Run:
         other._cache = self._cache
         return other
 
+    def teacher(self, step: Step) -> PreRanker | None:
+        """Return the ranker whose scores ``step`` reads, None for most methods."""
+        keys = self.parents(step, "teach")
+        return self.ranker(self.steps[keys[0]]) if keys else None
+
+    def ranker(self, step: Step) -> PreRanker:
+        """Return the trained model that ``step`` makes, a teacher or a pre-ranker."""
+        from prerank.ranking.pre_ranker import PreRanker
+
+        return PreRanker.load(self.path(step.key), self.dataset, self.embeddings(step))
+
+    def teacher_scores(self, step: Step) -> Callable[..., FloatArray]:
+        """Return what scores (user, item, time) for ``step``; equal pairs are scored once.
+
+        Most methods that distil label the same pairs, and their teacher is slow.
+        """
+        key = self.parents(step, "teach")[0]
+        mark = f"scores of {self.steps[key].fingerprint}"
+
+        def score_pairs(*pairs: NDArray[Any]) -> FloatArray:
+            asked, known = self._cache.get(mark, ((), None))
+            if known is None or not all(map(np.array_equal, asked, pairs)):
+                known = self.ranker(self.steps[key]).score_pairs(*pairs)
+                self._cache[mark] = (pairs, known)
+            found: FloatArray = known
+            return found
+
+        return score_pairs
+
     def rankers(self, arm: str) -> list[Step]:
         """Return the steps that train the pre-rankers of an arm, one a training seed."""
         return [self.steps[f"rankers/{arm}/seed{k}"] for k in self.recipe.seeds]
@@ -446,14 +501,30 @@ def _anchors(run: Run, step: Step) -> InterestAnchors:
     return controls.random_anchors(data, sids, space, config.n_anchors, step.seed)
 
 
+def teach(run: Run, step: Step, out: Path) -> None:
+    """Clicks -> the ranker that scores pairs for the baselines that distil."""
+    from prerank.labels.config import LabelConfig
+    from prerank.labels.label import label as make_labels
+    from prerank.ranking.config import TrainConfig
+    from prerank.ranking.train import train as make
+
+    space, pairs = run.embeddings(step), None
+    if "label" in step.config:
+        wanted = LabelConfig.parse(step.config["label"])
+        pairs = make_labels(run.dataset, space, None, wanted, step.seed)
+    config = TrainConfig.parse(step.config["train"])
+    make(run.dataset, space, pairs, config, step.seed).save(out)
+
+
 def label(run: Run, step: Step, out: Path) -> None:
-    """InterestAnchors and unexposed candidates -> PseudoLabels."""
+    """InterestAnchors, or a teacher, and unexposed candidates -> PseudoLabels."""
     from prerank.labels.config import LabelConfig
     from prerank.labels.label import label as make
 
     config = LabelConfig.parse(step.config)
     space = run.embeddings(step)
-    stores.save(out, make(run.dataset, space, run.anchors(step), config, step.seed))
+    asked = run.teacher_scores(step) if config.needs_teacher else None
+    stores.save(out, make(run.dataset, space, run.anchors(step), config, step.seed, asked))
 
 
 def train(run: Run, step: Step, out: Path) -> None:
@@ -468,7 +539,8 @@ def train(run: Run, step: Step, out: Path) -> None:
     if labels is not None:
         earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
         config = config.model_copy(update={"pseudo_weight": earned})
-    make(run.dataset, run.embeddings(step), labels, config, step.seed).save(out)
+    space, teacher = run.embeddings(step), run.teacher(step)
+    make(run.dataset, space, labels, config, step.seed, teacher).save(out)
 
 
 def evaluate(run: Run, step: Step, out: Path) -> None:
@@ -497,17 +569,11 @@ def evaluate(run: Run, step: Step, out: Path) -> None:
 
 def ranker_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
     """Return arm -> (seeds, N) logits of its pre-rankers over the rows of ``pools``."""
-    from prerank.ranking.pre_ranker import PreRanker
-
-    def score(step: Step) -> FloatArray:
-        ranker = PreRanker.load(run.path(step.key), run.dataset, run.embeddings(step))
-        return ranker.score_pools(pools)
-
     arms = run.recipe.arms()
     work = [(arm, step) for arm in arms for step in run.rankers(arm)]
     scored: dict[str, list[FloatArray]] = {arm: [] for arm in arms}
     for arm, step in track(work, "score"):
-        scored[arm].append(score(step))
+        scored[arm].append(run.ranker(step).score_pools(pools))
     return {arm: np.stack(rows) for arm, rows in scored.items()}
 
 
@@ -632,6 +698,7 @@ VERBS: Mapping[str, Callable[[Run, Step, Path], None]] = {
     "tokenize": tokenize,
     "finetune": finetune,
     "generate": generate,
+    "teach": teach,
     "label": label,
     "train": train,
     "evaluate": evaluate,
@@ -711,7 +778,7 @@ def make(run: Run, keys: Sequence[str]) -> None:
 
 def _execute_all(run: Run, steps: Sequence[Step]) -> Iterator[tuple[Step, float]]:
     """Execute steps of one stage; pre-rankers side by side where the recipe has workers."""
-    if not steps or steps[0].stage != "train":
+    if not steps or steps[0].stage not in ("teach", "train"):
         for step in steps:
             yield step, execute(run, step)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -18,12 +18,24 @@ from prerank.embeddings.config import EncodeConfig
 from prerank.errors import ConfigError
 from prerank.evaluation.config import EvaluateConfig
 from prerank.labels.config import LabelConfig
-from prerank.ranking.config import TrainConfig
+from prerank.ranking.config import Pairs, TrainConfig
 from prerank.semantic_ids.config import TokenizeConfig
 
-STAGES = ("prepare", "encode", "tokenize", "finetune", "generate", "label", "train", "evaluate")
+STAGES = (
+    "prepare",
+    "encode",
+    "tokenize",
+    "finetune",
+    "generate",
+    "teach",
+    "label",
+    "train",
+    "evaluate",
+)
 VARIED = ("encode", "tokenize", "finetune", "generate", "label", "train")
 """Stages whose keys a variant may change; the data and the way of judging are the same for all."""
+TEACHER: dict[str, Any] = {"model": "din", "hidden": [128, 64]}
+"""What makes a ranker of a pre-ranker: target attention over the history, and larger layers."""
 AT = "@"
 """Joins a method and a variant to the name of an arm: ``gpl@fewer-anchors``."""
 
@@ -35,6 +47,14 @@ class MethodConfig(Config):
         "",
         description="llm, history, random, popular, shuffled, or two joined by `+`; "
         "empty for label sources that need no anchors",
+    )
+    teacher: Literal["", "ranker", "adapted"] = Field(
+        "",
+        description="who scores unexposed pairs for the baselines that distil: the ranker, or the "
+        "ranker adapted to unexposed pairs by an adversary; empty for methods without a teacher",
+    )
+    as_ranker: bool = Field(
+        False, description="trained as [teacher] says: a row to compare with, not to be served"
     )
     label: dict[str, Any] = Field(
         default_factory=dict, description="keys of [label] that differ for this method"
@@ -71,17 +91,61 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
         truth: add the ceiling, for data whose candidates hold a known truth.
     """
     methods = default_methods()
+    unlabeled = {"source": "unlabeled"}
+
+    def taught(teacher: Literal["ranker", "adapted"], rule: str, objective: str) -> MethodConfig:
+        label = {"source": "teacher", "teacher_rule": rule}
+        return MethodConfig(teacher=teacher, label=label, train={"objective": objective})
+
     found = {
         "exposed-only": methods["exposed-only"],
         "negative-sampling": methods["negative-sampling"],
+        "negative-sampling-popularity": MethodConfig(
+            label={"source": "negatives", "negative_power": 0.75}
+        ),
+        "in-batch-logq": MethodConfig(label={"source": "none"}, train={"objective": "in-batch"}),
+        "ips": MethodConfig(label=unlabeled, train={"objective": "ips"}),
+        "snips": MethodConfig(label=unlabeled, train={"objective": "snips"}),
+        "dr": MethodConfig(label=unlabeled, train={"objective": "dr"}),
+        "ranker": MethodConfig(as_ranker=True, label={"source": "none"}),
+        "kd-exposed": MethodConfig(
+            teacher="ranker", label={"source": "none"}, train={"objective": "distillation"}
+        ),
+        "kd-all": taught("ranker", "soft", "distillation"),
+        "tl": taught("ranker", "soft", "transfer"),
+        "muda": taught("ranker", "two-threshold", "pointwise"),
+        "ukd": taught("adapted", "soft", "ukd"),
+        "sida": taught("adapted", "surest", "distillation"),
+        "damcar": MethodConfig(label=unlabeled, train={"objective": "damcar"}),
         "gpl": methods["gpl"],
+        **{name: methods[name] for name in methods if name.startswith("gpl-")},
+        # Extensions, ours: GPL with the user's history, fitted popularity, or a second opinion.
         "gpl-joined": MethodConfig(anchors="llm+history"),
         "gpl-joint": MethodConfig(anchors="llm+history", label={"map": "joint"}),
-        **{name: methods[name] for name in methods if name.startswith("gpl-")},
+        "gpl+neg": MethodConfig(anchors="llm", label={"mix": "negatives"}),
+        "gpl+kd": MethodConfig(anchors="llm", teacher="ranker", label={"mix": "teacher"}),
     }
     if truth:
         found["true-labels"] = MethodConfig(label={"source": "truth"})
     return found
+
+
+def contradiction(method: MethodConfig, label: LabelConfig, train: TrainConfig) -> str:
+    """Return what is impossible about a method's settings; empty where all is well."""
+    if label.source == "gpl" and not method.anchors:
+        return "label source gpl needs `anchors`"
+    kinds: dict[str, Pairs] = {"none": "none", "unlabeled": "unlabeled"}
+    kind = kinds.get(label.source, "labels")
+    if kind not in train.reads:
+        wanted = {"none": "`none`", "unlabeled": "`unlabeled`", "labels": "a source of labels"}
+        must = " or ".join(wanted[one] for one in train.reads)
+        return f"train objective {train.objective} needs label source {must}, not {label.source}"
+    needs = label.needs_teacher or train.needs_teacher
+    if needs and not method.teacher:
+        return "a teacher's scores are read: needs `teacher`"
+    if method.teacher and not needs:
+        return "`teacher` is given, but nothing reads its scores"
+    return ""
 
 
 Changes = dict[str, Any]
@@ -133,6 +197,11 @@ class Recipe(Config):
     generate: GenerateConfig = GenerateConfig()
     label: LabelConfig = LabelConfig()
     train: TrainConfig = TrainConfig()
+    teacher: dict[str, Any] = Field(
+        default_factory=lambda: dict(TEACHER),
+        description="keys of [train] that differ for the ranker; one ranker, of the root seed, "
+        "teaches all methods and training seeds",
+    )
     evaluate: EvaluateConfig = EvaluateConfig()
     simulate: SimulateConfig = SimulateConfig()
     tune: TuneConfig = TuneConfig()
@@ -152,9 +221,9 @@ class Recipe(Config):
             if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r}: letters, digits and - _ . + only")
         for name, method in self.methods.items():
-            needs = self.label_of(method).source == "gpl"
-            if needs and not method.anchors:
-                raise ValueError(f"method {name!r}: label source gpl needs `anchors`")
+            problem = contradiction(method, self.label_of(method), self.train_of(method))
+            if problem:
+                raise ValueError(f"method {name!r}: {problem}")
         for name in self.variants:
             self.variant(name)  # raises if it names no method or changes a key that is not there
         return self
@@ -213,7 +282,14 @@ class Recipe(Config):
 
     def train_of(self, method: MethodConfig) -> TrainConfig:
         """Return the train config of ``method``: the recipe's, with the method's differences."""
-        return TrainConfig.parse({**self.train.model_dump(), **method.train}, where="methods.train")
+        differs = {**(self.teacher if method.as_ranker else {}), **method.train}
+        return TrainConfig.parse({**self.train.model_dump(), **differs}, where="methods.train")
+
+    def teacher_of(self, name: str) -> TrainConfig:
+        """Return how the teacher ``name`` (ranker or adapted) is trained."""
+        objective = "adapted" if name == "adapted" else "pointwise"
+        values = {**self.train.model_dump(), "objective": objective, **self.teacher}
+        return TrainConfig.parse(values, where="teacher")
 
     def with_train(self, name: str, settings: Mapping[str, Any]) -> Recipe:
         """Return the recipe with keys of [train] changed for one method."""

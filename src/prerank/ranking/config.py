@@ -22,6 +22,9 @@ ObjectiveName = Literal[
     "damcar",
 ]
 
+Pairs = Literal["none", "labels", "unlabeled"]
+"""Unexposed pairs of a method: none, pairs with pseudo-labels, or pairs without any on purpose."""
+
 
 class TrainConfig(Config):
     """How the pre-ranker is built and trained: ``L_al(D_e) + pseudo_weight * L_pl(D_u)``."""
@@ -114,3 +117,21 @@ class TrainConfig(Config):
     use_history: bool = Field(True, description="read the user's history")
     device: str = Field("cpu", description="`cpu`, `cuda` or `auto` (cuda where there is one)")
     threads: int = Field(0, ge=0, description="CPU threads; 0: as torch is set")
+
+    @property
+    def reads(self) -> tuple[Pairs, ...]:
+        """The kinds of unexposed pairs that the objective can learn beside."""
+        match self.objective:
+            case "pointwise" | "distillation":
+                return ("none", "labels")
+            case "in-batch":
+                return ("none",)
+            case "transfer" | "ukd":
+                return ("labels",)
+            case _:
+                return ("unlabeled",)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Say whether a ranker's scores of exposed rows are read."""
+        return self.objective in ("distillation", "transfer")
