@@ -68,7 +68,10 @@ def test_auc_without_one_class_has_no_value() -> None:
 
 def test_draws_are_the_same_in_chunks_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = np.concatenate(list(sig.user_draws(13, 20, 5)))
+    again = np.concatenate(list(sig.user_draws(13, 20, 5)))  # kept from the first time
+    np.testing.assert_array_equal(again, at_once)
     monkeypatch.setattr(sig, "CHUNK_CELLS", 3 * 13)
+    monkeypatch.setattr(sig, "KEPT_CELLS", 0)
     in_chunks = list(sig.user_draws(13, 20, 5))
     assert len(in_chunks) == 7
     np.testing.assert_array_equal(np.concatenate(in_chunks), at_once)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ Values = NDArray[np.float64]
 Interval = tuple[float, float] | None
 
 CHUNK_CELLS = 8_000_000  # float64 multiplicities held at once: 64 MB
+KEPT_CELLS = 50_000_000  # uint16 multiplicities kept between calls: 100 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,21 @@ def user_draws(n_users: int, n_resamples: int, seed: int) -> Iterator[Values]:
 
     Equal arguments give equal draws, whatever they are used for.
     """
+    if n_users * n_resamples > KEPT_CELLS:
+        yield from _drawn_users(n_users, n_resamples, seed)
+    else:
+        for counts in _kept_draws(n_users, n_resamples, seed):
+            yield counts.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(n_users: int, n_resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
+    """Return the draws of the pool at hand in little memory: every method and metric uses them."""
+    draws = _drawn_users(n_users, n_resamples, seed)
+    return tuple(counts.astype(np.uint16) for counts in draws)
+
+
+def _drawn_users(n_users: int, n_resamples: int, seed: int) -> Iterator[Values]:
     rng = seeds.rng(seed, "evaluation", "users")
     step = max(1, CHUNK_CELLS // max(1, n_users))
     for low in range(0, n_resamples, step):
