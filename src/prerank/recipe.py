@@ -189,7 +189,9 @@ class Recipe(Config):
     seeds: tuple[int, ...] = Field(
         (0, 1, 2, 3, 4), description="one pre-ranker is trained a method and seed"
     )
-    workers: int = Field(1, ge=1, description="processes that decode anchors, or train pre-rankers, side by side")
+    workers: int = Field(
+        1, ge=1, description="processes that decode anchors, or train pre-rankers, side by side"
+    )
     prepare: PrepareConfig = PrepareConfig()
     encode: EncodeConfig = EncodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()

@@ -50,10 +50,11 @@ def space(recipe: Recipe) -> dict[str, tuple[float, float, bool]]:
 
 
 def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
-    """Return the recipe's own values of what is tuned; no lambda for a method without labels."""
+    """Return the recipe's own values of what is tuned; no lambda where clicks are all there is."""
     method = recipe.methods[name]
     config = recipe.train_of(method)
-    weighs = recipe.label_of(method).source != "none" and config.pseudo_weight > 0
+    clicks_only = recipe.label_of(method).source == "none" and config.objective == "pointwise"
+    weighs = config.pseudo_weight > 0 and not clicks_only
     keys = [key for key in RANGES if key != "pseudo_weight" or weighs]
     return {key: float(getattr(config, key)) for key in keys}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import sqlite3
 import subprocess
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 
 from prerank import tuning
-from prerank.artifacts import TEST, VALIDATION
+from prerank.artifacts import TEST, VALIDATION, Record, Report
 from prerank.comparison import before_training, compare, resolve
 from prerank.errors import ConfigError
+from prerank.evaluation.sheets import comparison_sheets
+from prerank.evaluation.view import view
 from prerank.pipeline import Run
 from prerank.recipe import Recipe, load_recipe
+from prerank.store import read_report
 
+ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 3
 TINY = """
 name = "tiny"
@@ -126,6 +131,31 @@ def test_report_holds_tests_costs_audit_and_ablation(result: dict[str, Any]) -> 
     )
     assert extra["audit"]["gpl"]["all"]["auc"] is not None
     assert extra["arms"]["gpl@uniform"]["changes"] == ['label.confidence = "uniform"']
+
+
+def test_the_results_page_shows_what_the_benchmark_keeps(
+    result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    needed = runpy.run_path(str(ROOT / "benchmarks" / "run_compare.py"))["needed"]
+    measured = {"command": "prerank compare", "hardware": "two cores", "python": "3.11"}
+    kept = {**measured, "seconds": 60.0, "peak_gib": 1.0, "seeds": 2, **needed(result)}
+    file = tmp_path / "compare-tiny.json"
+    file.write_text(json.dumps(kept))
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["comparison_section"](file)
+    assert "## Comparison: tiny" in page and "`prerank compare` on two cores" in page
+    for sheet in comparison_sheets(view(read_report(file))):
+        assert f"### tiny: {sheet.title}" in page
+    full = comparison_sheets(view(Report(**report_of(result))))
+    assert full == comparison_sheets(view(read_report(file)))
+
+
+def report_of(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "records": tuple(Record(**one) for one in result["records"]),
+        "differences": tuple(Record(**one) for one in result["differences"]),
+        "extra": result["extra"],
+    }
 
 
 def test_comparing_again_does_nothing_new(recipe: Recipe, folder: Path) -> None:
