@@ -66,6 +66,12 @@ def test_names_and_order() -> None:
     assert default_methods().items() <= all_methods().items()
 
 
+def test_the_page_of_the_baselines_names_every_method() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "baselines.md").read_text()
+    missing = [name for name in all_methods(truth=True) if f"`{name}`" not in page]
+    assert not missing
+
+
 def test_a_changed_teacher_redoes_what_depends_on_it() -> None:
     other = recipe(teacher={"model": "din", "hidden": [8]})
     todo = {key.partition("/seed")[0] for key in changed(recipe(), other)}
@@ -151,3 +157,11 @@ def test_every_method_but_the_ranker_is_the_same_model_to_serve(finished: Recipe
     plain = served("exposed-only")
     for name in NAMES:
         assert (served(name) == plain) == (name != "ranker"), name
+
+
+def test_the_ranker_is_not_exported(finished: Recipe) -> None:
+    from prerank.serving.export import load_trained
+
+    assert load_trained(finished.folder, "kd-all").method == "kd-all"
+    with pytest.raises(ConfigError, match="not exported"):
+        load_trained(finished.folder, "ranker")
