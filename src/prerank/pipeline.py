@@ -468,7 +468,14 @@ def finetune(run: Run, step: Step, out: Path) -> None:
 
 def generate(run: Run, step: Step, out: Path) -> None:
     """AnchorModel -> InterestAnchors in shards; or one of the controls without an LLM."""
-    stores.save(out, _anchors(run, step))
+    from prerank.anchors.quality import anchor_quality
+
+    anchors = _anchors(run, step)
+    stores.save(out, anchors)
+    if "first" not in step.config:
+        sids, space = run.semantic_ids(step), run.embeddings(step)
+        report = anchor_quality(anchors, run.dataset, sids, space, step.seed)
+        (out / "quality.json").write_text(json.dumps(report, indent=1))
 
 
 def _anchors(run: Run, step: Step) -> InterestAnchors:

@@ -97,7 +97,7 @@ def shuffled_anchors(anchors: InterestAnchors, seed: int) -> InterestAnchors:
     donor = np.full(len(counts), -1, dtype=np.int64)
     if len(cycle) > 1:
         donor[cycle] = np.roll(cycle, 1)
-    rows, offsets = _rows_of(anchors, donor)
+    rows, offsets = rows_of(anchors, donor)
     return InterestAnchors(
         offsets=offsets,
         codes=anchors.codes[rows],
@@ -126,7 +126,7 @@ def join(first: InterestAnchors, second: InterestAnchors) -> InterestAnchors:
     )
 
 
-def _rows_of(
+def rows_of(
     anchors: InterestAnchors, user: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Return the anchor rows of each of ``user`` (-1: none) one after the other, and offsets."""
