@@ -83,7 +83,7 @@ def simulate(recipe: Recipe) -> Path:
     run = Run(recipe)
     store = Store(recipe.folder)
     settings = _settings(recipe, arms)
-    mark = stores.fingerprint(KEY, settings, recipe.seed, _parents(run))
+    mark = stores.fingerprint("simulate", settings, recipe.seed, _parents(run))
     if store.has(KEY, mark):
         log("simulate: done before")
         return store.checked(KEY, mark)
@@ -94,7 +94,9 @@ def simulate(recipe: Recipe) -> Path:
         ordered = [found[n] for n in range(recipe.simulate.n_replications)]
         result = _result(recipe, arms, ordered, _parents(run))
         result["seconds"] = round(time.monotonic() - started, 1)
-        with store.publish(KEY, Manifest(KEY, mark, settings, recipe.seed, _parents(run))) as out:
+        with store.publish(
+            KEY, Manifest("simulate", mark, settings, recipe.seed, _parents(run))
+        ) as out:
             (out / RESULT).write_text(json.dumps(result, indent=0))
             write_page(result, out / PAGE)
     return store.checked(KEY, mark)
