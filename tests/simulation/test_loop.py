@@ -11,7 +11,7 @@ from prerank.data.world_cascade import EXPOSED
 from prerank.data.world_model import DAY_MS, START_MS
 from prerank.simulation.loop import ORACLE, PRODUCTION, Life, Replication, load_life, save_life
 from prerank.simulation.measures import rates
-from prerank.simulation.simulate import live
+from prerank.simulation.simulate import live, with_arms
 
 from .small import small_recipe
 
@@ -112,3 +112,14 @@ def test_a_killed_arm_goes_on_with_the_same_counts(tmp_path: Path) -> None:
     resumed = live(again, None, arms, 0, {})["exposed-only"]["days"]
     assert resumed[0]["visits"] == -1.0
     assert resumed[1] == whole["exposed-only"]["days"][1]
+
+
+@pytest.mark.parametrize("name", ["kd-all", "sida", "dr"])
+def test_baselines_live_a_day(tmp_path: Path, name: str) -> None:
+    teacher = {"model": "din", "hidden": [8], "epochs": 1}
+    recipe = small_recipe(tmp_path, simulate={"arms": [name]}, teacher=teacher)
+    chosen, arms = with_arms(recipe)
+    replication = Replication(chosen, None, 0, tmp_path / "work")
+    assert arms[1] == name
+    day = after(replication, name, 1).days[0]
+    assert day["visits"] == 80 and day["exposures"] == 5 * day["pages"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from prerank import seeds
 from prerank.artifacts import (
     TRAIN,
+    UNLABELED,
     VALIDATION,
     Candidates,
     Dataset,
@@ -51,6 +52,9 @@ from prerank.recipe import MethodConfig, Recipe
 from prerank.semantic_ids.tokenize import tokenize
 from prerank.simulation.measures import Counts, Yardstick, count, final_counts, item_counts
 from prerank.simulation.shops import Market, open_market, with_history
+
+if TYPE_CHECKING:
+    from prerank.ranking.pre_ranker import PreRanker
 
 PRODUCTION, ORACLE = "production", "oracle"
 REFERENCES = (PRODUCTION, ORACLE)
@@ -190,8 +194,10 @@ class Replication:
         dataset = self._dataset(life)
         seed = self.seed("day", life.day)
         config = self.recipe.train_of(method)
-        labels = self._labels(life, dataset, method, seed)
-        ranker = train(dataset, self.embeddings, labels, _earned(config, labels), seed)
+        teacher = self._teacher(dataset, method.teacher, seed) if method.teacher else None
+        labels = self._labels(life, dataset, method, teacher, seed)
+        asked = teacher if config.needs_teacher else None
+        ranker = train(dataset, self.embeddings, labels, _earned(config, labels), seed, asked)
         return lambda user, item: ranker.score(user, item)
 
     def _dataset(self, life: Life) -> Dataset:
@@ -224,8 +230,24 @@ class Replication:
             ),
         )
 
+    def _teacher(self, dataset: Dataset, name: str, seed: int) -> PreRanker:
+        """Return the ranker, of the arm's own logs, that scores pairs for methods that distil."""
+        from prerank.labels.label import label
+        from prerank.ranking.train import train
+
+        pairs = None
+        if name == "adapted":
+            wanted = self.recipe.label.model_copy(update={"source": UNLABELED})
+            pairs = label(dataset, self.embeddings, None, wanted, seed)
+        return train(dataset, self.embeddings, pairs, self.recipe.teacher_of(name), seed)
+
     def _labels(
-        self, life: Life, dataset: Dataset, method: MethodConfig, seed: int
+        self,
+        life: Life,
+        dataset: Dataset,
+        method: MethodConfig,
+        teacher: PreRanker | None,
+        seed: int,
     ) -> PseudoLabels | None:
         from prerank.labels.label import label
 
@@ -233,7 +255,8 @@ class Replication:
         if config.source == "none":
             return None
         anchors = self._anchors_of(method.anchors, life, dataset) if method.anchors else None
-        return label(dataset, self.embeddings, anchors, config, seed)
+        asked = teacher.score_pairs if teacher is not None and config.needs_teacher else None
+        return label(dataset, self.embeddings, anchors, config, seed, asked)
 
     # ---- anchors ----------------------------------------------------------------------------
 

@@ -123,8 +123,10 @@ def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
     if arm in REFERENCES or arm == BEFORE:
         return {}
     method = recipe.methods[arm]
+    teacher = recipe.teacher_of(method.teacher).model_dump(mode="json") if method.teacher else {}
     return {
         "anchors": method.anchors,
+        "teacher": teacher,
         "label": recipe.label_of(method).model_dump(mode="json"),
         "train": recipe.train_of(method).model_dump(mode="json"),
     }
