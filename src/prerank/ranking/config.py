@@ -87,6 +87,11 @@ class TrainConfig(Config):
     )
     learning_rate: float = Field(0.004, gt=0, description="AdamW step size")
     weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
+    row_updates: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Adam on the rows that a step touches, instead of whole id tables; auto: for "
+        "tables of more than 100,000 rows",
+    )
     batch_size: int = Field(2048, ge=1, description="exposed rows in a step")
     epochs: int = Field(10, ge=1, description="most passes over the exposed training rows")
     patience: int = Field(2, ge=0, description="epochs without a better validation; 0: never stop")

@@ -7,15 +7,18 @@ of the fields.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from prerank.artifacts import FloatArray
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.features import FeatureTable, ListTable
+from prerank.ranking.optimizer import RowTable
 from prerank.ranking.pooling import ragged_mean, ragged_rows, ragged_softmax, ragged_sum
 
 CATEGORY_DIM = 16
@@ -142,6 +145,7 @@ class Ids(nn.Module):
         self.embedding = nn.Embedding(self.unknown + 1, config.embedding_dim)
         nn.init.normal_(self.embedding.weight, std=ID_SCALE)
         self.dropout = config.id_dropout
+        self.touched: RowTable | None = None
 
     def forward(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, D) embeddings and (B,) the table rows they come from."""
@@ -149,16 +153,37 @@ class Ids(nn.Module):
         if self.training and self.dropout > 0:
             drop_B = torch.rand(len(row_B), device=row_B.device) < self.dropout
             row_B = row_B.masked_fill(drop_B, self.unknown)
-        return self.embedding(row_B), row_B
+        return self._embedded(row_B), row_B
 
     def rows(self, item_T: Tensor) -> Tensor:
         """Return (T, D): the embeddings of history items."""
-        rows_TD: Tensor = self.embedding(self.own.index_select(0, item_T))
-        return rows_TD
+        return self._embedded(self.own.index_select(0, item_T))
 
     def mean(self, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         """Return (B, D): the mean embedding of ragged histories."""
-        return ragged_mean(self.embedding.weight, self.own.index_select(0, item_T), offsets_B1)
+        row_T = self.own.index_select(0, item_T)
+        if self.touched is not None:
+            return ragged_mean(self.touched.values[0], self.touched.place(row_T), offsets_B1)
+        return ragged_mean(self.embedding.weight, row_T, offsets_B1)
+
+    def _embedded(self, row_N: Tensor) -> Tensor:
+        if self.touched is not None:
+            return functional.embedding(self.touched.place(row_N), self.touched.values[0])
+        embedded_ND: Tensor = self.embedding(row_N)
+        return embedded_ND
+
+    def touch(self, table: RowTable, index: Sequence[Tensor]) -> None:
+        """Read the rows of ``index`` (ids) from ``table`` until `release`.
+
+        The row of the unknown is among them: dropout may ask for it.
+        """
+        own = [self.own.index_select(0, part) for part in index]
+        table.focus(torch.cat([*own, self.own[-1:]]))
+        self.touched = table
+
+    def release(self) -> None:
+        """Read from the whole table again."""
+        self.touched = None
 
 
 class HistoryAttention(nn.Module):
@@ -304,10 +329,16 @@ class Inputs(nn.Module):
         if self.item_id is not None:
             id_BD, row_B = self.item_id(item_B)
             fields.append(id_BD)
-            bias_B = bias_B + self.item_bias.index_select(0, row_B)
+            bias_B = bias_B + self._item_bias(row_B)
         if self.item_content is not None:
             fields.append(self.item_content(self.content.index_select(0, item_B)))
         return fields, bias_B
+
+    def _item_bias(self, row_B: Tensor) -> Tensor:
+        touched = None if self.item_id is None else self.item_id.touched
+        if touched is not None:
+            return touched.values[1].index_select(0, touched.place(row_B))
+        return self.item_bias.index_select(0, row_B)
 
 
 def _sized(switches: dict[str, bool], dim: int) -> Widths:

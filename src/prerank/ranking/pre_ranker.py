@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,25 @@ def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
         "content_dim": embeddings.vectors.shape[1],
         "time_unit": dataset.time_unit,
     }
+
+
+@dataclass(frozen=True, eq=False)
+class PairPlan:
+    """Pairs grouped by what is computed once: S distinct (user, history), N pairs.
+
+    Attributes:
+        state_user: (S,) int32, -1 = unknown.
+        state_end: (S,) int64 where the history ends.
+        state_left_out: (S,) int32 item to leave out of the history, -1 for none.
+        state: (N,) int64 of each pair.
+        item: (N,) its item; I = unknown.
+    """
+
+    state_user: IntArray
+    state_end: TimeArray
+    state_left_out: IntArray
+    state: NDArray[np.int64]
+    item: NDArray[Any]
 
 
 class PreRanker:
@@ -125,55 +145,54 @@ class PreRanker:
             user, item: (N,) int32, -1 = unknown.
             time: (N,) int64, or None = now.
         """
+        return self.score_plan(self.plan(user, item, time))
+
+    def plan(self, user: IntArray, item: IntArray, time: TimeArray | None) -> PairPlan:
+        """Return what scoring pairs needs to know; arguments as in `score_pairs`."""
         for name, index, size in (
             ("user", user, len(self.context.users)),
             ("item", item, len(self.context.items)),
         ):
             inside = not len(index) or (index.min() >= -1 and index.max() < size)
             require(inside, f"{name} index out of range", must=f"-1..{size - 1}")
-        if not len(user):
-            return np.zeros(0, dtype=np.float32)
         end, left_out = self.context.history_ends(user, time), self.context.left_out(user, item)
         order = np.lexsort((left_out, end, user))
-        new = np.append(
-            True,
+        new = np.ones(len(user), dtype=np.bool_)
+        new[1:] = (
             (np.diff(user[order]) != 0)
             | (np.diff(end[order]) != 0)
-            | (np.diff(left_out[order]) != 0),
+            | (np.diff(left_out[order]) != 0)
         )
         state = np.empty(len(user), dtype=np.int64)
         state[order] = np.cumsum(new) - 1
         first = order[new]
-        return self._logits(user[first], end[first], left_out[first], state, item)
+        known = np.where(item < 0, len(self.context.items), item)
+        return PairPlan(user[first], end[first], left_out[first], state, known)
 
     @torch.inference_mode()
-    def _logits(
-        self,
-        user_S: IntArray,
-        end_S: TimeArray,
-        left_out_S: IntArray,
-        state_N: NDArray[np.int64],
-        item_N: IntArray,
-    ) -> FloatArray:
-        """Return the logits of items for user states; S states, N pairs.
+    def score_plan(self, plan: PairPlan) -> FloatArray:
+        """Return the logits of planned pairs, (N,) float32.
 
         States of alike many candidates are scored together, as one padded block.
         """
+        if not len(plan.item):
+            return np.zeros(0, dtype=np.float32)
         items = self.item_parts()
-        item = np.where(item_N < 0, len(self.context.items), item_N)
-        count_S = np.bincount(state_N, minlength=len(user_S))
-        by_state = np.argsort(state_N, kind="stable")
+        count_S = np.bincount(plan.state, minlength=len(plan.state_user))
+        by_state = np.argsort(plan.state, kind="stable")
         start_S = np.cumsum(count_S) - count_S
-        logits = np.empty(len(item_N), dtype=np.float32)
+        logits = np.empty(len(plan.item), dtype=np.float32)
         by_count = np.argsort(count_S, kind="stable")
         for states in _state_blocks(by_count, count_S[by_count], self._floats(items)):
             counts = count_S[states]
-            users = self._user_parts(user_S[states], end_S[states], left_out_S[states])
+            users = self._user_parts(
+                plan.state_user[states], plan.state_end[states], plan.state_left_out[states]
+            )
             column = np.arange(counts.max())
             inside = column < counts[:, None]
             rows = by_state[(start_S[states][:, None] + column)[inside]]
             padded = np.full(inside.shape, len(self.context.items), dtype=np.int64)
-            padded[inside] = item[rows]
+            padded[inside] = plan.item[rows]
             index = torch.from_numpy(padded).to(self.device)
             found = self.model.combine(users, tuple(part[index] for part in items))
             logits[rows] = found.cpu().numpy()[inside]
@@ -233,6 +252,10 @@ class PreRanker:
         other = PreRanker(self.model, self.context, self.config, self.schema, self.history)
         other._items = parts
         return other
+
+    def forget_items(self) -> None:
+        """Drop what `item_parts` keeps: the weights have changed."""
+        self._items = None
 
     def save(self, path: Path) -> None:
         """Write the weights and all else that is not the data into the folder ``path``."""

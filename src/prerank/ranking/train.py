@@ -28,6 +28,7 @@ from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.model import build_model
 from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher, split
 from prerank.ranking.objectives.build import objective_class
+from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
 from prerank.ranking.validation import quality, selection, validation_rows
@@ -143,16 +144,14 @@ class _Training:
             device=self.device,
         )
         self.objective = kind.of(setup)
-        self.optimizer = torch.optim.AdamW(
-            [*self.model.parameters(), *self.objective.parameters()],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = Optimizer(self.model, self.objective.parameters(), config)
         self.draw_unexposed = None
         if self.unexposed is not None:
             self.draw_unexposed = Draw(len(self.unexposed), seeds.rng(seed, "train", "pseudo"))
         self.records: list[dict[str, Any]] = []
+        self.scorer = self._ranker()
+        held = self.validation
+        self.plan = self.scorer.plan(held.user, held.item, held.time)
 
     def _count(self, column: str, size: int) -> Tensor:
         """Return (size,) int64: the training rows of each user or item."""
@@ -236,7 +235,8 @@ class _Training:
             beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
             rows = rows.joined(self.unexposed.take(beside_N))
         item_T, offsets_B1 = self.histories.ragged(rows.user, rows.end, rows.left_out)
-        logit_B, hidden_BD = self.model.outputs(rows.user, rows.item, item_T, offsets_B1)
+        with self.optimizer.reading(rows.user, rows.item, item_T):
+            logit_B, hidden_BD = self.model.outputs(rows.user, rows.item, item_T, offsets_B1)
         shown, beside = split(rows, n_exposed)
         return Batch(
             Part(index_N, shown, logit_B[:n_exposed], hidden_BD[:n_exposed]),
@@ -252,12 +252,11 @@ class _Training:
         if parts.other is not None:
             loss = loss + parts.other
             shown.append(parts.other)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.optimizer.step(loss)
         self.objective.after_step()
         return torch.stack([part.detach() for part in shown])
 
     def _validate(self) -> dict[str, float | None]:
-        rows = self.validation
-        return quality(rows, self._ranker().score_pairs(rows.user, rows.item, rows.time))
+        self.model.eval()
+        self.scorer.forget_items()
+        return quality(self.validation, self.scorer.score_plan(self.plan))
