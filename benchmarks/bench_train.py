@@ -1,7 +1,11 @@
-"""How fast the pre-ranker trains: our loop, a plain loop over the same model, and a floor.
+"""How fast the pre-ranker trains: against peers, a plain loop over the same model, and a floor.
 
-    python benchmarks/bench_train.py [--quick] [--json] [--threads N]
+    python benchmarks/bench_train.py [--quick] [--json] [--threads N] [--peer-python PATH]
+    python benchmarks/bench_train.py --rows 10000000          # in bounded memory, from mapped files
 
+Peers are the DSSM of torch-rechub and of RecBole, on ids alone, with equal rows, sizes, batch and
+optimiser: on tables of a few thousand and, where dense Adam over whole tables is what they pay, of
+1,000,000 users and 200,000 items. `--peer-python` is a Python that has them, if this one has not.
 The plain loop is what one writes first: padded histories, `nn.Embedding` and a masked mean, the
 default Adam. The floor is what no loop over this model can beat on this machine: its matrix
 products at the speed of `torch.mm`, plus the table rows read and written at copying speed.
@@ -12,10 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prerank import artifacts as a
@@ -31,35 +43,45 @@ def make_dataset(n_rows: int, rng: np.random.Generator) -> a.Dataset:
     """Return a random log: every user has 50 interactions before ``n_rows`` random exposures."""
     user = rng.integers(0, N_USERS, n_rows).astype(np.int32)
     item = rng.integers(0, N_ITEMS, n_rows).astype(np.int32)
-    names = np.array([str(i) for i in range(N_ITEMS)], dtype=object)
-    empty = np.zeros(0, np.int32)
-    none = np.zeros(0, np.int64)
-    past = np.repeat(np.arange(N_USERS, dtype=np.int32), HISTORY)
+    click = rng.integers(0, 2, n_rows)
+    return log_of(N_USERS, N_ITEMS, user, item, click, np.zeros(n_rows, np.int8), HISTORY)
+
+
+def log_of(
+    n_users: int,
+    n_items: int,
+    user: a.IntArray,
+    item: a.IntArray,
+    click: NDArray[Any],
+    split: a.ByteArray,
+    history: int,
+) -> a.Dataset:
+    """Return exposures as a Dataset; every user has ``history`` interactions before them."""
+    names = np.array([str(i) for i in range(n_items)], dtype=object)
+    n_rows, empty, none = len(user), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    past = np.repeat(np.arange(n_users, dtype=np.int32), history)
+    watched = np.random.default_rng(1).integers(0, n_items, len(past)).astype(np.int32)
     return a.Dataset(
         name="random",
         time_unit="order",
-        users=Vocabulary.of(range(N_USERS)),
-        items=Vocabulary.of(range(N_ITEMS)),
-        user_features=a.Features(N_USERS),
-        catalog=a.Catalog(names, names, a.Features(N_ITEMS)),
+        users=Vocabulary.of(range(n_users)),
+        items=Vocabulary.of(range(n_items)),
+        user_features=a.Features(n_users),
+        catalog=a.Catalog(names, names, a.Features(n_items)),
         exposures=a.Exposures(
             request=user.astype(np.int64),
             user=user,
             item=item,
-            time=np.full(n_rows, HISTORY, np.int64),
-            click=rng.integers(0, 2, n_rows).astype(np.int8),
+            time=np.full(n_rows, history, np.int64),
+            click=click.astype(np.int8),
             position=np.full(n_rows, -1, np.int32),
             propensity=np.full(n_rows, np.nan, np.float32),
-            split=np.zeros(n_rows, np.int8),
+            split=split,
         ),
         candidates=a.Candidates(
             none, empty, empty, none, np.zeros(0, np.int8), empty.astype("f4"), empty.astype("f4")
         ),
-        interactions=a.Interactions(
-            user=past,
-            item=rng.integers(0, N_ITEMS, len(past)).astype(np.int32),
-            time=np.tile(np.arange(HISTORY), N_USERS),
-        ),
+        interactions=a.Interactions(past, watched, np.tile(np.arange(history), n_users)),
         pools=a.Pools(
             empty.astype(np.int16),
             np.zeros(0, np.int8),
@@ -173,6 +195,85 @@ def _seconds(step, runs: int) -> float:  # type: ignore[no-untyped-def]
     return best
 
 
+def planted(
+    n_users: int, n_items: int, n_rows: int, n_valid: int, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Return rows whose click follows planted vectors; every id stands in the training rows."""
+    n = n_rows + n_valid
+    user = np.concatenate([rng.permutation(n_users), rng.integers(0, n_users, n)])[:n]
+    item = np.concatenate([rng.permutation(n_items), rng.integers(0, n_items, n)])[:n]
+    of_user, of_item = (rng.normal(size=(size, 4)).astype("f4") for size in (n_users, n_items))
+    bias = rng.normal(size=n_items)
+    logit = 1.5 * (of_user[user] * of_item[item]).sum(1) / 2 + bias[item]
+    click = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(np.int64)
+    order = rng.permutation(n_rows)
+    rows = {"user": user, "item": item, "click": click}
+    train = {name: values[:n_rows][order].astype(np.int64) for name, values in rows.items()}
+    valid = {f"valid_{name}": values[n_rows:].astype(np.int64) for name, values in rows.items()}
+    return {**train, **valid, "n_users": np.int64(n_users), "n_items": np.int64(n_items)}
+
+
+def dataset_of(rows: dict[str, NDArray[Any]]) -> a.Dataset:
+    """Return the rows as a Dataset without histories."""
+    n_users, n_items = int(rows["n_users"]), int(rows["n_items"])
+    user, item, click = (
+        np.concatenate([rows[k], rows[f"valid_{k}"]]) for k in ("user", "item", "click")
+    )
+    split = np.repeat(
+        np.int8([a.TRAIN, a.VALIDATION]), [len(rows["user"]), len(rows["valid_user"])]
+    )
+    return log_of(n_users, n_items, user.astype("i4"), item.astype("i4"), click, split, 0)
+
+
+def ours_ids(rows: dict[str, NDArray[Any]], steps: int) -> dict[str, float]:
+    """Train our two-tower on ids alone, as the peers do."""
+    config = TrainConfig(
+        similarity="cosine",
+        temperature=1.0,
+        embedding_dim=32,
+        hidden=(64,),
+        learning_rate=0.003,
+        min_id_rows=0,
+        id_dropout=0,
+        use_history=False,
+        use_content=False,
+        patience=0,
+        epochs=max(1, math.ceil(steps * 2048 / len(rows["user"]))),
+    )
+    data = dataset_of(rows)
+    content = a.ItemEmbeddings(np.zeros((len(data.items), 1), np.float32))
+    ranker = train(data, content, None, config, seed=0)
+    with mock.patch("prerank.ranking.train.time.monotonic", time.process_time):
+        busy = train(data, content, None, config, seed=0)
+    return {
+        "rows_per_second": max(record["rows_per_second"] for record in ranker.history),
+        "rows_per_cpu_second": max(record["rows_per_second"] for record in busy.history),
+        "auc": ranker.history[-1]["auc"],
+    }
+
+
+def against_peers(
+    n_users: int, n_items: int, steps: int, python: str, threads: int
+) -> dict[str, Any]:
+    """Train ours and both peers on the same rows; return rates, AUC and our ratio."""
+    n_rows = max(steps * 2048 // 3, n_users) if steps > 100 else max(steps * 2048, n_users)
+    rows = planted(n_users, n_items, n_rows, 20_000, np.random.default_rng(0))
+    found: dict[str, Any] = {"prerank": ours_ids(rows, steps)}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "rows.npz", **rows)
+        script = str(Path(__file__).with_name("bench_train_peer.py"))
+        for peer in ("rechub", "recbole"):
+            command = [python, script, peer, folder, str(steps), str(threads)]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            found[peer] = json.loads(run.stdout) if run.stdout else {"failed": run.stderr[-300:]}
+    each = list(found.values())
+    for unit in ("second", "cpu_second"):
+        rates = [of[f"rows_per_{unit}"] for of in each if f"rows_per_{unit}" in of]
+        if len(rates) > 1:
+            found[f"ratio_to_fastest_peer_by_{unit}"] = round(rates[0] / max(rates[1:]), 2)
+    return {"users": n_users, "items": n_items, "rows": n_rows, "steps": steps, **found}
+
+
 def measure(n_rows: int, runs: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     data, labels = make_dataset(n_rows, rng), make_labels(n_rows, rng)
@@ -199,16 +300,27 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rows and runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as torch is set")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python with the peers")
     options = parser.parse_args()
     progress.silence()
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    found = measure(*((60_000, 3) if options.quick else (400_000, 6)))
+    found: dict[str, Any] = {"history": measure(*((60_000, 2) if options.quick else (400_000, 6)))}
+    python, threads = options.peer_python, torch.get_num_threads()
+    found["small tables"] = against_peers(
+        4_000, 7_000, 120 if options.quick else 600, python, threads
+    )
+    found["large tables"] = against_peers(
+        1_000_000, 200_000, 6 if options.quick else 100, python, threads
+    )
     if options.json:
         print(json.dumps(found))
         return
-    for name, rate in found["rows_per_second"].items():
-        print(f"{name:>6}: {rate:>10,} rows/s")
-    print(f"ours / plain {found['ours_over_plain']}, ours / floor {found['ours_over_floor']}")
+    for name, part in found.items():
+        print(f"{name}:")
+        for key, value in part.items():
+            if isinstance(value, dict) and "missing" in value:
+                value = "not installed: pip install torch-rechub recbole"
+            print(f"  {key}: {value}")
 
 
 if __name__ == "__main__":

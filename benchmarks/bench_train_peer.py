@@ -1,0 +1,167 @@
+"""One peer of bench_train.py, in whatever Python has it installed; prints one JSON object.
+
+    python benchmarks/bench_train_peer.py {rechub,recbole} FOLDER STEPS THREADS
+
+FOLDER holds rows.npz: train and valid rows (user, item, click) and the sizes. Each peer trains
+with its own data loading and loop (shuffled batches of 2,048, Adam, dim 32, towers of 64 and 32),
+one uncounted pass of 3 batches first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+BATCH, DIM, HIDDEN, LEARNING_RATE = 2048, 32, (64, 32), 0.003
+
+
+class Clock:
+    """Counts seconds, and processor seconds, which hold on a busy machine too."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter(), time.process_time()
+
+    def rates(self, rows: int) -> dict[str, float]:
+        """Return the rows a second since the start, by both clocks."""
+        wall, busy = self.started
+        return {
+            "rows_per_second": rows / (time.perf_counter() - wall),
+            "rows_per_cpu_second": rows / (time.process_time() - busy),
+        }
+
+
+def rechub(rows: dict, steps: int) -> dict:  # type: ignore[type-arg]
+    import torch
+    from torch_rechub.basic.features import SparseFeature
+    from torch_rechub.models.matching import DSSM
+    from torch_rechub.trainers import MatchTrainer
+    from torch_rechub.utils.data import MatchDataGenerator
+
+    tower = {"dims": list(HIDDEN), "activation": "relu", "dropout": 0}
+    user = [SparseFeature("user", vocab_size=int(rows["n_users"]), embed_dim=DIM)]
+    item = [SparseFeature("item", vocab_size=int(rows["n_items"]), embed_dim=DIM)]
+    model = DSSM(user, item, user_params=tower, item_params=tower)
+    adam = {"lr": LEARNING_RATE, "weight_decay": 0.0}
+    trainer = MatchTrainer(model, mode=0, optimizer_params=adam, n_epoch=1, device="cpu")
+
+    def loader(start: int, stop: int):  # type: ignore[no-untyped-def]
+        part = {k: rows[k][start:stop] for k in ("user", "item")}
+        made = MatchDataGenerator(part, rows["click"][start:stop])
+        few = {k: v[:1] for k, v in part.items()}
+        return made.generate_dataloader(few, few, batch_size=BATCH, num_workers=0)[0]
+
+    n = min(len(rows["click"]), steps * BATCH)
+    trainer.train_one_epoch(loader(0, 3 * BATCH))
+    timed = loader(0, n)
+    clock = Clock()
+    done = 0
+    while done < steps * BATCH:
+        trainer.train_one_epoch(timed)
+        done += n
+    rates = clock.rates(done)
+    model.eval()
+    with torch.no_grad():
+        held = {k: torch.from_numpy(rows[f"valid_{k}"]) for k in ("user", "item")}
+        score = model(held).numpy()
+    return {**rates, "score": score}
+
+
+def recbole(rows: dict, steps: int, folder: Path) -> dict:  # type: ignore[type-arg]
+    import torch
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.data.interaction import Interaction
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    path = folder / "bench"
+    path.mkdir(exist_ok=True)
+    # Every id stands in the first rows, so that the tables have their full size.
+    for name, start in (("train", ""), ("valid", "valid_"), ("test", "valid_")):
+        table = np.stack([rows[f"{start}{k}"] for k in ("user", "item", "click")], 1)
+        head = "user_id:token\titem_id:token\tlabel:float"
+        np.savetxt(path / f"bench.{name}.inter", table, "%d", "\t", header=head, comments="")
+    settings = {
+        "data_path": str(folder),
+        "benchmark_filename": ["train", "valid", "test"],
+        "load_col": {"inter": ["user_id", "item_id", "label"]},
+        "LABEL_FIELD": "label",
+        "threshold": None,
+        "embedding_size": DIM,
+        "mlp_hidden_size": list(HIDDEN),
+        "dropout_prob": 0.0,
+        "train_batch_size": BATCH,
+        "eval_batch_size": 65536,
+        "learning_rate": LEARNING_RATE,
+        "learner": "adam",
+        "train_neg_sample_args": None,
+        "eval_args": {"split": {"RS": [1, 1, 1]}, "order": "RO", "mode": "labeled"},
+        "metrics": ["AUC"],
+        "valid_metric": "AUC",
+        "device": "cpu",
+        "use_gpu": False,
+        "gpu_id": "",
+        "show_progress": False,
+        "state": "ERROR",
+        "checkpoint_dir": str(folder / "saved"),
+    }
+    sys.argv = sys.argv[:1]
+    config = Config(model="DSSM", dataset="bench", config_dict=settings)
+    init_seed(0, True)
+    dataset = create_dataset(config)
+    train_data, *_ = data_preparation(config, dataset)
+    model = get_model("DSSM")(config, train_data.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "DSSM")(config, model)
+    model.train()
+    clock, done, taken = Clock(), 0, -3
+    while taken < steps:
+        for batch in train_data:  # the loop of its own Trainer._train_epoch
+            if taken == 0:
+                clock, done = Clock(), 0
+            trainer.optimizer.zero_grad()
+            loss = model.calculate_loss(batch.to("cpu"))
+            trainer._check_nan(loss)
+            loss.backward()
+            trainer.optimizer.step()
+            done, taken = done + len(batch), taken + 1
+            if taken >= steps:
+                break
+    rates = clock.rates(done)
+    model.eval()
+    ids = {
+        f"{k}_id": torch.from_numpy(
+            dataset.token2id(f"{k}_id", rows[f"valid_{k}"].astype(str)).astype(np.int64)
+        )
+        for k in ("user", "item")
+    }
+    with torch.no_grad():
+        score = model.predict(Interaction(ids)).numpy()
+    return {**rates, "score": score}
+
+
+def main() -> None:
+    peer, folder, steps, threads = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:5])
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # what the peers print is no data
+    try:
+        import torch
+        from sklearn.metrics import roc_auc_score
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        rows = dict(np.load(folder / "rows.npz"))
+        found = rechub(rows, steps) if peer == "rechub" else recbole(rows, steps, folder)
+    except ImportError as error:
+        found = {"missing": str(error)}
+    else:
+        found["auc"] = float(roc_auc_score(rows["valid_click"], found.pop("score")))
+    os.write(stdout, (json.dumps(found) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
