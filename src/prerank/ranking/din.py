@@ -21,7 +21,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
 
-ATTENTION_WIDTH = 32
+ATTENTION_WIDTH = 16
 BLOCK_FLOATS = 1 << 23  # numbers of one attention input at once while scoring: 32 MB
 
 
@@ -32,8 +32,8 @@ class TargetAttention(PreRankerModel):
         config: sizes and switches.
         inputs: what it reads; history and content or item ids must be on to attend to anything.
 
-    Letters: B rows or requests, C candidates, D embedding_dim, H longest history of the rows,
-    T history items end to end, W width of all fields of a side.
+    Letters: A attention width, B rows or requests, C candidates, D embedding_dim, H longest
+    history of the rows, T history items end to end, W width of all fields of a side.
     """
 
     def __init__(self, config: TrainConfig, inputs: Inputs) -> None:
@@ -80,13 +80,11 @@ class TargetAttention(PreRankerModel):
 
     def _interest(self, history_BHD: Tensor, inside_BH: Tensor, vector_BCD: Tensor) -> Tensor:
         """Return (B, C, D): the history as each candidate sees it; zeros for an empty one."""
-        both_BCHD = history_BHD[:, None] * vector_BCD[:, :, None]
-        # A layer over [h, v, h - v, h * v] is one over [h, v, h * v], split by what it reads.
-        layer_BCHA = (
-            self.of_history(history_BHD)[:, None]
-            + self.of_candidate(vector_BCD)[:, :, None]
-            + self.of_both(both_BCHD)
-        )
+        # A layer over [h, v, h - v, h * v] is one over [h, v, h * v], split by what it reads; what
+        # multiplies h is one matrix a candidate, so no product of every step is ever stored.
+        by_step_BCDA = self.of_history.weight.T + self.of_both.weight.T * vector_BCD[..., None]
+        fixed_BCA = self.of_candidate(vector_BCD) + self.of_history.bias
+        layer_BCHA = history_BHD[:, None] @ by_step_BCDA + fixed_BCA[:, :, None]
         weight_BCH = self.attention(functional.relu(layer_BCHA)).squeeze(3)
         # The least number instead of -inf: an empty history must not give NaN.
         lowest = torch.finfo(weight_BCH.dtype).min
