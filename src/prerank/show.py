@@ -151,6 +151,8 @@ def print_description(description: Mapping[str, Any]) -> None:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
+        if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            value = {str(number): inner for number, inner in enumerate(value)}
         if isinstance(value, Mapping) and value:
             rows += _flat(value, f"{prefix}{key}.")
         else:

@@ -16,7 +16,7 @@ from prerank.progress import track
 from prerank.semantic_ids.config import RqVaeConfig
 
 SMOOTH = 1e-5
-SINKHORN_ROUNDS = 50
+SINKHORN_ROUNDS = 20
 TINY = 1e-12
 
 
