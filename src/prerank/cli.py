@@ -255,6 +255,44 @@ _MEASURED = ("parity", "precision", "latency")
 
 
 @app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="a bundle, or a link to one", show_default=False)],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8080,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="override a limit: key=value; repeatable")
+    ] = None,
+    user_store: Annotated[str, typer.Option(help="embedded, or redis://host:port/db")] = "embedded",
+) -> None:
+    """Serve a BUNDLE over HTTP; the environment's PRERANK_TOKEN becomes the bearer token."""
+    from prerank.errors import MissingExtraError
+    from prerank.serving.config import ServeConfig
+
+    pairs = [text.partition("=") for text in set_ or ()]
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    config = ServeConfig.parse({"user_store": user_store, **values}, where="--set")
+    try:
+        from prerank.serving.app import serve as run_server
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is absent", hint='pip install "prerank[serve]"'
+        ) from None
+    run_server(bundle, config, host, port, os.environ.get("PRERANK_TOKEN", ""))
+
+
+@app.command(name="fill-users")
+def fill_users(
+    bundle: Annotated[Path, typer.Argument(help="a bundle", show_default=False)],
+    url: Annotated[str, typer.Argument(help="redis://host:port/db", show_default=False)],
+) -> None:
+    """Write the users of a BUNDLE, features and histories, into the Redis at URL."""
+    from prerank.serving.bundle import Bundle
+    from prerank.serving.users import fill_redis
+
+    print(f"{fill_redis(Bundle.read(bundle), url)} users written")
+
+
+@app.command()
 def show(
     artifact: Annotated[Path, typer.Argument(help="the folder of an artifact or of a run")],
     as_json: Json = False,
