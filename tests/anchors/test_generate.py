@@ -148,3 +148,15 @@ def test_clear_errors(model: Path, tmp_path: Path) -> None:
 def test_widths() -> None:
     assert GenerateConfig(beam_width=30, n_anchors=5).widths(3) == (30, 30, 30)
     assert GenerateConfig(beam_width=10, beam_growth=2, n_anchors=40).widths(3) == (10, 20, 40)
+
+
+def test_anchors_over_item_ids(tmp_path: Path) -> None:
+    """The ablation without semantic IDs: one level, one code an item; anchors are item vectors."""
+    sizes = (N_ITEMS,)
+    ids = semantic_ids(np.arange(N_ITEMS, dtype=np.int32)[:, None], sizes)
+    path = tmp_path / "model"
+    save(SidLM(random_lm(sizes), SidTokens(0, sizes)), path)
+    data = dataset(HISTORIES, N_ITEMS)
+    anchors = generate(data, ids, SPACE, path, CONFIG, 0, folder(tmp_path / "work"))
+    assert np.diff(anchors.offsets).tolist() == [3, 0, 3, 3, 3, 3, 3, 3]
+    np.testing.assert_allclose(anchors.vectors, SPACE.vectors[anchors.codes[:, 0]], atol=1e-6)

@@ -72,10 +72,11 @@ class GateConfig(Config):
 class TokenizeConfig(Config):
     """How item vectors become semantic IDs."""
 
-    trainer: Literal["rq-kmeans", "rq-vae"] = Field(
+    trainer: Literal["rq-kmeans", "rq-vae", "item-id"] = Field(
         "rq-kmeans",
         description="how codebooks are fitted; rq-kmeans: k-means on the residuals; rq-vae: a "
-        "network trained with residual quantisation, the paper's",
+        "network trained with residual quantisation, the paper's; item-id: no semantic IDs, every "
+        "item is one code of one level (the paper's ablation; other keys do not matter)",
     )
     n_levels: int = Field(3, ge=1, le=8, description="levels (codes of one semantic ID)")
     codebook_size: int = Field(

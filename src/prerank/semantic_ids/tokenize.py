@@ -13,6 +13,7 @@ from prerank.progress import log
 from prerank.semantic_ids import gate
 from prerank.semantic_ids.capacity import relocate
 from prerank.semantic_ids.config import TokenizeConfig
+from prerank.semantic_ids.item_ids import item_ids
 from prerank.semantic_ids.quality import quality, residuals
 from prerank.semantic_ids.rqkmeans import RqKMeans
 from prerank.semantic_ids.rqvae import RqVae
@@ -64,6 +65,9 @@ def tokenize(
         tokenizer = restore(published)
         codes_IL = _append(embeddings, config, tokenizer, items, published, about)
         about["trainer"] = published.quality.get("trainer", "")
+    elif config.trainer == "item-id":
+        tokenizer, codes_IL = item_ids(vectors_ID)
+        about["trainer"] = config.trainer
     else:
         kind: type[Tokenizer] = RqVae if config.trainer == "rq-vae" else RqKMeans
         tokenizer = kind.fit(vectors_ID if content_I.all() else vectors_ID[content_I], config, seed)
