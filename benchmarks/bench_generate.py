@@ -1,11 +1,23 @@
 """How fast interest anchors are decoded: our tree mask, Hugging Face's generate, and the prefill.
 
     python benchmarks/bench_generate.py [--quick] [--json] [--threads N] [--dtype bfloat16]
+    python benchmarks/bench_generate.py --shape qwen2.5-0.5b --dtype bfloat16 [--device cuda]
+    python benchmarks/bench_generate.py --catalogues [--quick]
 
-All three use the same random Qwen2 model (4 layers, hidden size 256), histories (90 tokens,
-64 users) and trie (3 levels of 256 codes, 20,000 items), 20 beams a user. Hugging Face decodes with
-`prefix_allowed_tokens_fn`, on fewer users with --quick; all figures are users a second. The prefill
-alone (the history through the model, no beam) is what no decoder with this model can beat.
+By default all three use the same random Qwen2 model (4 layers, hidden size 256), histories (90
+tokens, 64 users) and trie (3 levels of 256 codes, 20,000 items), 20 beams a user. Hugging Face
+decodes with `prefix_allowed_tokens_fn`, on fewer users with --quick. The
+prefill is the same model's own forward pass over the history alone, without any beam; ours does
+more, but leaves the last layer of the history out and joins small operations. Parts take turns and
+each counts its best time.
+
+--shape qwen2.5-0.5b: 24 layers of 896, 14 heads on 2 key heads, random weights, 50 history items,
+without Hugging Face's decoder. On a GPU the share of `--peak-tflops` is printed: the products that
+our search needs, over the time it takes.
+
+--catalogues: 10,000, 1 and 10 million semantic IDs (3 levels of 1,024): the trie's memory and the
+milliseconds of one search, which should not grow with the catalogue. A tiny model, so that the trie
+is what one sees.
 """
 
 from __future__ import annotations
@@ -14,6 +26,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,35 +38,61 @@ from prerank.anchors.beam import reader_of, tree_beam_search
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import Trie, level_tables
 
-SIZES, N_ITEMS, WIDTH, N_USERS, HISTORY_ITEMS = (256, 256, 256), 20_000, 20, 64, 30
+SIZES, N_ITEMS, WIDTH, N_USERS = (256, 256, 256), 20_000, 20, 64
+CATALOGUES = (10_000, 1_000_000, 10_000_000)
 
 
-def make_model(tokens: SidTokens, dtype: torch.dtype) -> Any:
+@dataclass(frozen=True)
+class Shape:
+    """A Qwen2 decoder, and the items of a history."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    key_heads: int
+    history_items: int
+
+
+SHAPES = {
+    "small": Shape(256, 768, 4, 4, 4, 30),
+    "qwen2.5-0.5b": Shape(896, 4864, 24, 14, 2, 50),
+    "tiny": Shape(32, 64, 1, 2, 2, 10),
+}
+
+
+def make_model(tokens: SidTokens, shape: Shape, dtype: torch.dtype, device: str) -> Any:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=tokens.size,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=tokens.pad,
     )
-    return Qwen2ForCausalLM(config).to(dtype).eval()
+    return Qwen2ForCausalLM(config).to(device=device, dtype=dtype).eval()
 
 
-def best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the least wall-clock seconds of ``repeats`` runs, after one to warm up if several."""
-    if repeats > 1:
-        work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def best_seconds(works: list[Callable[[], object]], repeats: int, device: str) -> list[float]:
+    """Return each one's least wall-clock seconds; they take turns, after a round to warm up."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats + 1):
+        for work, found in zip(works, times, strict=True):
+            wait(device)
+            started = time.perf_counter()
+            work()
+            wait(device)
+            found.append(time.perf_counter() - started)
+    return [min(found[1:]) for found in times]
+
+
+def wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
 
 
 def hugging_face(lm: Any, tokens: SidTokens, trie: Trie, history_UT: torch.Tensor) -> torch.Tensor:
@@ -78,18 +118,27 @@ def hugging_face(lm: Any, tokens: SidTokens, trie: Trie, history_UT: torch.Tenso
     )
 
 
-def measure(quick: bool, dtype: torch.dtype) -> dict[str, float]:
+def histories(
+    tokens: SidTokens, codes: np.ndarray, n_users: int, n_items: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (U, T) token ids of random histories and their lengths."""
+    items = np.random.default_rng(1).integers(len(codes), size=(n_users, n_items))
+    begin = np.full((n_users, 1), tokens.begin)
+    ids = np.concatenate([begin, tokens.encode(codes[items]).reshape(n_users, -1)], axis=1)
+    return torch.from_numpy(ids), torch.full((n_users,), ids.shape[1])
+
+
+def measure(
+    shape: Shape, n_users: int, repeats: int, n_theirs: int, dtype: torch.dtype, device: str
+) -> dict[str, float]:
+    """Return users a second of ours, the prefill and (for ``n_theirs`` users) Hugging Face."""
     rng = np.random.default_rng(0)
     codes = rng.integers(256, size=(N_ITEMS, len(SIZES))).astype(np.int32)
     tokens, trie = SidTokens(0, SIZES), Trie.of(codes, SIZES)
-    tables = level_tables(trie, torch.device("cpu"))
-    items = rng.integers(N_ITEMS, size=(N_USERS, HISTORY_ITEMS))
-    begin = np.full((N_USERS, 1), tokens.begin)
-    history_UT = torch.from_numpy(
-        np.concatenate([begin, tokens.encode(codes[items]).reshape(N_USERS, -1)], axis=1)
-    )
-    length_U = torch.full((N_USERS,), history_UT.shape[1])
-    lm, n_theirs, repeats = make_model(tokens, dtype), 4 if quick else N_USERS, 3 if quick else 7
+    tables = level_tables(trie, torch.device(device))
+    history_UT, length_U = histories(tokens, codes, n_users, shape.history_items)
+    history_UT, length_U = history_UT.to(device), length_U.to(device)
+    lm = make_model(tokens, shape, dtype, device)
     reader = reader_of(lm)
 
     @torch.inference_mode()
@@ -100,18 +149,66 @@ def measure(quick: bool, dtype: torch.dtype) -> dict[str, float]:
         widths = (WIDTH,) * len(SIZES)
         tree_beam_search(reader, tables, tokens.level_starts, history_UT, length_U, widths)
 
-    ours_s, prefill_s = best_seconds(ours, repeats), best_seconds(prefill, repeats)
-    theirs_s = best_seconds(lambda: hugging_face(lm, tokens, trie, history_UT[:n_theirs]), 1)
-    rates = {
-        "ours": N_USERS / ours_s,
-        "prefill": N_USERS / prefill_s,
-        "hugging_face": n_theirs / theirs_s,
+    ours_s, prefill_s = best_seconds([ours, prefill], repeats, device)
+    found = {
+        "ours_users_per_second": n_users / ours_s,
+        "prefill_users_per_second": n_users / prefill_s,
+        "ours_over_prefill": prefill_s / ours_s,
+        "product_tflops_per_second": n_users * products(shape) / ours_s / 1e12,
     }
-    return {
-        **{f"{name}_users_per_second": rate for name, rate in rates.items()},
-        "ours_over_hugging_face": rates["ours"] / rates["hugging_face"],
-        "ours_over_prefill": rates["ours"] / rates["prefill"],
-    }
+    if n_theirs:
+        work = [lambda: hugging_face(lm, tokens, trie, history_UT[:n_theirs])]
+        started = time.perf_counter()
+        work[0]()
+        theirs = n_theirs / (time.perf_counter() - started)
+        found["hugging_face_users_per_second"] = theirs
+        found["ours_over_hugging_face"] = found["ours_users_per_second"] / theirs
+    return found
+
+
+def products(shape: Shape) -> float:
+    """Return the floating-point operations of one user's linear products in our search."""
+    size = shape.hidden // shape.heads
+    keys = 2 * shape.hidden * shape.key_heads * size
+    layer = 2 * shape.hidden**2 + keys + 3 * shape.hidden * shape.inner
+    history, beams = 1 + shape.history_items * len(SIZES), WIDTH * (len(SIZES) - 1)
+    # The last layer of the history makes keys and values for all, the rest for one token.
+    read = history * ((shape.layers - 1) * layer + keys) + layer
+    return 2.0 * (read + beams * shape.layers * layer)
+
+
+def catalogues(quick: bool, device: str) -> list[dict[str, float]]:
+    """Return the trie's megabytes and a search's milliseconds by number of semantic IDs."""
+    sizes, shape = (1024, 1024, 1024), SHAPES["tiny"]
+    tokens, rng, found = SidTokens(0, sizes), np.random.default_rng(0), []
+    reader = reader_of(make_model(tokens, shape, torch.float32, device))
+    for n_sids in CATALOGUES[:2] if quick else CATALOGUES:
+        codes = rng.integers(1024, size=(n_sids, len(sizes))).astype(np.int32)
+        started = time.perf_counter()
+        trie = Trie.of(codes, sizes)
+        tables = level_tables(trie, torch.device(device))
+        built_s = time.perf_counter() - started
+        history_UT, length_U = histories(tokens, codes, N_USERS, shape.history_items)
+        history_UT, length_U = history_UT.to(device), length_U.to(device)
+        arguments = (tables, tokens.level_starts, history_UT, length_U, (WIDTH,) * 3)
+        (seconds,) = best_seconds([partial(tree_beam_search, reader, *arguments)], 5, device)
+        held = sum(
+            tensor.nbytes
+            for table in tables
+            for tensor in (table.keys, table.starts, table.dense)
+            if tensor is not None
+        )
+        found.append(
+            {
+                "semantic_ids": trie.n_leaves,
+                "build_seconds": built_s,
+                "table_megabytes": held / 1e6,
+                "search_milliseconds": 1e3 * seconds,
+                "search_over_smallest": 1.0,
+            }
+        )
+        found[-1]["search_over_smallest"] = 1e3 * seconds / found[0]["search_milliseconds"]
+    return found
 
 
 def main() -> None:
@@ -120,15 +217,35 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--shape", choices=("small", "qwen2.5-0.5b"), default="small")
+    parser.add_argument("--users", type=int, default=0, help="users a batch")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="the device's, for --dtype")
+    parser.add_argument("--catalogues", action="store_true", help="10k, 1M and 10M semantic IDs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = measure(options.quick, getattr(torch, options.dtype))
-    found = {"threads": options.threads, **found}
+    about = {"threads": options.threads, "device": options.device, "dtype": options.dtype}
+    if options.catalogues:
+        rows = catalogues(options.quick, options.device)
+    else:
+        small = options.shape == "small"
+        n_users = options.users or (N_USERS if small or options.device != "cpu" else 8)
+        repeats = 3 if options.quick or not small else 7
+        n_theirs = 0 if not small else 4 if options.quick else N_USERS
+        dtype = getattr(torch, options.dtype)
+        found = measure(SHAPES[options.shape], n_users, repeats, n_theirs, dtype, options.device)
+        if options.peak_tflops:
+            share = found["product_tflops_per_second"] / options.peak_tflops
+            found["share_of_peak_flops"] = share
+        about |= {"shape": options.shape, "users": n_users}
+        rows = [found]
     if options.json:
-        print(json.dumps({"dtype": options.dtype, **found}))
+        print(json.dumps({**about, "runs": rows} if options.catalogues else {**about, **rows[0]}))
         return
-    for name, value in found.items():
-        print(f"{name:34s} {value:10.2f}")
+    print("  ".join(f"{name} {value}" for name, value in about.items()))
+    for row in rows:
+        for name, value in row.items():
+            print(f"{name:34s} {value:14,.2f}")
 
 
 if __name__ == "__main__":
