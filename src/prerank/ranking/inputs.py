@@ -146,14 +146,21 @@ class Ids(nn.Module):
         nn.init.normal_(self.embedding.weight, std=ID_SCALE)
         self.dropout = config.id_dropout
         self.touched: RowTable | None = None
+        self.share: tuple[Tensor, int] | None = None
 
     def forward(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, D) embeddings and (B,) the table rows they come from."""
         row_B = self.own.index_select(0, index_B)
         if self.training and self.dropout > 0:
-            drop_B = torch.rand(len(row_B), device=row_B.device) < self.dropout
+            drop_B = self._chance(row_B) < self.dropout
             row_B = row_B.masked_fill(drop_B, self.unknown)
         return self._embedded(row_B), row_B
+
+    def _chance(self, row_B: Tensor) -> Tensor:
+        if self.share is None or len(self.share[0]) != len(row_B):
+            return torch.rand(len(row_B), device=row_B.device)
+        place_B, n_rows = self.share
+        return torch.rand(n_rows, device=row_B.device).index_select(0, place_B)
 
     def rows(self, item_T: Tensor) -> Tensor:
         """Return (T, D): the embeddings of history items."""
@@ -288,6 +295,17 @@ class Inputs(nn.Module):
                     where="train",
                     hint="turn on one of use_user_id, use_item_id, use_content, use_history",
                 )
+
+    def share_dropout(self, place_B: Tensor, n_rows: int) -> None:
+        """Drop the ids that one process would drop, where several share a batch.
+
+        Args:
+            place_B: (B,) int64 places of this process's rows in the batch.
+            n_rows: of the batch.
+        """
+        for ids in (self.user_id, self.item_id):
+            if ids is not None:
+                ids.share = place_B, n_rows
 
     def user(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> list[Tensor]:
         """Return the user's fields, each (B, width).

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prerank.ranking.config import TrainConfig
+from prerank.ranking.group import Group
 
 if TYPE_CHECKING:
     from prerank.ranking.model import PreRankerModel
@@ -108,12 +109,17 @@ class Optimizer:
         model: whose inputs hold the id tables.
         more: further parameters to train.
         config: step size, decay, and which tables are large.
+        group: whose processes add up the model's gradients; those of ``more`` are whole in each.
     """
 
     def __init__(
-        self, model: PreRankerModel, more: Iterable[nn.Parameter], config: TrainConfig
+        self,
+        model: PreRankerModel,
+        more: Iterable[nn.Parameter],
+        config: TrainConfig,
+        group: Group,
     ) -> None:
-        self.inputs = model.inputs
+        self.inputs, self.group = model.inputs, group
         settings = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
         self.users = self.items = None
         user_id, item_id = self.inputs.user_id, self.inputs.item_id
@@ -122,9 +128,12 @@ class Optimizer:
         if item_id is not None and is_large(item_id.embedding.weight, config):
             tables = [item_id.embedding.weight, self.inputs.item_bias]
             self.items = RowTable([_frozen(table) for table in tables], **settings)
-        dense = [weight for weight in model.parameters() if weight.requires_grad]
+        self.shared = [weight for weight in model.parameters() if weight.requires_grad]
         self.dense = torch.optim.AdamW(
-            [*dense, *more], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            [*self.shared, *more],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
 
     @contextmanager
@@ -151,10 +160,12 @@ class Optimizer:
         """Descend ``loss``, a scalar computed while `reading`."""
         self.dense.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        tables = [table for table in (self.users, self.items) if table is not None]
+        values = [leaf for table in tables for leaf in table.values]
+        self.group.add_gradients([*self.shared, *values])
         self.dense.step()
-        for table in (self.users, self.items):
-            if table is not None:
-                table.step()
+        for table in tables:
+            table.step()
 
 
 def is_large(weight: Tensor, config: TrainConfig) -> bool:

@@ -25,6 +25,7 @@ from prerank.progress import log, track
 from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
+from prerank.ranking.group import Group
 from prerank.ranking.model import build_model
 from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher, split
 from prerank.ranking.objectives.build import objective_class
@@ -144,7 +145,8 @@ class _Training:
             device=self.device,
         )
         self.objective = kind.of(setup)
-        self.optimizer = Optimizer(self.model, self.objective.parameters(), config)
+        self.group = Group.current()
+        self.optimizer = Optimizer(self.model, self.objective.parameters(), config, self.group)
         self.draw_unexposed = None
         if self.unexposed is not None:
             self.draw_unexposed = Draw(len(self.unexposed), seeds.rng(seed, "train", "pseudo"))
@@ -234,15 +236,29 @@ class _Training:
             n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
             beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
             rows = rows.joined(self.unexposed.take(beside_N))
-        item_T, offsets_B1 = self.histories.ragged(rows.user, rows.end, rows.left_out)
-        with self.optimizer.reading(rows.user, rows.item, item_T):
-            logit_B, hidden_BD = self.model.outputs(rows.user, rows.item, item_T, offsets_B1)
+        logit_B, hidden_BD = self._outputs(rows)
         shown, beside = split(rows, n_exposed)
         return Batch(
             Part(index_N, shown, logit_B[:n_exposed], hidden_BD[:n_exposed]),
             Part(beside_N, beside, logit_B[n_exposed:], hidden_BD[n_exposed:]),
             epoch,
         )
+
+    def _outputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Run the model: (B,) logits and (B, D) hidden vectors, over all processes."""
+        own, n_rows = rows, len(rows)
+        if self.group.size > 1:
+            place = self.group.share(n_rows, self.device)
+            own = rows.take(place)
+            self.model.inputs.share_dropout(place, n_rows)
+        item_T, offsets_B1 = self.histories.ragged(own.user, own.end, own.left_out)
+        touched = item_T
+        if self.group.size > 1 and self.optimizer.items is not None:
+            # Every process must focus on the same rows, those of the whole batch.
+            touched = self.histories.ragged(rows.user, rows.end, rows.left_out)[0]
+        with self.optimizer.reading(rows.user, rows.item, touched):
+            logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
+        return self.group.gathered(logit_b, n_rows), self.group.gathered(hidden_bD, n_rows)
 
     def _step(self, batch: Batch) -> Tensor:
         """Take one optimiser step; return the parts of the loss before it, (2,) or (3,)."""

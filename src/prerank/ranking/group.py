@@ -1,0 +1,66 @@
+"""Training by several processes: each runs the model on its share of every batch.
+
+All processes draw the same global batch. Each computes the logits of its rows, takes the others'
+logits from them, and computes the same loss over all rows; so any objective over logits works
+unchanged. Gradients reach a process's own rows only, and are then added up. The loss curve is that
+of one process, up to the order of float sums; layer dropout alone draws other numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together; one process is a group of its own."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> Group:
+        """Return the group that torchrun started and `torch.distributed` joined, if any."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return cls()
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def share(self, n_rows: int, device: torch.device) -> Tensor:
+        """Return the rows (int64) of a batch of ``n_rows`` that this process computes."""
+        return torch.arange(self.rank, n_rows, self.size, device=device)
+
+    def gathered(self, own: Tensor, n_rows: int) -> Tensor:
+        """Return (n_rows, ...): every process's values in the order of the batch.
+
+        Args:
+            own: (share, ...) of this process; gradients reach these alone.
+            n_rows: rows of the batch.
+        """
+        if self.size == 1:
+            return own
+        most = -(-n_rows // self.size)
+        padded = own.detach().new_zeros(most, *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(parts, padded)
+        # Row r of the batch is row r // size of process r % size.
+        every = torch.stack(parts, dim=1).flatten(0, 1)[:n_rows]
+        return every.index_copy(0, self.share(n_rows, own.device), own)
+
+    def add_gradients(self, weights: Iterable[Tensor]) -> None:
+        """Replace the gradients of ``weights`` by their sums over all processes."""
+        if self.size == 1:
+            return
+        every = list(weights)
+        for weight in every:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        flat = torch.cat([weight.grad.flatten() for weight in every if weight.grad is not None])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [weight.numel() for weight in every])
+        for weight, part in zip(every, parts, strict=True):
+            weight.grad = part.view_as(weight)

@@ -1,0 +1,58 @@
+"""Two processes by torchrun against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prerank import store
+from prerank.ranking import ddp
+from prerank.ranking.pre_ranker import PreRanker
+from prerank.ranking.train import train
+from ranking.worlds import make_config, make_content, make_labels, make_world
+
+
+def torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Train with two processes on the artifacts in ``folder``."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--standalone", "-m", "prerank.ranking.ddp"]
+    named = [f"--{name}={folder / name}" for name in ("dataset", "embeddings", "labels")]
+    command = [*launch, *named, f"--config={folder / 'train.json'}", f"--out={folder / 'out'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_two_processes_follow_the_loss_curve_of_one(tmp_path: Path) -> None:
+    """Towers train densely and ids by rows, ids are dropped, the batch of 129 does not divide."""
+    more = {"batch_size": 129, "epochs": 3, "id_dropout": 0.3, "row_updates": "always"}
+    config = make_config().model_copy(update=more)
+    data, content = make_world("none"), make_content()
+    labels = make_labels(0.2, np.resize([0.5, 2.0], 600))
+    for name, artifact in (("dataset", data), ("embeddings", content), ("labels", labels)):
+        (tmp_path / name).mkdir()
+        store.save(tmp_path / name, artifact)
+    (tmp_path / "train.json").write_text(config.model_dump_json())
+    run = torchrun(tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    two = PreRanker.load(tmp_path / "out", data, content)
+    one = train(data, content, labels, config, seed=0)
+    for name in ("loss_al", "loss_pl", "auc"):
+        curves = [[record[name] for record in ranker.history] for ranker in (one, two)]
+        np.testing.assert_allclose(curves[1], curves[0], rtol=2e-4)
+    assert len(one.history) == len(two.history) == 3
+    np.testing.assert_allclose(two.score_pools(data.pools), one.score_pools(data.pools), atol=5e-3)
+
+
+def test_a_wrong_config_is_named(tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    config = tmp_path / "train.json"
+    config.write_text(json.dumps({"learning_rat": 1}))
+    given = ["--dataset=d", "--embeddings=e", "--out=o", f"--config={config}"]
+    monkeypatch.setattr(sys, "argv", ["ddp", *given])
+    with pytest.raises(SystemExit) as stopped:
+        ddp.main()
+    assert stopped.value.code == 2
+    assert "learning_rat" in capsys.readouterr().err
