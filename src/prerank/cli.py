@@ -176,6 +176,9 @@ def compare(
         truth = comparison.knows_truth(loaded)
         resolved = comparison.resolve(loaded, methods, seeds, truth)
         _print_plan(resolved.to_toml(), describe(Run(resolved)), (), as_json)
+        if resolved.tune.trials and not as_json:
+            count = len(resolved.methods)
+            print(f"before train: {resolved.tune.trials} trials for each of {count} methods")
         return
     folder = comparison.compare(loaded, methods, seeds)
     written = json.loads((folder / "comparison.json").read_text())

@@ -625,7 +625,7 @@ def explain(run: Run) -> ReportExtra:
     for arm in track(list(recipe.arms()), "explain"):
         first = run.rankers(arm)[0]
         made = run.labels(first)
-        if made is None:
+        if made is None or made.source == UNLABELED:
             continue
         key = run.parents(first, "label")[0]
         if key in audited and arm not in recipe.methods:

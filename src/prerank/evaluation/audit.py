@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.artifacts import Dataset, PseudoLabels
+from prerank.artifacts import UNLABELED, Dataset, PseudoLabels
 from prerank.data.unexposed import exposure_counts, pair_keys
 from prerank.evaluation.extra import AuditExtra, AuditPart, Bin
 from prerank.evaluation.metrics import calibration_bins, expected_calibration_error
@@ -44,7 +44,7 @@ LEVEL = 0.95
 def audit(labels: PseudoLabels, dataset: Dataset, seed: int) -> AuditExtra | None:
     """Hold pseudo-labels against the truth of their pairs.
 
-    None where no truth is known, or where all labels are equal and so rank nothing.
+    None where no truth is known, and for pairs without labels or with all labels equal.
 
     Args:
         labels: of unexposed pairs; those with confidence 0 abstain.
@@ -59,7 +59,7 @@ def audit(labels: PseudoLabels, dataset: Dataset, seed: int) -> AuditExtra | Non
     """
     truth = truth_of(dataset, labels.user, labels.item)
     known = ~np.isnan(truth)
-    if not known.any():
+    if not known.any() or labels.source == UNLABELED:
         return None
     kept = known & (labels.confidence > 0)
     if kept.any() and np.ptp(labels.label[kept]) == 0:
