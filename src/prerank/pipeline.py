@@ -167,7 +167,7 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
         seed,
         dataset,
         embeddings,
-        outside=published_ids(recipe),
+        outside=outside(recipe, recipe.tokenize.append_to, "tokenize", "tokenize.append_to"),
     )
     made_from = (dataset, embeddings, sids)
     anchors = {
@@ -207,7 +207,10 @@ def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[
     elif name == "llm":
         dataset, _, sids = parents
         key = f"anchor_model{branch.end}"
-        made_from = (planner.add("finetune", key, recipe.finetune, recipe.seed, dataset, sids),)
+        old = outside(recipe, recipe.finetune.reuse, "finetune", "finetune.reuse")
+        made_from = (
+            planner.add("finetune", key, recipe.finetune, recipe.seed, dataset, sids, outside=old),
+        )
     elif name not in ("history", "random", "popular"):
         raise ConfigError(
             "unknown anchors",
@@ -249,18 +252,17 @@ def _plan_labels(
     return planner.add("label", key, config, branch.recipe.seed, *parents, *more)
 
 
-def published_ids(recipe: Recipe) -> dict[str, str]:
-    """Return folder -> fingerprint of the semantic IDs to append to; empty if there are none."""
-    path = recipe.tokenize.append_to
+def outside(recipe: Recipe, path: str, stage: str, where: str) -> dict[str, str]:
+    """Return folder -> fingerprint of another run's artifact; empty if ``path`` is."""
     if not path:
         return {}
     inside = Path(path).resolve().is_relative_to(recipe.folder.resolve())
     found = None if inside else stores.read_manifest(Path(path))
-    if found is None or found.kind != "tokenize":
+    if found is None or found.kind != stage:
         raise ConfigError(
-            "there are no semantic IDs to append to",
-            where="tokenize.append_to",
-            must="the folder `semantic_ids` of another, finished run",
+            f"there is no finished artifact of `{stage}`",
+            where=where,
+            must="its folder in another, finished run",
             got=path,
         )
     return {path: found.fingerprint}
@@ -462,8 +464,31 @@ def finetune(run: Run, step: Step, out: Path) -> None:
     from prerank.anchors.config import FinetuneConfig
     from prerank.anchors.finetune import finetune as make
 
-    work, config = run.store.work(step.key, step.fingerprint), FinetuneConfig.parse(step.config)
+    config = FinetuneConfig.parse(step.config)
+    if config.reuse:
+        reuse_model(Path(config.reuse), run.semantic_ids(step), out)
+        return
+    work = run.store.work(step.key, step.fingerprint)
     make(run.dataset, run.semantic_ids(step), config, step.seed, out, work)
+
+
+def reuse_model(folder: Path, ids: SemanticIds, out: Path) -> None:
+    """Copy another run's AnchorModel to ``out``; its semantic IDs lie beside it.
+
+    Raises:
+        ConfigError: it was trained on semantic IDs of other codebooks.
+    """
+    model = Store(folder.parent).checked(folder.name)
+    learned: SemanticIds = stores.load(Store(folder.parent).checked("semantic_ids"), SemanticIds)
+    if not np.array_equal(learned.codebooks, ids.codebooks):
+        raise ConfigError(
+            "the anchor model was trained on semantic IDs of other codebooks",
+            where="finetune.reuse",
+            must="a model whose semantic IDs these were appended to (tokenize.append_to)",
+            got=str(folder),
+        )
+    unlike = shutil.ignore_patterns(stores.MANIFEST)
+    shutil.copytree(model, out, dirs_exist_ok=True, ignore=unlike)
 
 
 def generate(run: Run, step: Step, out: Path) -> None:

@@ -21,6 +21,7 @@ from prerank.recipe import parse_recipe
 from prerank.semantic_ids.config import TokenizeConfig
 from prerank.semantic_ids.tokenize import tokenize
 from prerank.show import describe_folder, drift_of_folders
+from prerank.store import load
 from prerank.vocabulary import Vocabulary
 from tiny import dataset
 
@@ -101,5 +102,43 @@ def test_the_recipe_appends_to_an_earlier_run_and_drift_reports_it(tmp_path: Pat
     shown = describe_folder(february)
     assert shown["quality.json"]["appended"]["n_new"] == 20
     assert shown["parents"][str(january)] == describe_folder(january)["fingerprint"]
-    with pytest.raises(ConfigError, match="no semantic IDs to append to"):
+    with pytest.raises(ConfigError, match="no finished artifact of `tokenize`"):
         tokenized("march", 40, append_to=str(tmp_path / "march" / "semantic_ids"))
+
+
+def test_a_later_run_reuses_the_anchor_model_of_an_earlier_one(tmp_path: Path) -> None:
+    def generated(name: str, n_items: int, **changes: dict[str, object]) -> Path:
+        write_logs(tmp_path / f"logs-{name}", n_items)
+        tiny = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "epochs": 1, "device": "cpu"}
+        values = {
+            "name": name,
+            "out": str(tmp_path),
+            "prepare": {"source": "logs", "path": str(tmp_path / f"logs-{name}")},
+            "encode": {"encoder": "given"},
+            "tokenize": {"codebook_size": 4, **changes.get("tokenize", {})},
+            "finetune": {**tiny, **changes.get("finetune", {})},
+            "generate": {"n_anchors": 60, "beam_width": 60, "device": "cpu"},
+            "methods": {"gpl": {"anchors": "llm"}},
+        }
+        recipe = parse_recipe(values)
+        run_recipe(recipe, ("prepare", "encode", "tokenize", "finetune", "generate"))
+        return recipe.folder
+
+    january = generated("january", 40)
+    reuse = {"reuse": str(january / "anchor_model")}
+    february = generated(
+        "february", 60, tokenize={"append_to": str(january / "semantic_ids")}, finetune=reuse
+    )
+    weights = "model.safetensors"
+    old = (january / "anchor_model" / weights).read_bytes()
+    assert (february / "anchor_model" / weights).read_bytes() == old
+    ids = load(february / "semantic_ids", a.SemanticIds)
+    anchors = load(february / "anchors" / "llm", a.InterestAnchors)
+    written = {tuple(code) for code in anchors.codes.tolist()}
+    fresh = {tuple(c) for c in ids.codes[40:].tolist()} - {
+        tuple(c) for c in ids.codes[:40].tolist()
+    }
+    assert fresh
+    assert fresh <= written
+    with pytest.raises(ConfigError, match="other codebooks"):
+        generated("march", 60, finetune=reuse)

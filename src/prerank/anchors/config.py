@@ -22,6 +22,11 @@ class FinetuneConfig(Config):
     checkpoint: str = Field(
         "", description="folder or hub id of a Hugging Face causal language model"
     )
+    reuse: str = Field(
+        "",
+        description="folder `anchor_model` of another run: taken as it is, nothing is trained; for "
+        "semantic IDs of the same codebooks, see tokenize.append_to",
+    )
     lora: bool = Field(
         False,
         description="train low-rank adapters and the new token rows only; needs init=checkpoint",
