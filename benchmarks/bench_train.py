@@ -20,7 +20,9 @@ import math
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -295,15 +297,77 @@ def measure(n_rows: int, runs: int) -> dict[str, float]:
     }
 
 
+def in_bounded_memory(n_rows: int) -> dict[str, Any]:
+    """Train one epoch on ``n_rows`` exposures that lie in mapped files; watch private memory."""
+    rng, n_users, n_items = np.random.default_rng(0), 200_000, 50_000
+
+    def mapped(kind: Any, high: int, value: int | None = None) -> NDArray[Any]:
+        with tempfile.TemporaryFile() as file:
+            column = np.memmap(file, kind, "w+", shape=(n_rows,))
+        for start in range(0, n_rows, 1 << 20):
+            part = column[start : start + (1 << 20)]
+            part[:] = rng.integers(0, high, len(part)) if value is None else value
+        return column
+
+    user, item = mapped(np.int32, n_users), mapped(np.int32, n_items)
+    click, split = mapped(np.int8, 2), mapped(np.int8, 0, a.TRAIN)
+    data = log_of(n_users, n_items, user[:1], item[:1], click[:1], split[:1], 0)
+    shown = a.Exposures(
+        request=mapped(np.int64, 0, 0),
+        user=user,
+        item=item,
+        time=mapped(np.int64, 0, 0),
+        click=click,
+        position=mapped(np.int32, 0, -1),
+        propensity=mapped(np.float32, 0, 1),
+        split=split,
+    )
+    data = replace(data, exposures=shown)
+    content = a.ItemEmbeddings(np.zeros((n_items, 1), np.float32))
+    config = TrainConfig(
+        epochs=1, rows_on_disk=True, use_content=False, use_history=False, min_id_rows=0
+    )
+    before, peak, done = private_memory(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            peak[0] = max(peak[0], private_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        ranker = train(data, content, None, config, seed=0)
+    finally:
+        done.set()
+        watcher.join()
+    return {
+        "rows": n_rows,
+        "rows_per_second": ranker.history[0]["rows_per_second"],
+        "mapped_megabytes": n_rows * 36 / 1e6,
+        "private_megabytes_more": peak[0] - before,
+        "model_and_moments_megabytes": 3 * 4 * (n_users + n_items) * 33 / 1e6,
+    }
+
+
+def private_memory() -> float:
+    """Return the megabytes of this process that no file stands behind."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows and runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as torch is set")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python with the peers")
+    parser.add_argument("--rows", type=int, default=0, help="only: so many rows on disk")
     options = parser.parse_args()
     progress.silence()
     torch.set_num_threads(options.threads or torch.get_num_threads())
+    if options.rows:
+        print(json.dumps(in_bounded_memory(options.rows)))
+        return
     found: dict[str, Any] = {"history": measure(*((60_000, 2) if options.quick else (400_000, 6)))}
     python, threads = options.peer_python, torch.get_num_threads()
     found["small tables"] = against_peers(

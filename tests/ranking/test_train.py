@@ -172,3 +172,15 @@ def test_a_tower_must_read_something(world, content, small) -> None:  # type: ig
     blind = small.model_copy(update={"use_user_id": False, "use_history": False})
     with pytest.raises(ConfigError, match="user tower has nothing to read"):
         train(world(), content, None, blind, seed=0)
+
+
+@pytest.mark.parametrize("chunk", [64, 1 << 20])
+def test_rows_on_disk_give_the_same_bytes(
+    world, content, small, labels, monkeypatch, chunk
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("prerank.ranking.rows.CHUNK_ROWS", chunk)
+    data = world("none")
+    data.exposures.click[::7] = -1
+    on_disk = small.model_copy(update={"rows_on_disk": True})
+    one, two = (train(data, content, labels(0.2), c, seed=0) for c in (small, on_disk))
+    assert weights(one) == weights(two)

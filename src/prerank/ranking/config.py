@@ -92,6 +92,11 @@ class TrainConfig(Config):
         description="Adam on the rows that a step touches, instead of whole id tables; auto: for "
         "tables of more than 100,000 rows",
     )
+    rows_on_disk: bool = Field(
+        False,
+        description="keep the exposed training rows in mapped temporary files: for more rows than "
+        "memory; the results are the same",
+    )
     batch_size: int = Field(2048, ge=1, description="exposed rows in a step")
     epochs: int = Field(10, ge=1, description="most passes over the exposed training rows")
     patience: int = Field(2, ge=0, description="epochs without a better validation; 0: never stop")

@@ -107,7 +107,7 @@ class _Training:
         self.config, self.device = config, resolve_device(config.device)
         self.context = ScoringContext.of(dataset, embeddings, config)
         self.schema = schema_of(dataset, embeddings)
-        self.exposed = exposed_rows(dataset, self.context, self.device)
+        self.exposed = exposed_rows(dataset, self.context, self.device, on_disk=config.rows_on_disk)
         require(
             len(self.exposed) > 0,
             "there is nothing to learn from",
@@ -158,8 +158,8 @@ class _Training:
     def _count(self, column: str, size: int) -> Tensor:
         """Return (size,) int64: the training rows of each user or item."""
         tables = [rows for rows in (self.exposed, self.unexposed) if rows is not None]
-        index = torch.cat([getattr(rows, column) for rows in tables]).cpu()
-        return torch.bincount(index, minlength=size)
+        counts = [torch.bincount(getattr(rows, column).cpu(), minlength=size) for rows in tables]
+        return torch.stack(counts).sum(0)
 
     def _unexposed_rows(self, labels: PseudoLabels) -> Rows:
         for name, index, size in (
@@ -205,7 +205,8 @@ class _Training:
         if not isinstance(self.model, Cold):
             return {}
         self.model.eval()
-        rows = self.exposed.take(torch.arange(min(len(self.exposed), GATE_ROWS)).to(self.device))
+        first = torch.arange(min(len(self.exposed), GATE_ROWS))
+        rows = self.exposed.take(first.to(self.exposed.user.device)).to(self.device)
         means = []
         for block in torch.split(torch.arange(len(rows)).to(self.device), self.config.batch_size):
             part = rows.take(block)
@@ -231,7 +232,8 @@ class _Training:
     def _batch(self, n_exposed: int, epoch: int) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
         index_N = self.draw_exposed.take(n_exposed).to(self.device)
-        rows, beside_N = self.exposed.take(index_N), index_N[:0]
+        rows = self.exposed.take(index_N.to(self.exposed.user.device)).to(self.device)
+        beside_N = index_N[:0]
         if self.unexposed is not None and self.draw_unexposed and self.objective.draws(epoch):
             n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
             beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
