@@ -1,7 +1,7 @@
 """The decoder's forward pass with fewer and larger operations (Qwen2 and Llama architectures).
 
 The same numbers as Hugging Face's modules, which cost twice the time on a small model: queries,
-keys and values come from one product, gate and up from one, a norm's weight is folded into the
+keys and values come from one product, when decoding gate and up too, a norm's weight is folded into the
 matrix behind it, and the rotary embedding is one multiplication of complex numbers. Any other
 architecture, or one with adapters inside, is run by its own forward pass; `is_plain` decides.
 
@@ -161,25 +161,20 @@ class _Rms(torch.autograd.Function):
 
 
 class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up of a joined (..., 2F); keeps only its input."""
+    """silu(gate) * up with a backward pass that computes no exponential twice."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        inner: torch.Tensor = silu(gate).mul_(up)
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        opened = silu(gate)
+        ctx.save_for_backward(gate, up, opened)
+        inner: torch.Tensor = opened * up
         return inner
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, -1)
-        back = torch.empty_like(gate_up)
-        gate_back, up_back = back.chunk(2, -1)
-        torch.mul(silu(gate), grad, out=up_back)
-        torch.ops.aten.silu_backward(grad * up, gate, grad_input=gate_back)
-        return back
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up, opened = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), opened * grad
 
 
 def train_forward(decoder: Any, x_UTD: torch.Tensor, keep_little: bool = False) -> torch.Tensor:
@@ -226,8 +221,12 @@ def _train_block(
         enable_gqa=heads.n_query != heads.n_key,
     )
     x_UTD = x_UTD + linear(seen.transpose(1, 2).flatten(2), block.out, block.out_bias)
-    inner = linear(_norm(x_UTD, heads.eps), block.gate_up, block.gate_up_bias)
-    inner = _SwiGlu.apply(inner)  # type: ignore[no-untyped-call]
+    unit = _norm(x_UTD, heads.eps)
+    # Two products here: elementwise work on halves of one result would skip over the other half.
+    weights = block.gate_up.chunk(2)
+    biases = (None, None) if block.gate_up_bias is None else block.gate_up_bias.chunk(2)
+    gate, up = (linear(unit, w, b) for w, b in zip(weights, biases, strict=True))
+    inner = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
     return x_UTD + linear(inner, block.down, block.down_bias)
 
 
