@@ -697,7 +697,8 @@ def costs(run: Run) -> dict[str, CostExtra]:
         earlier = [m for key in sorted(before) if (m := run.store.manifest(key)) is not None]
         if trained:
             found[arm] = {
-                "train_seconds": sum(m.seconds for m in trained) / len(trained),
+                # The median: a process's first pre-ranker also pays for its start.
+                "train_seconds": float(np.median([m.seconds for m in trained])),
                 "before_seconds": sum(m.seconds for m in earlier),
                 "peak_bytes": max(int(m.notes.get("peak_bytes", 0)) for m in trained),
             }

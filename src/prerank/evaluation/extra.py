@@ -187,7 +187,7 @@ class CostExtra(TypedDict):
     """What an arm costs, from the manifests of its artifacts."""
 
     train_seconds: float
-    """Wall time to train one pre-ranker, mean over the seeds."""
+    """Wall time to train one pre-ranker, median over the seeds."""
     before_seconds: float
     """Wall time of all it needs before training besides data and embeddings: semantic IDs,
     language model, anchors, labels, teachers; shared artifacts count for each method."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -34,7 +36,8 @@ def to_rich(sheet: Sheet) -> Table:
         show_edge=False,
     )
     for place, name in enumerate(sheet.header):
-        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+        side: Literal["left", "right"] = "right" if place else "left"
+        table.add_column(name, justify=side, no_wrap=not place, overflow="fold")
     for row in sheet.rows:
         style = "bold" if row.role == "method" else ""
         table.add_row(Text(_indented(row)), *(Text(cell) for cell in row.cells), style=style)

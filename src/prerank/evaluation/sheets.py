@@ -102,8 +102,8 @@ def versus_sheet(seen: View, pool: str, reference: str) -> Sheet:
     note = (
         f"Paired by user and seed against {reference}. p: two-sided, corrected by Holm over the "
         "methods in competition (in parentheses: uncorrected, out of competition). Users: win, tie "
-        f"or loss at {1 - seen.config.interval:.0%} by GAUC, and the share of users with a higher "
-        "/ equal / lower GAUC."
+        f"or loss at {1 - seen.config.interval:.0%} by GAUC, and the shares of users with a "
+        "higher/equal/lower GAUC."
     )
     return Sheet(f"{pool}: against {reference}", header, tuple(rows), note)
 
@@ -353,5 +353,5 @@ def _verdict_cell(seen: View, test: TestExtra | None, reference: str) -> str:
     if test is None:
         return "–"
     counts = (test["better"], test["tied"], test["worse"])
-    shares = " / ".join(f"{count / max(1, sum(counts)):.0%}" for count in counts)
-    return f"{verdict(seen, test, reference)} {shares}"
+    shares = "/".join(f"{100 * count / max(1, sum(counts)):.0f}" for count in counts)
+    return f"{verdict(seen, test, reference)} {shares} %"
