@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -221,15 +221,15 @@ class _Training:
         self.model.train()
         losses, rows = [], 0
         for start in range(0, shown, size):
-            batch = self._batch(min(size, shown - start), epoch)
-            losses.append(self._step(batch))
-            rows += len(batch.exposed) + len(batch.unexposed)
+            parts, n_rows = self._step(min(size, shown - start), epoch)
+            losses.append(parts)
+            rows += n_rows
         means = torch.stack(losses).mean(0).tolist()
         seconds = time.monotonic() - started
         named = dict(zip(("loss_al", "loss_pl", "loss_other"), means, strict=False))
         return {**named, "rows_per_second": rows / seconds}
 
-    def _batch(self, n_exposed: int, epoch: int) -> Batch:
+    def _batch(self, n_exposed: int, epoch: int, reading: ExitStack) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
         index_N = self.draw_exposed.take(n_exposed).to(self.device)
         rows = self.exposed.take(index_N.to(self.exposed.user.device)).to(self.device)
@@ -238,7 +238,7 @@ class _Training:
             n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
             beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
             rows = rows.joined(self.unexposed.take(beside_N))
-        logit_B, hidden_BD = self._outputs(rows)
+        logit_B, hidden_BD = self._outputs(rows, reading)
         shown, beside = split(rows, n_exposed)
         return Batch(
             Part(index_N, shown, logit_B[:n_exposed], hidden_BD[:n_exposed]),
@@ -246,7 +246,7 @@ class _Training:
             epoch,
         )
 
-    def _outputs(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _outputs(self, rows: Rows, reading: ExitStack) -> tuple[Tensor, Tensor]:
         """Run the model: (B,) logits and (B, D) hidden vectors, over all processes."""
         own, n_rows = rows, len(rows)
         if self.group.size > 1:
@@ -258,13 +258,16 @@ class _Training:
         if self.group.size > 1 and self.optimizer.items is not None:
             # Every process must focus on the same rows, those of the whole batch.
             touched = self.histories.ragged(rows.user, rows.end, rows.left_out)[0]
-        with self.optimizer.reading(rows.user, rows.item, touched):
-            logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
+        reading.enter_context(self.optimizer.reading(rows.user, rows.item, touched))
+        logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
         return self.group.gathered(logit_b, n_rows), self.group.gathered(hidden_bD, n_rows)
 
-    def _step(self, batch: Batch) -> Tensor:
-        """Take one optimiser step; return the parts of the loss before it, (2,) or (3,)."""
-        parts = self.objective.loss(batch)
+    def _step(self, n_exposed: int, epoch: int) -> tuple[Tensor, int]:
+        """Take one optimiser step; return the parts of the loss before it, and its rows."""
+        # An objective may run the model on the step's rows once more, so it reads the same tables.
+        with ExitStack() as reading:
+            batch = self._batch(n_exposed, epoch, reading)
+            parts = self.objective.loss(batch)
         loss = parts.al + self.config.pseudo_weight * parts.pl
         shown = [parts.al, parts.pl]
         if parts.other is not None:
@@ -272,7 +275,8 @@ class _Training:
             shown.append(parts.other)
         self.optimizer.step(loss)
         self.objective.after_step()
-        return torch.stack([part.detach() for part in shown])
+        n_rows = len(batch.exposed) + len(batch.unexposed)
+        return torch.stack([part.detach() for part in shown]), n_rows
 
     def _validate(self) -> dict[str, float | None]:
         self.model.eval()

@@ -91,6 +91,31 @@ def test_what_is_saved_is_the_plain_pre_ranker(  # type: ignore[no-untyped-def]
     np.testing.assert_array_equal(again.score_pools(data.pools), ranker.score_pools(data.pools))
 
 
+@pytest.mark.parametrize("model", ["three-tower", "int-tower", "cold"])
+def test_every_architecture_takes_every_objective(  # type: ignore[no-untyped-def]
+    world, content, small, given, model: Any
+) -> None:
+    data = world()
+    for objective in CASES:
+        config = small.model_copy(update={"objective": objective, "model": model, "epochs": 1})
+        ranker = train(data, content, config=config, seed=0, **given(objective))
+        assert np.isfinite(ranker.score_pools(data.pools)).all(), objective
+        record = ranker.history[-1]
+        assert all(np.isfinite(record[part]) for part in record if part.startswith("loss"))
+
+
+def test_large_id_tables_learn_from_the_batch_softmax_too(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    """Where only touched rows train, a second look at the step's rows must touch them as well."""
+
+    def after_one_step(weight: float) -> Any:
+        changes = {"objective": "in-batch", "row_updates": "always", "pseudo_weight": weight}
+        config = small.model_copy(update={**changes, "epochs": 1, "batch_size": 9999})
+        return train(world(), content, None, config, 0).model.inputs.item_id.embedding.weight
+
+    # The first step of Adam goes by the gradient's sign: without the softmax's, both are alike.
+    assert not after_one_step(0.0).equal(after_one_step(20.0))
+
+
 @pytest.mark.parametrize("objective", CASES)
 def test_same_seed_same_bytes(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
     config = small.model_copy(update={"objective": objective, "epochs": 1})

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prerank.errors import ConfigError
+from prerank.ranking.group import Group
 from prerank.ranking.losses import actual_loss
 from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup
 
@@ -53,6 +55,13 @@ class InBatch(Objective):
     @classmethod
     def of(cls, setup: Setup) -> Self:
         """Count the clicks of each item; an item without one is never drawn."""
+        if Group.current().size > 1:
+            raise ConfigError(
+                "the batch softmax compares all rows of a step",
+                where="train.objective",
+                must="another objective where several processes share a step",
+                got="in-batch",
+            )
         clicked = setup.exposed.item[setup.exposed.target == 1]
         count_I = torch.bincount(clicked, minlength=len(setup.dataset.items) + 1)
         return cls(setup, (count_I / max(len(clicked), 1)).log())
