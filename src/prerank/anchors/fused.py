@@ -1,8 +1,8 @@
 """The decoder's forward pass with fewer and larger operations (Qwen2 and Llama architectures).
 
-The same numbers as Hugging Face's modules, which cost twice the time on a small model: queries,
-keys and values come from one product, when decoding gate and up too, a norm's weight is folded into the
-matrix behind it, and the rotary embedding is one multiplication of complex numbers. Any other
+The same numbers as Hugging Face's modules to rounding, in fewer passes over memory: queries, keys
+and values come from one product (when decoding, gate and up too), a norm's weight is folded into
+the matrix behind it, and the rotary embedding is one multiplication of complex numbers. Any other
 architecture, or one with adapters inside, is run by its own forward pass; `is_plain` decides.
 
 The module needs torch and transformers only.
