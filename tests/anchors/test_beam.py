@@ -139,7 +139,7 @@ def test_same_beams_and_scores_as_hugging_face(width: int) -> None:
     np.testing.assert_allclose(ours.logprob, scores, atol=5e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     n_items=st.integers(1, 30),

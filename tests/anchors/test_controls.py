@@ -86,7 +86,7 @@ def llm(counts: list[int]) -> a.InterestAnchors:
     return a.InterestAnchors(offsets, codes, unit_rows(n).vectors, score, score, "llm")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts=st.lists(st.integers(0, 3), min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_shuffled_gives_everyone_another_users_anchors(counts: list[int], seed: int) -> None:
     original = llm(counts)

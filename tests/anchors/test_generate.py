@@ -91,7 +91,7 @@ def test_a_shard_of_other_users_is_done_again(model: Path, tmp_path: Path) -> No
     assert same(run(model, tmp_path), whole)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(order=st.permutations(range(len(HISTORIES))))
 def test_order_of_users_is_no_matter(
     model: Path, tmp_path_factory: pytest.TempPathFactory, order: list[int]

@@ -41,7 +41,7 @@ def test_padding_stands_on_the_right() -> None:
     assert lengths.tolist() == [1, 2]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     runs=st.lists(st.lists(st.integers(0, 9), max_size=7), min_size=1, max_size=6),
     length=st.integers(1, 4),

@@ -35,7 +35,7 @@ def test_legal_codes_and_children_by_hand() -> None:
         assert second.child(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 0])).tolist() == [0, 1, 2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     n_items=st.integers(1, 40),

@@ -234,7 +234,7 @@ def test_notes_state_the_bias() -> None:
         assert word in text
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.integers(1, 30),
     st.integers(80, 130),

@@ -124,7 +124,7 @@ def test_sigmoid_does_not_overflow() -> None:
     assert found.tolist() == [0, 0.5, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ROW, min_size=1, max_size=40), st.integers(1, 6))
 def test_metrics_equal_those_of_sklearn_and_brute_force(
     rows: list[tuple[int, int, int]], k: int

@@ -30,7 +30,7 @@ def clicks_of(score, rng):
 
 @pytest.mark.parametrize("calibrator", ["isotonic", "logistic"])
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_map_never_falls_and_stays_inside(calibrator, seed):
     rng = np.random.default_rng(seed)
     score = rng.uniform(-1, 1, 200).astype(np.float32)
@@ -75,7 +75,7 @@ def test_one_kind_of_click_is_refused():
     logits=npst.arrays(np.float64, st.integers(1, 40), elements=st.floats(-7, 7)),
     prior=st.floats(0.001, 0.999),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shift_meets_the_prior_exactly(logits, prior):
     shift = prior_shift(logits, prior)
     assert expit(logits + shift).mean() == pytest.approx(prior, abs=1e-8)

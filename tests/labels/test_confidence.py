@@ -107,7 +107,7 @@ def test_combined_by_hand():
     labelled=npst.arrays(np.bool_, 20),
     floor=st.floats(0.01, 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mean_one_over_the_labelled(parts, labelled, floor):
     weight = combine(tuple(parts), labelled, floor)
     assert (weight[~labelled] == 0).all()

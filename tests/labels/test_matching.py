@@ -107,7 +107,7 @@ def test_no_pairs_and_no_anchors_at_all(make_anchors, in_plane):
 
 
 @given(seed=st.integers(0, 10_000), pool=st.sampled_from(POOLS))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_of_anchors_and_of_pairs_does_not_matter(seed, pool):
     rng = np.random.default_rng(seed)
     user, item, items, anchors = random_case(rng)

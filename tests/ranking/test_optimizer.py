@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -57,7 +57,6 @@ def test_equals_dense_adamw_where_every_step_touches_every_row() -> None:
     torch.testing.assert_close(trained(weight.clone(), steps, decay=0.3), theirs.detach())
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=30))
 def test_focus_is_the_set_of_rows(index: list[int]) -> None:
     weight = torch.arange(701.0)[:, None].repeat(1, 2)

@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prerank.ranking.pooling import ragged_mean
@@ -12,7 +12,6 @@ def test_by_hand() -> None:
     assert mean.tolist() == [[2.0, 1.0], [0.0, 0.0], [3.0, 2.0]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 4), max_size=6), min_size=1, max_size=6), st.integers(0, 9))
 def test_value_and_gradient_equal_a_loop(histories: list[list[int]], seed: int) -> None:
     torch.manual_seed(seed)

@@ -118,7 +118,7 @@ def test_same_bytes_with_any_number_of_threads():
     assert found[0] == found[1] == found[2]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     points=hnp.arrays(
         np.float32,

@@ -61,7 +61,7 @@ def test_no_room_under_the_prefix_leaves_the_item_where_it_is():
     assert done == {"moved": 2, "without_room": 2}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 150),
     capacity=st.integers(1, 6),

@@ -163,7 +163,7 @@ def test_decode_is_the_sum_of_centroids_level_by_level():
     assert tokenizer.decode(codes[:, :1]).tolist() == [[1, 0], [0, 1], [0, 1]]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     n_items=st.integers(1, 60),
     n_dims=st.integers(1, 5),
