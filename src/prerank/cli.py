@@ -283,6 +283,30 @@ def serve(
     run_server(bundle, config, host, port, os.environ.get("PRERANK_TOKEN", ""))
 
 
+@app.command()
+def skew(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run", show_default=False)],
+    url: Annotated[str, typer.Option(help="of a running server")] = "http://127.0.0.1:8080",
+    method: Annotated[str, typer.Option(help="empty: the recipe's evaluate.method")] = "",
+    seed: Annotated[int | None, typer.Option(help="default: the smallest one trained")] = None,
+    requests: Annotated[int, typer.Option(help="logged requests to replay", min=1)] = 200,
+    as_json: Json = False,
+) -> None:
+    """Replay logged requests of RUN through a server; fail where scores differ by over 1e-4."""
+    from prerank.serving.export import load_trained
+    from prerank.serving.skew import check_skew
+
+    trained = load_trained(run, method, seed)
+    found = check_skew(trained, url, requests, os.environ.get("PRERANK_TOKEN", ""))
+    if as_json:
+        _out(vars(found))
+    else:
+        print(
+            f"{found.requests} requests, {found.rows} candidates: logits differ by "
+            f"{found.max_difference:.1e} at most (bundle {found.bundle})"
+        )
+
+
 @app.command(name="fill-users")
 def fill_users(
     bundle: Annotated[Path, typer.Argument(help="a bundle", show_default=False)],
