@@ -265,10 +265,11 @@ def against_peers(
     found: dict[str, Any] = {"prerank": ours_ids(rows, steps)}
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "rows.npz", **rows)
-        script = str(Path(__file__).with_name("bench_train_peer.py"))
+        script = str(Path(__file__).resolve().with_name("bench_train_peer.py"))
         for peer in ("rechub", "recbole"):
             command = [python, script, peer, folder, str(steps), str(threads)]
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            # RecBole writes its logs where it stands.
+            run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
             found[peer] = json.loads(run.stdout) if run.stdout else {"failed": run.stderr[-300:]}
     each = list(found.values())
     for unit in ("second", "cpu_second"):
