@@ -379,6 +379,22 @@ def test_files_whose_vectors_differ(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize("table", ["items", "users"])
+def test_files_whose_embeddings_differ_in_length(table: str, tmp_path: Path) -> None:
+    tables = sound_tables()
+    rows = tables.pop(table)
+    write(tmp_path, tables)
+    (tmp_path / table).mkdir()
+    for name, part, width in (("1", rows[:1], 2), ("2", rows[1:], 3)):
+        look = pl.Series("look", [[0.5] * width] * len(part))
+        part.with_columns(look).write_parquet(tmp_path / table / f"{name}.parquet")
+    with pytest.raises(DataError, match="embeddings `look` differ in length") as error:
+        read(tmp_path, **{table: {"embedding": ("look",)}})
+    assert error.value.where == f"{tmp_path / table / '2.parquet'} -> look"
+    assert error.value.must == "2 numbers, as in 1.parquet"
+    assert error.value.got == "3 numbers"
+
+
 ZONE = timezone(timedelta(hours=8))
 MOMENT = datetime(2024, 5, 1, 12, 0, 0, 500_000, tzinfo=UTC)
 MS = 1_714_564_800_500

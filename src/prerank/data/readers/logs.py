@@ -257,7 +257,8 @@ def _one_user_a_request(rows: pl.DataFrame, where: Path) -> None:
 
 def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArray | None]:
     frames, vectors = [], []
-    for file in _files(path, "items", config):
+    files = _files(path, "items", config)
+    for file in files:
         raw = _raw(file, "items", config, ("item",), ("title", "vector", "image"))
         ids = as_ids(raw[config.columns.get("item", "item")], file)
         title = _column(raw, config, "title")
@@ -290,6 +291,7 @@ def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArra
             where=str(path),
             must="items.parquet, items.csv, a folder `items`, or logs.items.file",
         )
+    _one_length_a_vector(frames, files)
     items = pl.concat(frames)
     no_repeats(items["item"], path / (config.file or "items"), "an item id")
     dims = sorted({v.shape[1] for v in vectors})
@@ -317,12 +319,14 @@ def _places(values: pl.Series, folder: Path) -> pl.Series:
 
 def _users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
     frames = []
-    for file in _files(path, "users", config):
+    files = _files(path, "users", config)
+    for file in files:
         raw = _raw(file, "users", config, ("user",), ())
         ids = as_ids(raw[config.columns.get("user", "user")], file)
         frames.append(pl.DataFrame({"user": ids, **_feature_columns(raw, file, config)}))
     if not frames:
         return None
+    _one_length_a_vector(frames, files)
     users = pl.concat(frames)
     no_repeats(users["user"], path / (config.file or "users"), "a user id")
     return _frequent_only(users, config)
@@ -356,6 +360,25 @@ def _feature_columns(
             vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])
         )
     return columns
+
+
+def _one_length_a_vector(frames: Sequence[pl.DataFrame], files: Sequence[Path]) -> None:
+    """Raise DataError where a file's embeddings are longer or shorter than the first file's."""
+    first = frames[0].schema
+    for frame, file in zip(frames, files, strict=True):
+        for column, dtype in frame.schema.items():
+            if column.startswith(VECTOR) and dtype != first[column]:
+                name = column.removeprefix(VECTOR)
+                raise DataError(
+                    f"the embeddings `{name}` differ in length between files",
+                    where=f"{file} -> {name}",
+                    must=f"{_length(first[column])} numbers, as in {files[0].name}",
+                    got=f"{_length(dtype)} numbers",
+                )
+
+
+def _length(dtype: pl.DataType) -> int:
+    return dtype.size if isinstance(dtype, pl.Array) else 0
 
 
 def _must_have(raw: pl.DataFrame, file: Path, name: str) -> pl.Series:
