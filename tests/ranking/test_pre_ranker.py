@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError, DataError
@@ -147,6 +148,48 @@ def test_other_data_or_a_damaged_folder_is_refused(case, tmp_path, world) -> Non
     (tmp_path / "pre_ranker.json").write_text("{")
     with pytest.raises(ArtifactError, match="cannot be read"):
         PreRanker.load(tmp_path, data, content)
+
+
+def test_weights_of_another_model_are_named(world, content, small, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    train(data, content, None, small, seed=0).save(tmp_path)
+    file = tmp_path / "weights.safetensors"
+    sound = load_file(file)
+    assert sound["inputs.item_bias"].shape == (41,)
+    lost = {name: value for name, value in sound.items() if name != "inputs.bias"}
+    cases = {
+        "lost": (lost, "inputs.bias ()", "none of these"),
+        "strange": ({**sound, "old.weight": torch.zeros(3)}, "none of these", "old.weight (3,)"),
+        "shape": (
+            {**sound, "inputs.item_bias": torch.zeros(40)},
+            "inputs.item_bias (41,)",
+            "inputs.item_bias (40,)",
+        ),
+    }
+    for weights, must, got in cases.values():
+        save_file(weights, file)
+        with pytest.raises(ArtifactError, match="weights do not fit") as error:
+            PreRanker.load(tmp_path, data, content)
+        assert (error.value.must, error.value.got) == (must, got)
+        assert error.value.where == str(file)
+        assert "train it again" in error.value.hint
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        PreRanker.load(tmp_path, data, content)
+    save_file(sound, file)
+    about = tmp_path / "pre_ranker.json"
+    about.write_text(json.dumps({"config": {}}))
+    with pytest.raises(ArtifactError, match=r"config, history, schema[\s\S]*train it again"):
+        PreRanker.load(tmp_path, data, content)
+
+
+def test_many_other_weights_are_cut_short(world, content, small, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    data = world()
+    train(data, content, None, small, seed=0).save(tmp_path)
+    save_file({f"w{n}": torch.zeros(1) for n in range(7)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ArtifactError) as error:
+        PreRanker.load(tmp_path, data, content)
+    assert error.value.got == "w0 (1,), w1 (1,), w2 (1,), w3 (1,), w4 (1,), 2 more"
 
 
 def test_device_names() -> None:

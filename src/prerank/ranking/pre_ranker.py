@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from prerank.artifacts import (
     Dataset,
@@ -34,6 +36,7 @@ from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.model import Parts, PreRankerModel, build_model
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
+TRAIN_AGAIN = "it was saved by another version of prerank, or changed since: train it again"
 ITEM_BLOCK = 8192
 STATE_BLOCK = 4096
 BLOCK_FLOATS = 1 << 22  # numbers gathered at once while scoring: 16 MB
@@ -280,15 +283,10 @@ class PreRanker:
         """Read a pre-ranker from ``path``, to score with ``dataset`` and ``embeddings``.
 
         Raises:
-            ArtifactError: files are missing, or the data is not what it was trained on.
+            ArtifactError: files are missing or damaged, the data is not what it was trained on,
+                or the weights are of another model than this prerank builds from its settings.
         """
-        try:
-            about = json.loads((path / ABOUT).read_text())
-            weights = load_file(path / WEIGHTS)
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                "the pre-ranker cannot be read", where=str(path), got=error
-            ) from None
+        about, weights = _read(path)
         schema = schema_of(dataset, embeddings)
         if schema != about["schema"]:
             raise ArtifactError(
@@ -303,10 +301,60 @@ class PreRanker:
         # Placeholders: the stored weights say which ids have an embedding, and the bias.
         rows = (torch.zeros(len(dataset.users)), torch.zeros(len(dataset.items)))
         model = build_model(config, context, *rows, click_rate=0.5)
+        _require_same_weights(weights, model.state_dict(), path / WEIGHTS)
         model.load_state_dict(weights)
         model.to(resolve_device(device))
         more = about["history"], about.get("importance", {})
         return cls(model, context, config, schema, *more)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `PreRanker.save` wrote, without the checks against the data."""
+    try:
+        about = json.loads((path / ABOUT).read_text())
+        weights = load_file(path / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtifactError("the pre-ranker cannot be read", where=str(path), got=error) from None
+    needed = {"config", "schema", "history"}
+    if not isinstance(about, dict) or not needed <= about.keys():
+        raise ArtifactError(
+            "the pre-ranker cannot be read",
+            where=str(path / ABOUT),
+            must=f"an object with {', '.join(sorted(needed))}",
+            got=", ".join(about) if isinstance(about, dict) else type(about).__name__,
+            hint=TRAIN_AGAIN,
+        )
+    return about, weights
+
+
+def _require_same_weights(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: Path
+) -> None:
+    """Raise ArtifactError unless both hold tensors of the same names and shapes."""
+    shapes = [
+        {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        for weights in (found, wanted)
+    ]
+    if shapes[0] == shapes[1]:
+        return
+    got, must = (
+        {n: s for n, s in mine.items() if other.get(n) != s}
+        for mine, other in (shapes, shapes[::-1])
+    )
+    raise ArtifactError(
+        "the weights do not fit the model of this prerank",
+        where=str(where),
+        must=_some(must),
+        got=_some(got),
+        hint=TRAIN_AGAIN,
+    )
+
+
+def _some(shapes: Mapping[str, tuple[int, ...]], most: int = 5) -> str:
+    """Return the first names with their shapes, as text."""
+    shown = [f"{name} {shapes[name]}" for name in sorted(shapes)[:most]]
+    more = [f"{len(shapes) - most} more"] if len(shapes) > most else []
+    return ", ".join(shown + more) or "none of these"
 
 
 def _state_blocks(
