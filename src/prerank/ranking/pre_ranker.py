@@ -7,6 +7,7 @@ embeddings are not copied into it; `PreRanker.load` takes them again and checks 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from prerank.artifacts import (
 )
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError
+from prerank.ranking import hub
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.model import Parts, PreRankerModel, build_model
@@ -306,6 +308,63 @@ class PreRanker:
         model.to(resolve_device(device))
         more = about["history"], about.get("importance", {})
         return cls(model, context, config, schema, *more)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `save` writes and a model card, ``README.md``, into ``folder``."""
+        path = Path(folder)
+        self.save(path)
+        text = hub.card(self.config, self.schema, self.history, self.importance)
+        (path / hub.CARD).write_text(text)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        dataset: Dataset,
+        embeddings: ItemEmbeddings,
+        *,
+        device: str = "cpu",
+        revision: str | None = None,
+    ) -> PreRanker:
+        """Read a pre-ranker from a local folder or from the Hugging Face hub.
+
+        Args:
+            path_or_hub_id: a folder, or ``owner/name`` where no such folder is there; a `Path`
+                never means the hub.
+            dataset, embeddings: what it was trained on; see `load`.
+            device: ``cpu``, ``cuda`` or ``auto``.
+            revision: branch, tag or commit on the hub; None = its main branch.
+
+        Raises:
+            ArtifactError: neither is there, or as `load`.
+        """
+        folder = Path(path_or_hub_id)
+        if isinstance(path_or_hub_id, str) and not folder.exists():
+            folder = hub.download(path_or_hub_id, (WEIGHTS, ABOUT), revision)
+        return cls.load(folder, dataset, embeddings, device)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, message: str = "Add a pre-ranker"
+    ) -> str:
+        """Commit what `save_pretrained` writes to the Hugging Face hub.
+
+        Neither ids nor data go up, but the weights were learned from what users did: a new
+        repository is private unless asked otherwise. One that is there keeps its visibility.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there.
+            private: who may see a new repository.
+            message: of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ArtifactError: the hub does not take it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(Path(folder), repo_id, private=private, message=message)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
