@@ -117,7 +117,14 @@ def _run_section(run: dict[str, Any], source: str) -> str:
         *[f"- {note}" for note in run["notes"]],
     ]
     pools = dict.fromkeys(record["pool"] for record in run["records"])
-    return "\n".join(about + [_pool_table(run, pool) for pool in pools])
+    return "\n".join(about + [_pool_table(run, pool) + _known(run["name"], pool) for pool in pools])
+
+
+def _known(name: str, pool: str) -> str:
+    """Return the figures that were known for a pool before, to hold beside ours."""
+    known = json.loads((RESULTS / "known.json").read_text())
+    rows = [f"{method} {figure}" for method, figure in known.get(name, {}).get(pool, {}).items()]
+    return f"\n\n{known['about']}: {'; '.join(rows)}." if rows else ""
 
 
 def _pool_table(run: dict[str, Any], pool: str) -> str:
