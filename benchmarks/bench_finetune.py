@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -25,26 +24,9 @@ from prerank.anchors.finetune import _Run
 from prerank.anchors.model import build
 from prerank.anchors.sequences import Sequences
 from prerank.progress import silence
+from timing import best_seconds_in_turn
 
 SIZES, N_ITEMS = (256, 256, 256), 20_000
-
-
-def best_seconds(works: list[Callable[[], object]], repeats: int, device: str) -> list[float]:
-    """Return each one's least wall-clock seconds; they take turns, after two rounds to warm up."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats + 2):
-        for work, found in zip(works, times, strict=True):
-            wait(device)
-            started = time.perf_counter()
-            work()
-            wait(device)
-            found.append(time.perf_counter() - started)
-    return [min(found[2:]) for found in times]
-
-
-def wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def linear_shapes(config: FinetuneConfig, n_tokens: int) -> list[tuple[int, int, int]]:
@@ -113,7 +95,7 @@ def measure(
         matrix_products(config, n_tokens, run.dtype),
         attention_products(config, n_tokens, run.dtype),
     ]
-    step_s, linear_s, attention_s = best_seconds(works, repeats, config.device)
+    step_s, linear_s, attention_s = best_seconds_in_turn(works, repeats, config.device, warm_up=2)
     found = {
         "history": history,
         "tokens_per_second": n_tokens / step_s,

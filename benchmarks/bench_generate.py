@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,6 +36,7 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 from prerank.anchors.beam import reader_of, tree_beam_search
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import Trie, level_tables
+from timing import best_seconds_in_turn
 
 SIZES, N_ITEMS, WIDTH, N_USERS = (256, 256, 256), 20_000, 20, 64
 CATALOGUES = (10_000, 1_000_000, 10_000_000)
@@ -75,24 +75,6 @@ def make_model(tokens: SidTokens, shape: Shape, dtype: torch.dtype, device: str)
         pad_token_id=tokens.pad,
     )
     return Qwen2ForCausalLM(config).to(device=device, dtype=dtype).eval()
-
-
-def best_seconds(works: list[Callable[[], object]], repeats: int, device: str) -> list[float]:
-    """Return each one's least wall-clock seconds; they take turns, after a round to warm up."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats + 1):
-        for work, found in zip(works, times, strict=True):
-            wait(device)
-            started = time.perf_counter()
-            work()
-            wait(device)
-            found.append(time.perf_counter() - started)
-    return [min(found[1:]) for found in times]
-
-
-def wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def hugging_face(lm: Any, tokens: SidTokens, trie: Trie, history_UT: torch.Tensor) -> torch.Tensor:
@@ -149,7 +131,7 @@ def measure(
         widths = (WIDTH,) * len(SIZES)
         tree_beam_search(reader, tables, tokens.level_starts, history_UT, length_U, widths)
 
-    ours_s, prefill_s = best_seconds([ours, prefill], repeats, device)
+    ours_s, prefill_s = best_seconds_in_turn([ours, prefill], repeats, device)
     found = {
         "ours_users_per_second": n_users / ours_s,
         "prefill_users_per_second": n_users / prefill_s,
@@ -191,7 +173,9 @@ def catalogues(quick: bool, device: str) -> list[dict[str, float]]:
         history_UT, length_U = histories(tokens, codes, N_USERS, shape.history_items)
         history_UT, length_U = history_UT.to(device), length_U.to(device)
         arguments = (tables, tokens.level_starts, history_UT, length_U, (WIDTH,) * 3)
-        (seconds,) = best_seconds([partial(tree_beam_search, reader, *arguments)], 5, device)
+        (seconds,) = best_seconds_in_turn(
+            [partial(tree_beam_search, reader, *arguments)], 5, device
+        )
         held = sum(
             tensor.nbytes
             for table in tables

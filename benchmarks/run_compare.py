@@ -15,15 +15,12 @@ import argparse
 import json
 import platform
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from prerank.recipe import load_recipe
 from prerank.store import MANIFEST
-from run_recipe import RESULTS, SAMPLE_S, hardware, tree_bytes
+from run_recipe import RESULTS, hardware, measured
 
 EXTRA = ("title", "audit", "costs", "arms", "tuning", "notes", "versions", "stages")
 
@@ -74,21 +71,15 @@ def main() -> None:
     command += ["--seeds", str(arguments.seeds)] if arguments.seeds else []
     command += ["--trials", str(arguments.trials)] if arguments.trials else []
     command += [x for text in arguments.set for x in ("--set", text)]
-    start, peak = time.monotonic(), 0
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr)
-    while process.poll() is None:
-        peak = max(peak, tree_bytes(process.pid))
-        time.sleep(SAMPLE_S)
-    if process.returncode:
-        sys.exit(process.returncode)
-    seconds = before + time.monotonic() - start
+    took, peak_gib = measured(command)
+    seconds = before + took
     comparison = json.loads((recipe.folder / "comparison" / "comparison.json").read_text())
     kept = {
         "command": " ".join(command),
         "hardware": hardware(),
         "python": platform.python_version(),
         "seconds": round(seconds, 1),
-        "peak_gib": round(peak / 2**30, 2),
+        "peak_gib": peak_gib,
         "seeds": max(record["seeds"] for record in comparison["records"]),
         **needed(comparison),
     }

@@ -49,6 +49,21 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
+def measured(command: list[str]) -> tuple[float, float]:
+    """Run ``python -m command``; return its seconds and the peak GiB of its process tree.
+
+    Leaves with the command's exit code if that is not 0.
+    """
+    start, peak = time.monotonic(), 0
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr)
+    while process.poll() is None:
+        peak = max(peak, tree_bytes(process.pid))
+        time.sleep(SAMPLE_S)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return time.monotonic() - start, round(peak / 2**30, 2)
+
+
 def hardware() -> str:
     """Return the processor's name, its cores in use and the memory."""
     names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
@@ -74,14 +89,8 @@ def main() -> None:
     )
     options = [x for text in arguments.set for x in ("--set", text)]
     command = ["prerank", "run", str(arguments.recipe), *options]
-    start, peak = time.monotonic(), 0
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr)
-    while process.poll() is None:
-        peak = max(peak, tree_bytes(process.pid))
-        time.sleep(SAMPLE_S)
-    if process.returncode:
-        sys.exit(process.returncode)
-    seconds = kept_seconds + time.monotonic() - start
+    took, peak_gib = measured(command)
+    seconds = kept_seconds + took
     report = json.loads((recipe.folder / "report" / "report.json").read_text())
     manifest = json.loads((recipe.folder / "report" / "manifest.json").read_text())
     kept = {
@@ -92,7 +101,7 @@ def main() -> None:
         "python": platform.python_version(),
         "packages": manifest["packages"],
         "seconds": round(seconds, 1),
-        "peak_gib": round(peak / 2**30, 2),
+        "peak_gib": peak_gib,
         "seeds": len(recipe.seeds),
         "notes": report["extra"].get("notes", []),
         "stages": report["extra"].get("stages", []),

@@ -14,14 +14,11 @@ import argparse
 import json
 import platform
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 from prerank.recipe import load_recipe
 from prerank.simulation.simulate import KEY, load_result
-from run_recipe import RESULTS, SAMPLE_S, hardware, tree_bytes
+from run_recipe import RESULTS, hardware, measured
 
 KEPT = (
     "name",
@@ -52,14 +49,7 @@ def main() -> None:
         shutil.rmtree(recipe.folder, ignore_errors=True)
     options = [x for text in arguments.set for x in ("--set", text)]
     command = ["prerank", "simulate", str(arguments.recipe), *options]
-    start, peak = time.monotonic(), 0
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=sys.stderr)
-    while process.poll() is None:
-        peak = max(peak, tree_bytes(process.pid))
-        time.sleep(SAMPLE_S)
-    if process.returncode:
-        sys.exit(process.returncode)
-    seconds = time.monotonic() - start
+    seconds, peak_gib = measured(command)
     result = load_result(recipe.folder / KEY)
     kept = {
         **{name: result[name] for name in KEPT},
@@ -68,7 +58,7 @@ def main() -> None:
         "python": platform.python_version(),
         "whole": not arguments.keep,
         "seconds": round(seconds, 1),
-        "peak_gib": round(peak / 2**30, 2),
+        "peak_gib": peak_gib,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"simulate-{recipe.name}.json"

@@ -26,3 +26,28 @@ def best_seconds(
         work()
         times.append(clock() - start)
     return min(times)
+
+
+def best_seconds_in_turn(
+    works: list[Callable[[], object]], repeats: int, device: str, *, warm_up: int = 1
+) -> list[float]:
+    """Return the least wall-clock seconds of each of ``works``; they take turns.
+
+    ``warm_up`` rounds do not count. What runs on a CUDA device is waited for.
+    """
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats + warm_up):
+        for work, found in zip(works, times, strict=True):
+            _wait(device)
+            started = time.perf_counter()
+            work()
+            _wait(device)
+            found.append(time.perf_counter() - started)
+    return [min(found[warm_up:]) for found in times]
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
