@@ -210,8 +210,8 @@ def log_page() -> str:
     entries = json.loads((RESULTS / "log.json").read_text())
     intro = (
         "One entry a finding that shaped a default or killed an idea. Training and validation data "
-        "only; no test\nsplit was looked at. `benchmarks/results/log.json` was filled by hand\nfrom "
-        "probes whose scripts are not kept: read an entry as a note, not as a result."
+        "only; no test\nsplit was looked at. `benchmarks/results/log.json` was filled by hand\n"
+        "from probes whose scripts are not kept: read an entry as a note, not as a result."
     )
     parts = [MADE, f"# Log of what did and did not work\n\n{intro}"]
     for entry in entries:
