@@ -65,6 +65,13 @@ def test_report_by_hand() -> None:
     assert found["beside"]["popular"]["probability_mass"] is None
 
 
+def test_control_is_reported_alone() -> None:
+    pairs = data([(0, 2), (0, 3), (1, 3), (2, 0)])
+    history = replace(ANCHORS, source="history")
+    found = anchor_quality(history, pairs, IDS, SPACE, 0)
+    assert found["beside"] == {} and found["cosine"] == approx((0.8 + 0.0 - 0.6) / 3)
+
+
 def test_history_is_read_and_not_next() -> None:
     user, item = clicked_next(data([(0, 0), (0, 2), (1, 2), (1, 1), (1, 1)]), 0)
     assert list(zip(user.tolist(), item.tolist(), strict=True)) == [(0, 2), (1, 1)]

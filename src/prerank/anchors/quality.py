@@ -30,6 +30,7 @@ from prerank.artifacts import (
 
 HEAD_SHARE = 0.2
 MOST_PAIRS, CHUNK = 20_000, 2_000
+CONTROLS = ("history", "random", "popular", "shuffled")
 
 
 def anchor_quality(
@@ -40,6 +41,8 @@ def anchor_quality(
     seed: int,
 ) -> dict[str, Any]:
     """Return the report on ``anchors`` and, under ``beside``, on controls of equal number.
+
+    A control itself is reported alone: ``beside`` is empty.
 
     Keys of each, null where there is nothing to measure:
         users, anchors_per_user, first_codes_per_user: how many and how varied.
@@ -85,19 +88,22 @@ def anchor_quality(
             "hit_rate": _mean(hit[known]),
         }
 
-    width = max(1, int(np.diff(anchors.offsets).max(initial=1)))
-    beside = {
-        "history": controls.history_anchors(dataset, semantic_ids, embeddings, width, seed),
-        "random": controls.random_anchors(dataset, semantic_ids, embeddings, width, seed),
-        "popular": controls.popular_anchors(dataset, semantic_ids, embeddings, width),
-    }
+    def others() -> dict[str, InterestAnchors]:
+        width = max(1, int(np.diff(anchors.offsets).max(initial=1)))
+        return {
+            "history": controls.history_anchors(dataset, semantic_ids, embeddings, width, seed),
+            "random": controls.random_anchors(dataset, semantic_ids, embeddings, width, seed),
+            "popular": controls.popular_anchors(dataset, semantic_ids, embeddings, width),
+        }
+
+    beside = {} if anchors.source in CONTROLS else others()
     return {
         "source": anchors.source,
         **one(anchors),
         "pairs": len(user_P),
         "log_popularity": _mean(percentile_S[trie.leaf_of_item[item_N]]),
         "log_long_tail": _mean(is_tail_I[item_N]),
-        "beside": {name: one(other) for name, other in beside.items() if name != anchors.source},
+        "beside": {name: one(other) for name, other in beside.items()},
     }
 
 
@@ -151,9 +157,9 @@ def _percentiles(count: NDArray[np.integer]) -> NDArray[np.float64]:
 
 def _leaves(anchors: InterestAnchors, codes_SL: NDArray[np.int32]) -> TimeArray:
     """Return (A,) the row of each anchor's semantic ID in the sorted unique ``codes_SL``."""
-    both = np.concatenate([codes_SL, anchors.codes])
-    inverse = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
-    return inverse[len(codes_SL) :].astype(np.int64)
+    sizes = tuple(codes_SL.max(axis=0) + 1)
+    keys_S, keys_A = (np.ravel_multi_index(codes.T, sizes) for codes in (codes_SL, anchors.codes))
+    return np.searchsorted(keys_S, keys_A).astype(np.int64)
 
 
 def _hits(
