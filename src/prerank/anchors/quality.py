@@ -158,7 +158,8 @@ def _percentiles(count: NDArray[np.integer]) -> NDArray[np.float64]:
 def _leaves(anchors: InterestAnchors, codes_SL: NDArray[np.int32]) -> TimeArray:
     """Return (A,) the row of each anchor's semantic ID in the sorted unique ``codes_SL``."""
     sizes = tuple(codes_SL.max(axis=0) + 1)
-    keys_S, keys_A = (np.ravel_multi_index(codes.T, sizes) for codes in (codes_SL, anchors.codes))
+    keys_S = np.asarray(np.ravel_multi_index(tuple(codes_SL.T), sizes))
+    keys_A = np.asarray(np.ravel_multi_index(tuple(anchors.codes.T), sizes))
     return np.searchsorted(keys_S, keys_A).astype(np.int64)
 
 
