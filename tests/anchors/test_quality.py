@@ -77,6 +77,18 @@ def test_history_is_read_and_not_next() -> None:
     assert list(zip(user.tolist(), item.tolist(), strict=True)) == [(0, 2), (1, 1)]
 
 
+def test_items_without_content_are_not_drawn_and_joined_history_has_no_mass() -> None:
+    vectors = VECTORS.copy()
+    vectors[1] = 0
+    joined = replace(ANCHORS, logprob=np.log(np.array([0.5, 1, 0.125], np.float32)), source="a+b")
+    pairs = [(0, 2), (0, 3), (1, 3)] * 20
+    found = anchor_quality(joined, data(pairs), IDS, a.ItemEmbeddings(vectors), 0)
+    assert -1 <= found["cosine_random_item"] <= 1
+    assert found["probability_mass"] == approx((0.5 + 0.125) / 2)
+    nothing = anchor_quality(ANCHORS, data(pairs), IDS, a.ItemEmbeddings(0 * VECTORS), 0)
+    assert nothing["cosine"] is None and nothing["pairs"] == 0
+
+
 def test_nothing_to_measure_is_null() -> None:
     nobody = replace(dataset([[], []], 4))
     none = replace(

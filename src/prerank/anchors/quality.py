@@ -50,15 +50,16 @@ def anchor_quality(
         long_tail: mean share of items, in an anchor's bucket, outside the most frequent fifth.
         popularity: mean percentile of the anchors' semantic IDs by interactions before the cut.
         cosine: mean over the items clicked next of the largest cosine to an anchor of the user.
-        cosine_random_item: the same for items drawn evenly.
+        cosine_random_item: the same for items with content, drawn evenly.
         auc: share of items clicked next that lie nearer than such an item.
         hit_rate: share of items clicked next whose exact semantic ID is an anchor.
     ``log_popularity`` and ``log_long_tail`` are those of the interactions before the cut.
     """
     user_P, item_P = clicked_next(dataset, seed)
-    drawn_P = seeds.rng(seed, "anchors", "quality").integers(
-        len(embeddings.vectors), size=len(item_P)
-    )
+    known_I = np.flatnonzero(embeddings.vectors.any(axis=1))
+    if not len(known_I):
+        user_P, item_P = user_P[:0], item_P[:0]  # nothing to compare with
+    drawn_P = seeds.rng(seed, "anchors", "quality").choice(known_I, len(item_P))
     trie = trie_of(semantic_ids, embeddings)
     item_N = anchor_sequences(dataset).item
     percentile_S = _percentiles(np.bincount(trie.leaf_of_item[item_N], minlength=trie.n_leaves))
@@ -179,10 +180,15 @@ def _distinct_first_codes(anchors: InterestAnchors) -> NDArray[np.int64]:
 
 
 def _mass(anchors: InterestAnchors) -> float | None:
-    """Return the mean probability that a user's anchors hold; None for sources without any."""
-    if not (anchors.logprob < 0).any():
+    """Return the mean probability that a user's anchors hold; None for sources without any.
+
+    Joined anchors of a source without probabilities carry a logprob of 0 and do not count.
+    """
+    given = anchors.logprob < 0
+    if not given.any():
         return None
-    mass_U = np.bincount(anchors.users(), np.exp(anchors.logprob.astype(np.float64)))
+    probability = np.exp(anchors.logprob[given].astype(np.float64))
+    mass_U = np.bincount(anchors.users()[given], probability)
     return _mean(mass_U[mass_U > 0])
 
 
