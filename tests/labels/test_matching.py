@@ -24,13 +24,14 @@ def brute_force(user, item, embeddings, anchors, pooling):
         cosine = anchors.vectors[rows].astype(np.float64) @ e
         nearest.append(int(rows[cosine.argmax()]))
         probability = np.exp(anchors.logprob[rows].astype(np.float64))
+        exponential = np.exp(cosine / pooling.temperature)
         relevance.append(
             {
                 "max": cosine.max(),
                 "top-m": np.sort(cosine)[::-1][: pooling.top_m].mean(),
-                "log-sum-exp": pooling.temperature
-                * np.log(np.exp(cosine / pooling.temperature).mean()),
-                "probability-weighted": (probability / probability.sum()) @ cosine,
+                "log-sum-exp": pooling.temperature * np.log(exponential.mean()),
+                "probability-weighted": pooling.temperature
+                * np.log((probability / probability.sum()) @ exponential),
             }[pooling.pool]
         )
     return np.array(relevance), np.array(nearest)
@@ -57,20 +58,30 @@ def random_case(rng, n_users=7, n_items=23, n_pairs=60, dim=6, most_anchors=9):
 
 def test_cosines_of_a_plane(make_anchors, in_plane):
     # Anchors at 0 and 90 degrees, item at 30: cosines sqrt(3)/2 and 1/2.
-    anchors = make_anchors([in_plane([0, 90])], [-1.0, -1.0])
+    anchors = make_anchors([in_plane([0, 90])], [np.log(0.3), np.log(0.1)])
     items = ItemEmbeddings(in_plane([30]))
     user = item = np.zeros(1, np.int32)
     near, far = np.sqrt(3) / 2, 0.5
     expected = {
         "max": near,
         "top-m": (near + far) / 2,
-        "log-sum-exp": 0.1 * np.log((np.exp(near / 0.1) + np.exp(far / 0.1)) / 2),
-        "probability-weighted": (near + far) / 2,
+        "log-sum-exp": 0.2 * np.log((np.exp(near / 0.2) + np.exp(far / 0.2)) / 2),
+        "probability-weighted": 0.2 * np.log(0.75 * np.exp(near / 0.2) + 0.25 * np.exp(far / 0.2)),
     }
     for pool in POOLS:
         found = match_pairs(user, item, items, anchors, Pooling(pool, top_m=2))
         assert found.relevance[0] == pytest.approx(expected[pool], abs=1e-6)
         assert found.anchor[0] == 0
+
+
+def test_joined_history_holds_half_of_the_weight(make_anchors, in_plane):
+    # Two anchors of the LLM at 0 and 90 degrees, one item read at 180; the item stands at 90.
+    anchors = make_anchors([in_plane([0, 90, 180])], [np.log(0.3), np.log(0.1), 0.0])
+    user = item = np.zeros(1, np.int32)
+    pooling = Pooling("probability-weighted", temperature=1.0)
+    found = match_pairs(user, item, ItemEmbeddings(in_plane([90])), anchors, pooling)
+    expected = np.log(0.5 * (0.75 * np.exp(0) + 0.25 * np.exp(1)) + 0.5 * np.exp(0))
+    assert found.relevance[0] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("pool", POOLS)

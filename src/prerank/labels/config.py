@@ -62,7 +62,10 @@ class LabelConfig(Config):
     )
     top_m: int = Field(3, ge=1, description="Anchors averaged by the `top-m` match.")
     temperature: float = Field(
-        0.1, gt=0, description="Temperature of the `log-sum-exp` match, in units of cosine."
+        0.2,
+        gt=0,
+        description="Temperature of the two soft matches, `log-sum-exp` and "
+        "`probability-weighted`, in units of cosine.",
     )
     map: Literal["calibrated", "linear", "two-threshold", "joint"] = Field(
         "calibrated", description="How relevance becomes a label in [0, 1]."

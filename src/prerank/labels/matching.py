@@ -59,12 +59,13 @@ class Pooling:
 
     ``max``: the largest (S). ``top-m``: mean of the ``top_m`` largest (C). ``log-sum-exp``:
     t log mean_k exp(cos_k / t), a soft maximum that does not grow with the number of anchors (C).
-    ``probability-weighted``: sum_k p_k cos_k with p = softmax of the anchors' logprob (C).
+    ``probability-weighted``: t log sum_k p_k exp(cos_k / t), the same with the anchors' probability
+    in the place of equal shares (C): nearness to what the LLM expects, not to any of its guesses.
     """
 
     pool: Pool = "max"
     top_m: int = 3
-    temperature: float = 0.1
+    temperature: float = 0.2
 
 
 def match_pairs(
@@ -95,7 +96,7 @@ def match_pairs(
         anchors.offsets[:-1],
         np.diff(anchors.offsets),
     )
-    found = match_groups(queries, keys, pooling, anchors.logprob)
+    found = match_groups(queries, keys, pooling, _shares(anchors))
     relevance = np.empty(len(user), dtype=np.float32)
     anchor = np.empty(len(user), dtype=np.int64)
     relevance[order], anchor[order] = found.relevance, found.anchor
@@ -104,8 +105,23 @@ def match_pairs(
     return Match(relevance, anchor)
 
 
+def _shares(anchors: InterestAnchors) -> FloatArray:
+    """Return (A,) float32: the share of each anchor in the probability of its user's anchors.
+
+    Anchors without a probability (logprob 0: the user's own history, or a control) stand for equal
+    shares; where they are joined with the LLM's, each kind holds half of the whole.
+    """
+    share = np.empty(len(anchors.logprob))
+    user, given = anchors.users(), anchors.logprob < 0
+    for kind in (given, ~given):
+        probability = np.exp(anchors.logprob[kind].astype(np.float64))
+        whole_U = np.bincount(user[kind], probability, minlength=anchors.n_users)
+        share[kind] = probability / whole_U[user[kind]]
+    return share.astype(np.float32)
+
+
 def match_groups(
-    queries: Groups, keys: Groups, pooling: Pooling, key_logprob: FloatArray | None = None
+    queries: Groups, keys: Groups, pooling: Pooling, key_share: FloatArray | None = None
 ) -> Match:
     """Match every query row with the key rows of its own group.
 
@@ -113,7 +129,7 @@ def match_groups(
         queries: groups that tile ``queries.rows`` in order.
         keys: one group for each group of queries; may be empty.
         pooling: how cosines become one relevance.
-        key_logprob: one number for each entry of ``keys.rows``, for ``probability-weighted``.
+        key_share: weight of each entry of ``keys.rows``, for ``probability-weighted``.
 
     Returns:
         Match in the order of ``queries.rows``; ``anchor`` is a position in ``keys.rows``.
@@ -129,8 +145,8 @@ def match_groups(
         cosine_BCA = np.matmul(query_BCD, key_BAD.transpose(0, 2, 1))
         # Padding repeats the last key, so the first maximum is never a padded one.
         best_BC = cosine_BCA.argmax(axis=2)
-        logprob_BA = None if key_logprob is None else key_logprob[key_BA]
-        pooled_BC = _pool(cosine_BCA, best_BC, known_BA, logprob_BA, pooling)
+        share_BA = None if key_share is None else key_share[key_BA]
+        pooled_BC = _pool(cosine_BCA, best_BC, known_BA, share_BA, pooling)
         found = query_BC[inside_BC]
         relevance[found] = pooled_BC[inside_BC]
         anchor[found] = (block.key_start[:, None] + best_BC)[inside_BC]
@@ -182,29 +198,20 @@ def _pool(
     cosine_BCA: FloatArray,
     best_BC: TimeArray,
     known_BA: NDArray[np.bool_],
-    logprob_BA: FloatArray | None,
+    share_BA: FloatArray | None,
     pooling: Pooling,
 ) -> FloatArray:
     if pooling.pool == "max":
         nearest: FloatArray = np.take_along_axis(cosine_BCA, best_BC[:, :, None], axis=2)[:, :, 0]
         return nearest
-    if pooling.pool == "probability-weighted":
-        assert logprob_BA is not None
-        return _weighted(cosine_BCA, known_BA, logprob_BA)
     hidden_BCA = np.where(known_BA[:, None, :], cosine_BCA, np.float32(-np.inf))
     if pooling.pool == "top-m":
         return _mean_of_top(hidden_BCA, known_BA.sum(axis=1), pooling.top_m)
-    return _soft_maximum(hidden_BCA, known_BA.sum(axis=1), pooling.temperature)
-
-
-def _weighted(
-    cosine_BCA: FloatArray, known_BA: NDArray[np.bool_], logprob_BA: FloatArray
-) -> FloatArray:
-    masked_BA = np.where(known_BA, logprob_BA, -np.inf)
-    weight_BA = np.exp(masked_BA - masked_BA.max(axis=1, keepdims=True))
-    weight_BA /= weight_BA.sum(axis=1, keepdims=True)
-    pooled_BC1 = np.matmul(cosine_BCA, weight_BA[:, :, None])
-    return np.asarray(pooled_BC1[:, :, 0], dtype=np.float32)
+    weight_BA = known_BA.astype(np.float32)
+    if pooling.pool == "probability-weighted":
+        assert share_BA is not None
+        weight_BA *= share_BA
+    return _soft_maximum(hidden_BCA, weight_BA, pooling.temperature)
 
 
 def _mean_of_top(hidden_BCA: FloatArray, n_known_B: TimeArray, top_m: int) -> FloatArray:
@@ -214,8 +221,10 @@ def _mean_of_top(hidden_BCA: FloatArray, n_known_B: TimeArray, top_m: int) -> Fl
     return np.asarray(total_BC / np.minimum(n_known_B, m)[:, None], dtype=np.float32)
 
 
-def _soft_maximum(hidden_BCA: FloatArray, n_known_B: TimeArray, temperature: float) -> FloatArray:
-    best_BC = hidden_BCA.max(axis=2)
-    total_BC = np.exp((hidden_BCA - best_BC[:, :, None]) / np.float32(temperature)).sum(axis=2)
-    pooled_BC = best_BC + temperature * np.log(total_BC / n_known_B[:, None])
+def _soft_maximum(hidden_BCA: FloatArray, weight_BA: FloatArray, temperature: float) -> FloatArray:
+    best_BC1 = hidden_BCA.max(axis=2, keepdims=True)
+    near_BCA = np.exp((hidden_BCA - best_BC1) / np.float32(temperature))
+    # The smallest positive number keeps log finite where all weight lies far from the best.
+    total_BC = np.matmul(near_BCA, weight_BA[:, :, None])[:, :, 0] + np.finfo(np.float32).tiny
+    pooled_BC = best_BC1[:, :, 0] + temperature * np.log(total_BC / weight_BA.sum(axis=1)[:, None])
     return np.asarray(pooled_BC, dtype=np.float32)
