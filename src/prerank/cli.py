@@ -1,13 +1,15 @@
 """The command line: verbs only; all logic lives in the packages beneath.
 
 stdout carries data (``--json`` for machines), stderr carries the log and progress bars.
-Exit codes: 0 fine, 1 our failure, 2 usage or recipe, 3 data or artifacts.
+Exit codes: 0 fine, 1 our failure, 2 usage or recipe, 3 data or artifacts; 130 after Ctrl-C and
+143 after SIGTERM, with nothing half-written left.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prerank import __version__, progress
-from prerank.errors import ConfigError, PrerankError
+from prerank.errors import ConfigError, PrerankError, from_system
 
 app = typer.Typer(
     name="prerank",
@@ -68,18 +70,19 @@ def _options(
 def _run(recipe: Path, overrides: list[str] | None, as_json: bool, dry: bool, *stages: str) -> None:
     from prerank.pipeline import Run, describe, run_recipe
     from prerank.recipe import load_recipe
+    from prerank.store import Store
 
     loaded = load_recipe(recipe, overrides or ())
     if dry:
         _print_plan(loaded.to_toml(), describe(Run(loaded)), stages, as_json)
         return
     steps = run_recipe(loaded, stages)
-    report = loaded.folder / "report"
     finished = not stages or "evaluate" in stages
+    report = Store(loaded.folder).checked("report") if finished else None
     if as_json:
-        records = json.loads((report / "report.json").read_text())["records"] if finished else []
+        records = json.loads((report / "report.json").read_text())["records"] if report else []
         _out({"folder": str(loaded.folder), "steps": steps, "records": records})
-    elif finished:
+    elif report:
         _print_report(report)
     else:
         _print_steps(steps)
@@ -362,8 +365,18 @@ def doctor(as_json: Json = False) -> None:
         print_examination(found)
 
 
+STOPPED = {130, 143}
+"""Exit codes of a command that was asked to stop: 128 + SIGINT, 128 + SIGTERM."""
+
+
+def _terminate(number: int, _: object) -> None:
+    """Leave as on Ctrl-C: through every ``finally``, so that half-written folders go."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Run the command line and leave with the documented exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     # Spinning OpenMP threads collapse to a tenth of their speed when another process takes a core;
     # sleeping ones cost an eighth on a free machine. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -375,9 +388,16 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; finished work is kept, run the same command to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code in STOPPED:
+            print("stopped; finished work is kept, run the same command to go on", file=sys.stderr)
+        raise
+    except OSError as error:
+        if verbose:
+            traceback.print_exc()
+        refused = from_system(error)
+        print(f"error: {refused}", file=sys.stderr)
+        sys.exit(refused.exit_code)
     except Exception as error:
         if verbose:
             traceback.print_exc()

@@ -19,7 +19,8 @@ from prerank.artifacts import Report
 from prerank.errors import ConfigError
 from prerank.evaluation.extra import TrialExtra, with_extra
 from prerank.evaluation.significance import smallest_resamples
-from prerank.pipeline import Run, locked, make, run_recipe
+from prerank.lock import locked
+from prerank.pipeline import Run, make, run_recipe
 from prerank.recipe import MethodConfig, Recipe, all_methods
 from prerank.store import Manifest, Store, fingerprint
 

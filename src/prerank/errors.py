@@ -6,6 +6,8 @@ what was got, and what to do about it. The exit codes are the command line's con
 
 from __future__ import annotations
 
+import errno
+
 
 class PrerankWarning(UserWarning):
     """Something a careful reader wants to know; the run goes on."""
@@ -46,6 +48,12 @@ class ConfigError(PrerankError):
     exit_code = 2
 
 
+class BusyError(PrerankError):
+    """Another run holds the folder (exit code 2)."""
+
+    exit_code = 2
+
+
 class DataError(PrerankError):
     """A table, a vector or an id of the user's data is wrong (exit code 3)."""
 
@@ -74,3 +82,41 @@ class MissingExtraError(PrerankError):
     """An optional dependency is absent; the hint names the extra to install (exit code 2)."""
 
     exit_code = 2
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_SPACE_TEXTS = ("No space left on device", "os error 28", "Disk quota exceeded")
+"""What libraries that hide the error number say of a full disk."""
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Say whether ``error`` was raised because a disk is full."""
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return True
+    return any(text in str(error) for text in NO_SPACE_TEXTS)
+
+
+def full_disk(where: str, got: object) -> ArtifactError:
+    """Return the error for a full disk, met while writing ``where``."""
+    return ArtifactError(
+        "the disk is full",
+        where=where,
+        got=got,
+        hint="free some space and run the same command again; finished parts are kept",
+    )
+
+
+def from_system(error: OSError) -> PrerankError:
+    """Turn a refusal of the operating system that nobody foresaw into our form of message."""
+    where, got = str(error.filename or ""), error.strerror or str(error)
+    if is_full_disk(error):
+        return full_disk(where, got)
+    if error.errno in NOT_ALLOWED:
+        return ConfigError(
+            "a file or folder cannot be written or read",
+            where=where,
+            must="a place that this user may write to and read from",
+            got=got,
+        )
+    return PrerankError("the operating system refused", where=where, got=got)

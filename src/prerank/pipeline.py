@@ -10,7 +10,6 @@ where it stopped.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,10 +17,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,8 +39,9 @@ from prerank.artifacts import (
     SemanticIds,
 )
 from prerank.config import Config
-from prerank.errors import ArtifactError, ConfigError
+from prerank.errors import ConfigError
 from prerank.evaluation.extra import ArmExtra, AuditExtra, CostExtra, ReportExtra, StageExtra
+from prerank.lock import die_with_parent, locked
 from prerank.progress import log, track
 from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
@@ -310,8 +309,11 @@ class Run:
         self._cache: dict[str, Any] = {}
 
     def done(self, step: Step) -> bool:
-        """Say whether the step's artifact stands in the store with its fingerprint."""
-        return self.store.has(step.key, step.fingerprint)
+        """Say whether the step's artifact stands in the store, whole and of these parents.
+
+        Bytes are hashed where they are read, not here: a finished run starts in no time.
+        """
+        return self.store.has(step.key, step.fingerprint, step.parents)
 
     def path(self, key: str) -> Path:
         """Return the folder of a finished artifact of this recipe; raise if stale or damaged."""
@@ -752,25 +754,6 @@ def execute(run: Run, step: Step) -> float:
     return time.monotonic() - start
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; a second run on the same folder is refused."""
-    work = folder / ".work"
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ArtifactError(
-                "another run is working in this folder",
-                where=str(folder),
-                hint="wait for it, or give this run another --set name=...",
-            ) from None
-        for leftover in [*work.glob("new-*"), *work.glob("old-*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield
-
-
 def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Run the steps of ``stages`` (all by default) that are not done; return what was done.
 
@@ -780,7 +763,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
     run = Run(recipe)
     chosen = [step for step in run.steps.values() if not stages or step.stage in stages]
     with locked(recipe.folder):
-        (recipe.folder / "recipe.toml").write_text(recipe.to_toml())
+        stores.write_whole(recipe.folder / "recipe.toml", recipe.to_toml())
         made: dict[str, float] = {}
         todo = [step for step in chosen if not run.done(step)]
         for stage in dict.fromkeys(step.stage for step in chosen):
@@ -833,8 +816,14 @@ def in_workers(
         return
     with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (run.recipe,)) as pool:
         waiting = {pool.submit(_in_worker, work, name): name for name in names}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except (KeyboardInterrupt, SystemExit):  # do not wait for work that nobody will read
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
 
 
 _worker_run: Run | None = None
@@ -845,6 +834,7 @@ def _start_worker(recipe: Recipe) -> None:
     import torch
 
     global _worker_run
+    die_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // recipe.workers))
     _worker_run = Run(recipe)
 

@@ -7,9 +7,9 @@ The fingerprint is a hash of all that decides the content: equal fingerprint, no
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -27,7 +27,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from prerank import artifacts as a
-from prerank.errors import ArtifactError, SchemaError, StaleArtifactError
+from prerank.errors import (
+    ArtifactError,
+    PrerankError,
+    SchemaError,
+    StaleArtifactError,
+    full_disk,
+    is_full_disk,
+)
 from prerank.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
@@ -132,13 +139,20 @@ class Store:
         """Return the manifest of ``key``, None if there is no finished artifact."""
         return read_manifest(self.path(key))
 
-    def has(self, key: str, fingerprint: str) -> bool:
-        """Say whether ``key`` is finished with exactly this fingerprint."""
+    def has(self, key: str, fingerprint: str, parents: Mapping[str, str] | None = None) -> bool:
+        """Say whether ``key`` is finished with exactly this fingerprint, no file of it missing.
+
+        ``parents``: must be these, too; None: whatever they are.
+        """
         try:
             found = self.manifest(key)
         except ArtifactError:
             return False
-        return found is not None and found.fingerprint == fingerprint
+        if found is None or found.fingerprint != fingerprint:
+            return False
+        path = self.path(key)
+        same = parents is None or dict(found.parents) == dict(parents)
+        return same and all((path / name).is_file() for name in found.files)
 
     def checked(self, key: str, fingerprint: str | None = None) -> Path:
         """Return the folder of a finished, undamaged artifact; raise otherwise."""
@@ -171,28 +185,41 @@ class Store:
         """Yield an empty folder to fill; on a clean exit it becomes the artifact ``key``."""
         final = self.path(key)
         temporary = self.root / ".work" / f"new-{uuid.uuid4().hex}"
-        temporary.mkdir(parents=True)
         started = time.monotonic()
         try:
-            yield temporary
-            files = sorted(p for p in temporary.rglob("*") if p.is_file())
-            named = {str(p.relative_to(temporary)): _hash(p) for p in files}
-            complete = {
-                **asdict(manifest),
-                "files": named,
-                "packages": versions(),
-                "python": platform.python_version(),
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "seconds": manifest.seconds or round(time.monotonic() - started, 3),
-            }
-            (temporary / MANIFEST).write_text(json.dumps(complete, indent=1, default=str))
-            _swap(temporary, final)
+            with writing(final):
+                temporary.mkdir(parents=True)
+                yield temporary
+                files = sorted(p for p in temporary.rglob("*") if p.is_file())
+                named = {str(p.relative_to(temporary)): _hash(p) for p in files}
+                complete = {
+                    **asdict(manifest),
+                    "files": named,
+                    "packages": versions(),
+                    "python": platform.python_version(),
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "seconds": manifest.seconds or round(time.monotonic() - started, 3),
+                }
+                (temporary / MANIFEST).write_text(json.dumps(complete, indent=1, default=str))
+                _settle(*files, temporary / MANIFEST, temporary)
+                _swap(temporary, final)
+                _settle(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(
             self.root / ".work" / f"{key.replace('/', '-')}-{manifest.fingerprint}",
             ignore_errors=True,
         )
+
+
+def _settle(*paths: Path) -> None:
+    """Wait until all are on the disk: after a power cut no name comes before its bytes."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _swap(temporary: Path, final: Path) -> None:
@@ -209,7 +236,6 @@ def _swap(temporary: Path, final: Path) -> None:
 
 # ---- large arrays: written in blocks, mapped instead of read ----------------------------------
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK_BYTES = 1 << 26
 
 
@@ -218,15 +244,18 @@ def writing(file: Path) -> Iterator[None]:
     """Turn a full disk, met while writing ``file``, into an ArtifactError."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
+    except Exception as error:  # polars, safetensors and torch have classes of their own for it
+        if isinstance(error, PrerankError) or not is_full_disk(error):
             raise
-        raise ArtifactError(
-            "the disk is full",
-            where=str(file),
-            got=error.strerror,
-            hint="free some space and run the same command again; finished parts are kept",
-        ) from None
+        raise full_disk(str(file), str(error).splitlines()[0][:200]) from None
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file that is whole or not there, whenever the process is killed."""
+    partial = file.with_name(f"{file.name}.part")
+    with writing(file):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
 
 
 def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from prerank.lock import locked
 
 TINY = """
 name = "tiny"
@@ -227,12 +230,12 @@ def test_killed_run_goes_on_and_ends_alike(recipe: Path, first: dict[str, Any]) 
 
 
 def test_two_runs_on_one_folder_are_refused(recipe: Path, first: dict[str, Any]) -> None:
-    import fcntl
-
-    with (Path(first["folder"]) / ".work" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(Path(first["folder"])):
         done = prerank("run", recipe)
-    assert done.returncode == 3 and "another run" in done.stderr
+        shown = prerank("show", first["folder"])
+    assert done.returncode == 2 and "another run is working in this folder" in done.stderr
+    assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in done.stderr
+    assert shown.returncode == 0  # who only reads needs no lock
 
 
 def test_damaged_artifact_is_never_used(recipe: Path, first: dict[str, Any]) -> None:
@@ -244,3 +247,15 @@ def test_damaged_artifact_is_never_used(recipe: Path, first: dict[str, Any]) -> 
         assert done.returncode == 3 and "damaged" in done.stderr
     finally:
         vectors.write_bytes(sound)
+
+
+def test_damaged_report_is_not_shown(recipe: Path, first: dict[str, Any]) -> None:
+    report = Path(first["folder"]) / "report" / "report.json"
+    sound = report.read_text()
+    report.write_text(sound.replace('"n": ', '"n":  ', 1))
+    try:
+        for options in ([], ["--json"]):
+            done = prerank("run", recipe, *options)
+            assert done.returncode == 3 and "damaged" in done.stderr and not done.stdout
+    finally:
+        report.write_text(sound)

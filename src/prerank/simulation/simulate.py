@@ -20,7 +20,8 @@ from typing import Any
 from prerank import store as stores
 from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
-from prerank.pipeline import Run, locked
+from prerank.lock import die_with_parent, locked
+from prerank.pipeline import Run
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
 from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
@@ -185,6 +186,7 @@ def _start_worker(workers: int) -> None:
     """Give each worker its share of the cores, and leave the terminal to the parent."""
     import torch
 
+    die_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     silence()
 

@@ -1,0 +1,110 @@
+"""One run at a time in a folder: a lock that dies with its process, and says who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import IO
+
+from prerank.errors import BusyError, ConfigError
+
+WORK = ".work"
+LOCK = "lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, made if it is not there, and clear what a killed run left half-written.
+
+    The system drops the lock when the process ends, however it ends: a leftover lock file blocks
+    nobody. Readers need no lock, for an artifact appears by one rename.
+
+    Raises:
+        BusyError: another process holds the folder; says which.
+        ConfigError: the folder cannot be written.
+    """
+    work = folder / WORK
+    if work.is_symlink():  # leftovers in it are deleted: they must be ours
+        raise ConfigError("the run's work folder is a link", where=str(work), must="a folder")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        # Opened without truncation: what stands there is the holder's name until we are it.
+        file = (work / LOCK).open("a+")
+    except OSError as error:
+        raise ConfigError(
+            "the run's folder cannot be written",
+            where=str(folder),
+            must="a folder on a disk that can be written and has room",
+            got=error.strerror,
+            hint="give the run another place with --set out=...",
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                "another run is working in this folder",
+                where=str(folder),
+                must="one run at a time",
+                got=_holder(file),
+                hint="wait for it, or give this run another --set name=...",
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                "the run's folder cannot be locked",
+                where=str(folder),
+                must="on a file system with locks (flock)",
+                got=error.strerror,
+                hint="give the run another place with --set out=...",
+            ) from None
+        _sign(file)
+        for leftover in [*work.glob("new-*"), *work.glob("old-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _sign(file: IO[str]) -> None:
+    """Write who holds the lock; a full disk is no reason to give the lock up."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    try:
+        file.truncate(0)
+        file.write(json.dumps(holder))
+        file.flush()
+    except OSError:
+        pass
+
+
+def _holder(file: IO[str]) -> str:
+    """Return who holds the lock, as they wrote it."""
+    try:
+        file.seek(0)
+        found = json.loads(file.read())
+        return f"process {found['pid']:d} on {found['host']!s}, since {found['since']!s}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "a process that has not written its name"
+
+
+def die_with_parent() -> None:
+    """End this worker process when the process that started it ends, even by kill -9.
+
+    Otherwise workers of a killed run would go on training for nobody.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,80 @@
+"""The lock of a run's folder: it names its holder, and dies with it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prerank.errors import BusyError, ConfigError
+from prerank.lock import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from prerank.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_is_told_who_holds_it_and_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    try:
+        with pytest.raises(BusyError) as told, locked(tmp_path):
+            pass
+        assert told.value.where == str(tmp_path) and told.value.exit_code == 2
+        assert told.value.got.startswith(f"process {process.pid} on {os.uname().nodename}, since ")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    with locked(tmp_path):
+        assert f'"pid": {os.getpid()}' in (tmp_path / ".work" / "lock").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pid": "x", "host": 1, "since": 2}'])
+def test_a_strange_lock_file_is_no_obstacle(tmp_path: Path, text: str) -> None:
+    process = holder(tmp_path)
+    try:
+        (tmp_path / ".work" / "lock").write_text(text)
+        with pytest.raises(BusyError, match="has not written its name"), locked(tmp_path):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    (tmp_path / ".work" / "lock").write_text(text)
+    with locked(tmp_path):
+        pass
+
+
+def test_leftovers_go_and_finished_parts_stay(tmp_path: Path) -> None:
+    for name in ("new-1", "old-2", "anchors-llm-abc"):
+        (tmp_path / ".work" / name).mkdir(parents=True)
+    with locked(tmp_path):
+        left = {path.name for path in (tmp_path / ".work").iterdir()}
+    assert left == {"lock", "anchors-llm-abc"}
+
+
+def test_a_work_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "new-precious").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".work").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="is a link"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "elsewhere" / "new-precious").is_dir()
+
+
+def test_a_place_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"), locked(tmp_path / "run"):
+        pass
