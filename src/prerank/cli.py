@@ -121,6 +121,46 @@ def run(
     _run(recipe, set_, as_json, dry_run)
 
 
+@app.command()
+def estimate(
+    recipe: RecipePath,
+    users: Annotated[int | None, typer.Option(min=1, help="instead of those counted")] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="the same")] = None,
+    exposures: Annotated[int | None, typer.Option(min=1, help="rows, the same")] = None,
+    candidates: Annotated[int | None, typer.Option(min=0, help="rows, the same")] = None,
+    history: Annotated[float | None, typer.Option(min=0, help="mean items of a history")] = None,
+    cores: Annotated[int, typer.Option(min=0, help="CPU cores; 0: those of this machine")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="for encoders and the language model")] = 0,
+    gpu_tflops: Annotated[
+        float, typer.Option(min=1e-3, help="peak of one GPU, bfloat16; the default is an H20's")
+    ] = 148.0,
+    gpu_share: Annotated[
+        float, typer.Option(min=1e-3, max=1, help="share of the peak that is reached: assumed")
+    ] = 0.13,
+    set_: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate what RECIPE costs before anything starts: hours, gigabytes, GPU-hours."""
+    from prerank.estimate import Machine, print_estimate
+    from prerank.estimate import estimate as reckon
+    from prerank.recipe import load_recipe
+
+    counts = {
+        "users": users,
+        "items": items,
+        "exposures": exposures,
+        "candidates": candidates,
+        "history": history,
+    }
+    given = {name: value for name, value in counts.items() if value is not None}
+    machine = Machine(cores or os.cpu_count() or 1, gpus, gpu_tflops, gpu_share)
+    found = reckon(load_recipe(recipe, set_ or ()), given, machine)
+    if as_json:
+        _out(found)
+    else:
+        print_estimate(found)
+
+
 def _stage_command(stage: str, text: str) -> Callable[..., None]:
     def command(
         recipe: RecipePath, set_: Overrides = None, as_json: Json = False, dry_run: DryRun = False

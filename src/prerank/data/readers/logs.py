@@ -111,7 +111,7 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
     )
 
 
-def _files(path: Path, name: str, config: TableConfig) -> list[Path]:
+def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
     """Return the files of a table in the order of their names; none if it is not there."""
     if config.file:
         target = path / config.file
@@ -181,7 +181,7 @@ def _events(
     """Read a table of events; None if it is not there."""
     parts = []
     last = moment_ms(config.log_end, "logs.log_end")
-    for file in _files(path, name, table):
+    for file in table_files(path, name, table):
         raw = _raw(file, name, table, required, optional)
         columns = {}
         for ours in (*required, *optional):
@@ -257,7 +257,7 @@ def _one_user_a_request(rows: pl.DataFrame, where: Path) -> None:
 
 def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArray | None]:
     frames, vectors = [], []
-    files = _files(path, "items", config)
+    files = table_files(path, "items", config)
     for file in files:
         raw = _raw(file, "items", config, ("item",), ("title", "vector", "image"))
         ids = as_ids(raw[config.columns.get("item", "item")], file)
@@ -319,7 +319,7 @@ def _places(values: pl.Series, folder: Path) -> pl.Series:
 
 def _users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
     frames = []
-    files = _files(path, "users", config)
+    files = table_files(path, "users", config)
     for file in files:
         raw = _raw(file, "users", config, ("user",), ())
         ids = as_ids(raw[config.columns.get("user", "user")], file)

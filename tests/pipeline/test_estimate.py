@@ -1,0 +1,165 @@
+"""What a recipe will cost: counts, the arithmetic by hand, and sizes that files really have."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from prerank import estimate, store
+from prerank.anchors.config import FinetuneConfig, GenerateConfig
+from prerank.artifacts import InterestAnchors
+from prerank.cli import app
+from prerank.data.config import LogsConfig
+from prerank.errors import ConfigError
+from prerank.recipe import Recipe, load_recipe, parse_recipe
+
+PAPER = """
+[prepare]
+source = "games"
+[finetune]
+init = "checkpoint"
+checkpoint = "not-here"
+lora = true
+[generate]
+beam_width = 20
+n_anchors = 20
+[methods.gpl]
+anchors = "llm"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return parse_recipe({"out": str(tmp_path), "prepare": {"world": {"n_users": 100}}})
+
+
+def test_operations_of_a_search_by_hand() -> None:
+    model = estimate.Decoder(hidden=2, inner=3, layers=2, key_size=1)
+    assert (model.keys, model.layer) == (2 * 2 * 1, 2 * 4 + 4 + 3 * 2 * 3)
+    config = GenerateConfig(beam_width=5, n_anchors=1, max_history=50)
+    # 1 + 4 * 2 tokens read by one layer and its keys; the last layer once; 5 beams by both layers.
+    by_hand = 2 * (9 * (30 + 4) + 30 + 5 * 2 * 30)
+    assert estimate.user_flops(config, model, n_levels=2, history=4.0) == by_hand
+
+
+def test_operations_of_training_by_hand() -> None:
+    counts = estimate.Counts(10, 5, 100, 0, 0, 3.0, "")
+    config = FinetuneConfig(epochs=2, hidden_size=8, n_heads=1, intermediate_size=8, n_layers=1)
+    layer = 4 * 64 + 3 * 64
+    assert estimate.finetune_flops(config, 3, counts) == 6 * (10 * 3 * 3 * 2) * layer
+    again = config.model_copy(update={"recompute": True})
+    assert estimate.finetune_flops(again, 3, counts) == pytest.approx(8 * 180 * layer)
+
+
+def test_a_checkpoint_tells_its_shape(tmp_path: Path) -> None:
+    about = {
+        "hidden_size": 64,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    here = FinetuneConfig(init="checkpoint", checkpoint=str(tmp_path))
+    assert estimate.decoder_of(here) == estimate.Decoder(64, 32, 3, 16)
+    absent = here.model_copy(update={"checkpoint": "not-here"})
+    assert estimate.decoder_of(absent) == estimate.QWEN_05B
+
+
+def test_counts_of_a_prepared_dataset_are_exact(tmp_path: Path) -> None:
+    store.save(tmp_path, tiny.dataset())
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    about["cuts"]["anchors"] = 15  # interactions lie at 10, 5 and 30
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    found = estimate.counts_of_dataset(tmp_path)
+    assert (found.users, found.items, found.exposures, found.candidates) == (3, 4, 5, 6)
+    assert (found.interactions, found.history) == (3, 2 / 3)
+
+
+def test_counts_of_logs_under_the_users_own_names(tmp_path: Path) -> None:
+    pl.DataFrame({"item": ["a", "b"]}).write_parquet(tmp_path / "items.parquet")
+    shown = {"uid": [1, 1, 2, 3], "item": list("abab"), "click": ["1", "0", "1", None]}
+    pl.DataFrame(shown).write_csv(tmp_path / "exposures.csv")
+    config = LogsConfig.parse({"exposures": {"columns": {"user": "uid"}}})
+    found = estimate.counts_of_logs(tmp_path, config, anchored=0.5)
+    assert (found.users, found.items, found.exposures, found.candidates) == (3, 2, 4, 0)
+    assert (found.interactions, found.history) == (2, pytest.approx(0.5 * 2 / 3))
+
+
+def test_rows_that_cannot_be_counted_must_be_given(tmp_path: Path) -> None:
+    recipe = parse_recipe({"out": str(tmp_path), "prepare": {"source": "games"}})
+    with pytest.raises(ConfigError, match="--users, --items, --exposures"):
+        estimate.estimate(recipe)
+
+
+def test_hours_of_a_day_of_traffic_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "day.toml").write_text(PAPER)
+    recipe = load_recipe(tmp_path / "day.toml", [f"out={tmp_path}"])
+    counts = {"users": 300_000_000, "items": 10_000_000, "exposures": 10**9, "history": 50.0}
+    machine = estimate.Machine(cores=8, gpus=96, gpu_tflops=100.0, gpu_share=0.2)
+    found = estimate.estimate(recipe, counts, machine)
+    step = next(one for one in found["steps"] if one["key"] == "anchors/llm")
+    layer = 2 * 896**2 + 2 * 896 * 128 + 3 * 896 * 4864
+    user = 2 * (151 * (23 * layer + 2 * 896 * 128) + layer + 40 * 24 * layer)
+    assert step["rate"] == pytest.approx(96 * 100e12 * 0.2 / user)
+    assert step["seconds"] == pytest.approx(300e6 * user / (96 * 20e12))
+    assert step["bytes"] == 300_000_000 * (20 * (4 * 96 + 4 * 3 + 8) + 8)
+    on_gpus = sum(one["seconds"] for one in found["steps"] if one["on"] == "GPU")
+    assert found["total"]["gpu_hours"] == pytest.approx(96 * on_gpus / 3600)
+
+
+def test_anchors_take_the_bytes_foretold(tmp_path: Path, recipe: Recipe) -> None:
+    generate = GenerateConfig(n_anchors=5, beam_width=5)
+    recipe = recipe.model_copy(update={"generate": generate})
+    found = estimate.estimate(recipe)
+    step = next(one for one in found["steps"] if one["key"] == "anchors/llm")
+    n, dim = 100 * 5, recipe.encode.embedding_dim
+    zeros = np.zeros(n, np.float32)
+    vectors = np.zeros((n, dim), np.float32)
+    vectors[:, 0] = 1
+    codes = np.zeros((n, recipe.tokenize.n_levels), np.int32)
+    offsets = np.arange(0, n + 1, 5, dtype=np.int64)
+    store.save(tmp_path, InterestAnchors(offsets, codes, vectors, zeros, zeros, source="llm"))
+    size = (tmp_path / "anchors.safetensors").stat().st_size
+    assert size == pytest.approx(step["bytes"], abs=1000)  # a header, and one more offset
+
+
+def test_every_step_of_the_plan_is_reckoned_and_a_done_one_is_free(recipe: Recipe) -> None:
+    from prerank.pipeline import Run, execute
+
+    before = estimate.estimate(recipe)
+    assert all(one["seconds"] > 0 for one in before["steps"])
+    run = Run(recipe)
+    assert [one["key"] for one in before["steps"]] == list(run.steps)
+    execute(run, run.steps["dataset"])
+    after = estimate.estimate(recipe)
+    assert (after["steps"][0]["done"], after["steps"][0]["seconds"]) == (True, 0.0)
+    assert after["counts"]["source"] == "the prepared dataset, exact"
+    assert after["counts"]["exposures"] == len(run.dataset.exposures)
+
+
+def test_more_cores_and_gpus_are_never_slower(recipe: Recipe) -> None:
+    def hours(cores: int, gpus: int) -> float:
+        total: float = estimate.estimate(recipe, machine=estimate.Machine(cores, gpus))["total"][
+            "hours"
+        ]
+        return total
+
+    assert hours(4, 0) < hours(1, 0)
+    assert hours(1, 1) < hours(1, 0)
+
+
+def test_the_command_prints_a_table_and_json(tmp_path: Path) -> None:
+    (tmp_path / "day.toml").write_text(PAPER)
+    options = ["--users", "1000", "--items", "100", "--exposures", "9000", "--gpus", "2"]
+    command = ["estimate", str(tmp_path / "day.toml"), *options, "--set", f"out={tmp_path}"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    assert "anchors/llm" in shown.output and "not measured" in shown.output
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert found["counts"]["users"] == 1000 and found["machine"]["gpus"] == 2
+    assert not list(tmp_path.glob("run*"))
