@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from multiprocessing import active_children, get_context
@@ -45,6 +46,9 @@ from prerank.lock import die_with_parent, locked
 from prerank.progress import log, track
 from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
+from prerank.tracking.measures import measures, prefix
+from prerank.tracking.open import open_tracking
+from prerank.tracking.tracker import Tracking
 
 T = TypeVar("T")
 
@@ -300,12 +304,17 @@ def _hash_ends(path: Path) -> str:
 
 
 class Run:
-    """A recipe, its plan and its store: what the verbs below need."""
+    """A recipe, its plan and its store: what the verbs below need.
+
+    Attributes:
+        tracking: takes figures; goes nowhere but within `tracked`, in the run's first process.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.store = Store(recipe.folder)
         self.steps = {step.key: step for step in plan(recipe)}
+        self.tracking = Tracking({})
         self._cache: dict[str, Any] = {}
 
     def done(self, step: Step) -> bool:
@@ -471,7 +480,12 @@ def finetune(run: Run, step: Step, out: Path) -> None:
         reuse_model(Path(config.reuse), run.semantic_ids(step), out)
         return
     work = run.store.work(step.key, step.fingerprint)
-    make(run.dataset, run.semantic_ids(step), config, step.seed, out, work)
+    start = prefix(step.stage, step.key)
+
+    def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        run.tracking.log({f"{start}/{name}": value for name, value in figures.items()}, epoch)
+
+    make(run.dataset, run.semantic_ids(step), config, step.seed, out, work, on_epoch)
 
 
 def reuse_model(folder: Path, ids: SemanticIds, out: Path) -> None:
@@ -754,6 +768,25 @@ def execute(run: Run, step: Step) -> float:
     return time.monotonic() - start
 
 
+@contextmanager
+def tracked(run: Run) -> Iterator[None]:
+    """Send the figures of what is made to the recipe's trackers."""
+    recipe = run.recipe
+    settings = recipe.model_dump(mode="json", exclude_none=True)
+    run.tracking = open_tracking(recipe.tracking, recipe.name, recipe.folder, settings)
+    try:
+        yield
+    finally:
+        run.tracking.close()
+
+
+def _track_step(run: Run, step: Step) -> None:
+    """Log the figures of a finished artifact; those of finetune's epochs are logged already."""
+    folder = run.store.path(step.key)
+    for number, figures in measures(step.stage, step.key, folder, run.recipe.evaluate.method):
+        run.tracking.log(figures, number)
+
+
 def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Run the steps of ``stages`` (all by default) that are not done; return what was done.
 
@@ -762,7 +795,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
     """
     run = Run(recipe)
     chosen = [step for step in run.steps.values() if not stages or step.stage in stages]
-    with locked(recipe.folder):
+    with tracked(run), locked(recipe.folder):
         stores.write_whole(recipe.folder / "recipe.toml", recipe.to_toml())
         made: dict[str, float] = {}
         todo = [step for step in chosen if not run.done(step)]
@@ -770,6 +803,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
             mine = [step for step in todo if step.stage == stage]
             for step, seconds in _execute_all(run, mine):
                 made[step.key] = seconds
+                _track_step(run, step)
                 log(f"{step.stage:9s} {step.name or step.key:32s} {seconds:7.1f} s")
             if not mine:
                 log(f"{stage:9s} done before")
@@ -787,9 +821,11 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
 
 def make(run: Run, keys: Sequence[str]) -> None:
     """Make the artifacts of ``keys`` that are not done, in their order."""
-    for step in [run.steps[key] for key in keys]:
-        if not run.done(step):
-            log(f"{step.stage:9s} {step.name or step.key:32s} {execute(run, step):7.1f} s")
+    with tracked(run):
+        for step in [run.steps[key] for key in keys]:
+            if not run.done(step):
+                log(f"{step.stage:9s} {step.name or step.key:32s} {execute(run, step):7.1f} s")
+                _track_step(run, step)
 
 
 def _execute_all(run: Run, steps: Sequence[Step]) -> Iterator[tuple[Step, float]]:

@@ -20,6 +20,7 @@ from prerank.evaluation.config import EvaluateConfig
 from prerank.labels.config import LabelConfig
 from prerank.ranking.config import Pairs, TrainConfig
 from prerank.semantic_ids.config import TokenizeConfig
+from prerank.tracking.config import TrackingConfig
 
 STAGES = (
     "prepare",
@@ -207,6 +208,7 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     simulate: SimulateConfig = SimulateConfig()
     tune: TuneConfig = TuneConfig()
+    tracking: TrackingConfig = TrackingConfig()
     methods: dict[str, MethodConfig] = Field(default_factory=default_methods)
     variants: dict[str, VariantConfig] = Field(
         default_factory=dict,

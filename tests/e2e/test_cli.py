@@ -98,10 +98,37 @@ def test_report_page_is_self_contained(first: dict[str, Any]) -> None:
     assert 'src="http' not in page and 'href="http' not in page.split("</style>")[0]
 
 
+def tracked_lines(run: dict[str, Any]) -> list[dict[str, Any]]:
+    text = (Path(run["folder"]) / "tracking" / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_figures_are_written_as_json_lines(first: dict[str, Any]) -> None:
+    lines = tracked_lines(first)
+    values = {(line["metric"], line["step"]): line["value"] for line in lines}
+    assert len(values) == len(lines)
+    assert values["train/gpl/seed1/loss_al", 0] > 0 and values["finetune/loss", 0] > 0
+    by_name = {
+        (r["metric"], r["pool"], r["segment"]): r["value"]
+        for r in first["records"]
+        if r["method"] == "gpl"
+    }
+    assert values["test/gauc/unexposed/tail", 0] == by_name["gauc", "unexposed", "tail"]
+    timed = {name.removeprefix("time/") for name, _ in values if name.startswith("time/")}
+    assert {"prepare", "encode", "tokenize", "finetune", "label/gpl", "evaluate"} <= timed
+
+
 def test_second_run_does_nothing(recipe: Path, first: dict[str, Any]) -> None:
+    before = tracked_lines(first)
     again = json.loads(prerank("run", recipe, "--json").stdout)
     assert {step["status"] for step in again["steps"]} == {"done before"}
     assert [s["fingerprint"] for s in again["steps"]] == [s["fingerprint"] for s in first["steps"]]
+    assert tracked_lines(first) == before
+
+
+def test_trackers_decide_no_artifact(recipe: Path, first: dict[str, Any]) -> None:
+    plan = prerank("run", recipe, "--dry-run", "--json", "--set", "tracking.to=['tensorboard']")
+    assert all(step["done"] for step in json.loads(plan.stdout)["steps"])
 
 
 def test_changed_key_redoes_only_what_depends_on_it(recipe: Path, first: dict[str, Any]) -> None:
@@ -161,7 +188,16 @@ def test_doctor() -> None:
 
 def test_no_pickle_in_a_run(first: dict[str, Any]) -> None:
     suffixes = {p.suffix for p in Path(first["folder"]).rglob("*") if p.is_file()}
-    assert suffixes <= {".parquet", ".safetensors", ".json", ".html", ".toml", ".jinja", ""}
+    assert suffixes <= {
+        ".parquet",
+        ".safetensors",
+        ".json",
+        ".jsonl",
+        ".html",
+        ".toml",
+        ".jinja",
+        "",
+    }
 
 
 def test_stage_alone_needs_its_parents(recipe: Path, tmp_path: Path) -> None:

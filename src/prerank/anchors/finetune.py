@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from prerank.progress import log, track
 REPORT_FILE = "finetune.json"
 GRADIENT_CLIP = 1.0
 BETAS = (0.9, 0.95)
+OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def finetune(
     seed: int,
     out: Path,
     work: Path,
+    on_epoch: OnEpoch | None = None,
 ) -> FinetuneReport:
     """Train the next-semantic-ID model and write it as a Hugging Face folder.
 
@@ -85,6 +88,7 @@ def finetune(
     Args:
         out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``.
         work: a folder that survives a kill; holds the state after the last epoch.
+        on_epoch: told the epoch's number, from 0, and its figures, after each epoch.
 
     Raises:
         DataError: no user has a positive before the cut.
@@ -122,7 +126,10 @@ def finetune(
             state.held_out_by_level = by_level
             state.held_out_loss.append(float(np.mean(by_level)))
         run.store(work, state)
-        log(_line(epoch, config.epochs, state, n_tokens / max(elapsed, 1e-9)))
+        rate = n_tokens / max(elapsed, 1e-9)
+        log(_line(epoch, config.epochs, state, rate))
+        if on_epoch is not None:
+            on_epoch(epoch, _figures(state, rate))
     report = FinetuneReport(
         n_parameters=sum(value.numel() for value in model.trainable().values()),
         n_sequences=int((train.lengths > 0).sum()),
@@ -155,6 +162,11 @@ def _epoch_windows(
 ) -> Sequences:
     kept = train.keep(rng.random(len(train.item)) < keep[train.item])
     return (kept.shuffled(rng) if shuffle else kept).windows(max_history)
+
+
+def _figures(state: _State, rate: float) -> dict[str, float]:
+    found = {"loss": state.train_loss[-1], "tokens_per_second": rate}
+    return found | ({"held_out_loss": state.held_out_loss[-1]} if state.held_out_loss else {})
 
 
 def _line(epoch: int, epochs: int, state: _State, rate: float) -> str:

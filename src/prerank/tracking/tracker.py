@@ -1,0 +1,140 @@
+"""What a tracker is, and the one that sends every figure to all of them.
+
+A tracker never fails a run: the first time that one raises, it is dropped with one warning, and
+the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from prerank.errors import PrerankWarning
+
+FOLDER = "tracking"
+LINES_FILE = "metrics.jsonl"
+
+
+class Tracker(Protocol):
+    """Takes figures. Any method may raise; see the module's docstring."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take figures of one moment: flat name -> value; ``step`` counts epochs, or is 0."""
+
+    def close(self) -> None:
+        """Send what is still held back."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a tracker is told of the run when it is opened.
+
+    Attributes:
+        name: of the run.
+        folder: for the tracker's files, inside the run's folder; it is there.
+        settings: every key of the recipe, flat (``train.epochs``), as text.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, str]
+
+
+class JsonLines:
+    """One line a figure: ``{"time": ..., "step": ..., "metric": ..., "value": ...}``.
+
+    Time is in seconds since 1970, a value that is not finite is null. Lines are appended whole, by
+    one write, so a kill spoils at most the last one.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._mend()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append one line a figure."""
+        now = round(time.time(), 3)
+        lines = [
+            json.dumps({"time": now, "step": step, "metric": name, "value": _finite(value)})
+            for name, value in metrics.items()
+        ]
+        self._append("".join(f"{line}\n" for line in lines).encode())
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def _mend(self) -> None:
+        """End a line that a kill has cut off, so that the next one stands alone."""
+        if self._file.exists() and self._file.stat().st_size:
+            with self._file.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                whole = file.read(1) == b"\n"
+            if not whole:
+                self._append(b"\n")
+
+    def _append(self, data: bytes) -> None:
+        with self._file.open("ab", buffering=0) as file:
+            file.write(data)
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+@dataclass
+class Tracking:
+    """Sends figures to every tracker; opens each when the first figure comes.
+
+    Attributes:
+        openers: name -> what opens the tracker.
+    """
+
+    openers: dict[str, Callable[[], Tracker]]
+    _open: dict[str, Tracker] = field(default_factory=dict)
+
+    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Send figures to every tracker that has not failed."""
+        if not metrics:
+            return
+        for name in list(self.openers):
+            with self._guarded(name):
+                if name not in self._open:
+                    self._open[name] = self.openers[name]()
+                self._open[name].log(metrics, step)
+
+    def close(self) -> None:
+        """Close every tracker."""
+        for name in list(self._open):
+            with self._guarded(name):
+                self._open[name].close()
+        self._open.clear()
+
+    @contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._drop(name, error)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        """Give a tracker up, and say so once."""
+        self.openers.pop(name, None)
+        failed = self._open.pop(name, None)
+        said = str(error).strip().splitlines()
+        warnings.warn(
+            f"tracking: {name} failed and gets no more figures of this run "
+            f"({type(error).__name__}: {said[0] if said else 'no message'})",
+            PrerankWarning,
+            stacklevel=2,
+        )
+        if failed is not None:
+            with suppress(Exception):
+                failed.close()

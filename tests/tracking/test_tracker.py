@@ -1,0 +1,160 @@
+"""Figures reach every tracker; one that fails is dropped and fails nothing."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from prerank.errors import ConfigError, MissingExtraError, PrerankWarning
+from prerank.tracking import open as opening
+from prerank.tracking.config import TrackingConfig
+from prerank.tracking.measures import measures, prefix
+from prerank.tracking.open import flat, open_tracking
+from prerank.tracking.tracker import JsonLines, Tracking
+
+
+class Notes:
+    """A tracker that notes, and fails from the figure on that it is told."""
+
+    def __init__(self, fails_at: float = math.inf) -> None:
+        self.seen: list[tuple[dict[str, float], int]] = []
+        self.fails_at, self.closed = fails_at, False
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self.fails_at in metrics.values():
+            raise ConnectionError("the server is gone\nand more")
+        self.seen.append((dict(metrics), step))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def read(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_lines_have_four_keys_and_are_appended(tmp_path: Path) -> None:
+    for step in (0, 1):
+        JsonLines(tmp_path / "a" / "m.jsonl").log({"x/y": 0.5, "z": math.nan}, step)
+    lines = read(tmp_path / "a" / "m.jsonl")
+    assert [(one["step"], one["metric"], one["value"]) for one in lines] == [
+        (0, "x/y", 0.5),
+        (0, "z", None),
+        (1, "x/y", 0.5),
+        (1, "z", None),
+    ]
+    assert all(one.keys() == {"time", "step", "metric", "value"} for one in lines)
+
+
+def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "m.jsonl"
+    file.write_text('{"step": 0}\n{"st')
+    JsonLines(file).log({"x": 1.0}, 2)
+    whole = [line for line in file.read_text().splitlines() if line.endswith("}")]
+    assert [json.loads(line)["step"] for line in whole] == [0, 2]
+
+
+def test_a_tracker_that_fails_is_dropped_with_one_warning() -> None:
+    good, bad = Notes(), Notes(fails_at=2)
+    both = Tracking({"bad": lambda: bad, "good": lambda: good})
+    both.log({"x": 1})
+    with pytest.warns(PrerankWarning, match="bad failed.*ConnectionError: the server is gone") as w:
+        both.log({"x": 2})
+        both.log({"x": 3}, 7)
+    assert len(w) == 1 and "and more" not in str(w[0].message)
+    both.close()
+    assert bad.seen == [({"x": 1}, 0)] and bad.closed
+    assert good.seen == [({"x": 1}, 0), ({"x": 2}, 0), ({"x": 3}, 7)] and good.closed
+
+
+def test_a_tracker_that_cannot_be_opened_is_dropped_too() -> None:
+    def refuse() -> Notes:
+        raise OSError("no room")
+
+    tracking = Tracking({"x": refuse})
+    with pytest.warns(PrerankWarning, match="no room"):
+        tracking.log({"x": 1})
+    tracking.log({"x": 2})
+    tracking.close()
+
+
+def test_nothing_is_opened_before_the_first_figure(tmp_path: Path) -> None:
+    config = TrackingConfig(to=("tensorboard", "wandb"))
+    tracking = open_tracking(config, "r", tmp_path / "run", {})
+    tracking.log({})
+    tracking.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_absent_package_is_told_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"prerank\[wandb\]"):
+        open_tracking(TrackingConfig(to=("wandb",)), "r", tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"to": ["comet"]}, "`to.0`"),
+        ({"to": ["wandb", "wandb"]}, "twice"),
+        ({"to": ["mlflow"]}, "needs `mlflow_uri`"),
+        ({"mlflow_uri": "http://me:secret@host"}, "MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_bad_settings_are_told(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrackingConfig.parse(values, where="tracking")
+
+
+def test_settings_are_flat_text() -> None:
+    assert flat({"a": 1, "b": {"c": [1, 2], "d": {"e": "x"}}, "f": {}}) == {
+        "a": "1",
+        "b.c": "[1, 2]",
+        "b.d.e": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "start"),
+    [
+        ("train", "rankers/gpl/seed0", "train/gpl/seed0"),
+        ("train", "rankers/gpl@small/seed1", "train/gpl@small/seed1"),
+        ("finetune", "anchor_model", "finetune"),
+        ("finetune", "anchor_model@small", "finetune@small"),
+        ("generate", "anchors/llm", "generate/llm"),
+    ],
+)
+def test_where_names_begin(stage: str, key: str, start: str) -> None:
+    assert prefix(stage, key) == start
+
+
+def test_figures_of_a_report(tmp_path: Path) -> None:
+    records = [
+        {"method": m, "metric": "gauc", "pool": "unexposed", "segment": "tail", "value": v}
+        for m, v in [("gpl", 0.75), ("exposed-only", 0.5), ("match llm", None)]
+    ]
+    (tmp_path / "report.json").write_text(json.dumps({"records": records}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"seconds": 2.5}))
+    found = dict(
+        pair for _, one in measures("evaluate", "report", tmp_path, "gpl") for pair in one.items()
+    )
+    assert found == {
+        "test/gauc/unexposed/tail": 0.75,
+        "test/gpl/gauc/unexposed/tail": 0.75,
+        "test/exposed-only/gauc/unexposed/tail": 0.5,
+        "time/evaluate": 2.5,
+    }
+
+
+def test_one_figure_an_epoch_of_a_pre_ranker(tmp_path: Path) -> None:
+    history = [{"epoch": k, "loss_al": 1.0 - k, "gauc": None, "kept": True} for k in (0, 1)]
+    (tmp_path / "pre_ranker.json").write_text(json.dumps({"history": history}))
+    found = list(measures("train", "rankers/gpl/seed0", tmp_path, "gpl"))
+    assert found[:2] == [
+        (0, {"train/gpl/seed0/loss_al": 1.0}),
+        (1, {"train/gpl/seed0/loss_al": 0.0}),
+    ]
