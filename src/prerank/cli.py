@@ -378,6 +378,32 @@ def show(
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="the folder of a run", show_default=False)],
+    users: Annotated[int, typer.Option(min=0, help="users to replay; 0: hashes only")] = 64,
+    full: Annotated[
+        bool, typer.Option("--full", help="run every stage again and compare bytes")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Hash every file of RUN and do a sample of its work again; exit code 3 where it differs."""
+    from prerank.show import print_rows
+    from prerank.verify import verify as examine
+
+    found = examine(run, users, full=full)
+    if as_json:
+        _out({"run": str(run), "artifacts": [vars(one) for one in found]})
+    else:
+        shown = ("key", "state", "replayed")
+        print_rows([{name: vars(one)[name] for name in shown} for one in found])
+    bad = [one for one in found if one.state in ("damaged", "differs")]
+    for one in bad:
+        print(f"error: {one.key}: {one.problem}", file=sys.stderr)
+    if bad:
+        raise typer.Exit(3)
+
+
+@app.command()
 def drift(
     before: Annotated[Path, typer.Argument(help="the semantic_ids folder of an earlier run")],
     after: Annotated[Path, typer.Argument(help="the semantic_ids folder of a later run")],

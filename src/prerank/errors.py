@@ -86,7 +86,7 @@ class MissingExtraError(PrerankError):
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
-NO_SPACE_TEXTS = ("No space left on device", "os error 28", "Disk quota exceeded")
+NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
 """What libraries that hide the error number say of a full disk."""
 
 

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 HASHED_BYTES = 1 << 20
 SAMPLE_USERS = 3
+SCORED, SCORED_USERS, SCORED_ROWS = "scored.safetensors", 50, 5000
+"""File in a pre-ranker's folder: its logits of so many users' rows, to score once more later."""
 PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
 
@@ -310,10 +312,13 @@ class Run:
         tracking: takes figures; goes nowhere but within `tracked`, in the run's first process.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(
+        self, recipe: Recipe, steps: Sequence[Step] | None = None, store: Store | None = None
+    ) -> None:
+        """Plan ``recipe``; or take the ``steps`` and the ``store`` of a run that stands."""
         self.recipe = recipe
-        self.store = Store(recipe.folder)
-        self.steps = {step.key: step for step in plan(recipe)}
+        self.store = store or Store(recipe.folder)
+        self.steps = {step.key: step for step in (plan(recipe) if steps is None else steps)}
         self.tracking = Tracking({})
         self._cache: dict[str, Any] = {}
 
@@ -511,7 +516,7 @@ def generate(run: Run, step: Step, out: Path) -> None:
     """AnchorModel -> InterestAnchors in shards; or one of the controls without an LLM."""
     from prerank.anchors.quality import anchor_quality
 
-    anchors = _anchors(run, step)
+    anchors = make_anchors(run, step)
     stores.save(out, anchors)
     if "first" not in step.config:
         sids, space = run.semantic_ids(step), run.embeddings(step)
@@ -519,7 +524,8 @@ def generate(run: Run, step: Step, out: Path) -> None:
         (out / "quality.json").write_text(json.dumps(report, indent=1))
 
 
-def _anchors(run: Run, step: Step) -> InterestAnchors:
+def make_anchors(run: Run, step: Step) -> InterestAnchors:
+    """Return the anchors that ``step`` says: decoded, cut from others, joined, or a control."""
     from prerank.anchors import controls
     from prerank.anchors.config import GenerateConfig
 
@@ -561,7 +567,7 @@ def teach(run: Run, step: Step, out: Path) -> None:
         wanted = LabelConfig.parse(step.config["label"])
         pairs = make_labels(run.dataset, space, None, wanted, step.seed)
     config = TrainConfig.parse(step.config["train"])
-    make(run.dataset, space, pairs, config, step.seed).save(out)
+    _save_ranker(run, make(run.dataset, space, pairs, config, step.seed), out)
 
 
 def label(run: Run, step: Step, out: Path) -> None:
@@ -588,7 +594,20 @@ def train(run: Run, step: Step, out: Path) -> None:
         earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
         config = config.model_copy(update={"pseudo_weight": earned})
     space, teacher = run.embeddings(step), run.teacher(step)
-    make(run.dataset, space, labels, config, step.seed, teacher).save(out)
+    _save_ranker(run, make(run.dataset, space, labels, config, step.seed, teacher), out)
+
+
+def _save_ranker(run: Run, ranker: PreRanker, out: Path) -> None:
+    """Write a trained model, and its scores of a few users' pools for `prerank verify`."""
+    ranker.save(out)
+    pools = run.dataset.pools
+    users = np.unique(pools.user)
+    some = pools.take(np.isin(pools.user, users[:: max(1, len(users) // SCORED_USERS)]))
+    some = some.take(np.arange(min(len(some), SCORED_ROWS)))
+    logits = ranker.score_pools(some)
+    columns: dict[str, NDArray[Any]]
+    columns = {"user": some.user, "item": some.item, "time": some.time, "logit": logits}
+    stores.save_arrays(out / SCORED, columns)
 
 
 def evaluate(run: Run, step: Step, out: Path) -> None:

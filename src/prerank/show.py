@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prerank.artifacts import Dataset, PseudoLabels
@@ -146,6 +147,14 @@ def print_description(description: Mapping[str, Any]) -> None:
         for sheet in label_audit_sheets("these labels", audited):
             console.print(to_rich(sheet))
             console.print()
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of equal keys as one table; of a longer text, its first line."""
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(escape(str(value).partition("\n")[0]) for value in row.values()))
+    Console().print(table)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

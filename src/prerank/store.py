@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from prerank import artifacts as a
@@ -39,6 +40,7 @@ from prerank.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+MAKE_AGAIN = "delete the artifact's folder, then run the same command again"
 NETWORK = "network."
 PACKAGES = ("prerank", "numpy", "polars", "scikit-learn", "torch", "transformers")
 
@@ -76,7 +78,7 @@ def read_manifest(path: Path) -> Manifest | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
         schema = values.get("schema")
         if schema != SCHEMA_VERSION:
             raise SchemaError(
@@ -86,9 +88,46 @@ def read_manifest(path: Path) -> Manifest | None:
                 got=schema,
                 hint="run the stage again",
             )
-        return Manifest(**values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ArtifactError("the manifest is damaged", where=str(file), got=error) from None
+        manifest = Manifest(**values)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged_manifest(file, error) from None
+    problem = _problem(manifest)
+    if problem:
+        raise _damaged_manifest(file, problem)
+    return manifest
+
+
+def _damaged_manifest(file: Path, got: object) -> ArtifactError:
+    return ArtifactError("the manifest is damaged", where=str(file), got=got, hint=MAKE_AGAIN)
+
+
+def _problem(manifest: Manifest) -> str:
+    """Say what is of the wrong type or leaves the artifact's folder; empty if all is well."""
+    texts = {"kind": manifest.kind, "fingerprint": manifest.fingerprint}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text:
+            return f"{name} is no text"
+    for name in ("config", "parents", "files", "packages", "notes"):
+        if not isinstance(getattr(manifest, name), dict):
+            return f"{name} is no object"
+    for name in ("parents", "files", "packages"):
+        if not all(isinstance(text, str) for text in getattr(manifest, name).values()):
+            return f"{name} holds more than texts"
+    if not isinstance(manifest.seed, int | None) or not isinstance(manifest.seconds, int | float):
+        return "seed or seconds is no number"
+    if not isinstance(manifest.created, str):
+        return "created is no text"
+    for name in manifest.files:
+        if not is_inside(name):
+            return f"file {name!r} lies outside the artifact"
+    return ""
+
+
+def is_inside(name: str) -> bool:
+    """Say whether a relative path stays below the folder that it starts from."""
+    path = PurePosixPath(name)
+    odd = "\\" in name or "\0" in name or not path.parts
+    return not (odd or path.is_absolute() or ".." in path.parts)
 
 
 def _hash(path: Path) -> str:
@@ -108,18 +147,47 @@ def versions() -> dict[str, str]:
 
 
 def verify(path: Path, manifest: Manifest) -> None:
-    """Raise ArtifactError unless every file of the artifact is there with its hash."""
+    """Raise ArtifactError unless the folder holds the files of the manifest, and no others.
+
+    A file that the manifest does not name was not written by the stage; it must not be read.
+    """
     for name, digest in manifest.files.items():
         file = path / name
         if not file.is_file():
-            raise ArtifactError("a file of the artifact is missing", where=str(file))
-        if _hash(file) != digest:
+            raise ArtifactError(
+                "a file of the artifact is missing", where=str(file), hint=MAKE_AGAIN
+            )
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise ArtifactError(
+                "a file of the artifact lies outside its folder",
+                where=str(file),
+                must=f"inside {path}",
+                got=file.resolve(),
+                hint=MAKE_AGAIN,
+            )
+        found = _hash(file)
+        if found != digest:
             raise ArtifactError(
                 "a file of the artifact is damaged",
                 where=str(file),
                 must=f"sha256 {digest[:12]}...",
-                hint="delete the folder and run the stage again",
+                got=f"{found[:12]}..., {file.stat().st_size} bytes",
+                hint=MAKE_AGAIN,
             )
+    here = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
+    strange = sorted(name for name in here - manifest.files.keys() if _matters(name))
+    if strange:
+        raise ArtifactError(
+            "the artifact holds a file that is not its own",
+            where=str(path / strange[0]),
+            must=f"only what {MANIFEST} names",
+            hint="move it elsewhere",
+        )
+
+
+def _matters(name: str) -> bool:
+    """Say whether a file may be read by mistake: not the manifest, nor what systems leave."""
+    return name != MANIFEST and not Path(name).name.startswith(".")
 
 
 @dataclass(frozen=True)
@@ -288,6 +356,50 @@ def map_rows(file: Path, name: str) -> NDArray[np.float32]:
 
 
 # ---- how each artifact is laid out in files -------------------------------------------------
+
+
+def save_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as one safetensors file."""
+    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, file)
+
+
+# ---- parts of unfinished work: hashed too, for no manifest vouches for them -------------------
+
+
+def write_part(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as one safetensors file that is whole or not there, with their hash in it.
+
+    Raises:
+        ArtifactError: the disk is full.
+    """
+    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    try:
+        with writing(file):
+            save_file(whole, partial, metadata={"sha256": _hash_arrays(whole)})
+            partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_part(file: Path) -> dict[str, NDArray[Any]] | None:
+    """Return what `write_part` wrote; None if it is absent, cut short or changed by one bit."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            about = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return None
+    return arrays if about.get("sha256") == _hash_arrays(arrays) else None
+
+
+def _hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        values = arrays[name]
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def _write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -92,7 +92,7 @@ def test_a_full_disk_is_a_clear_error_and_costs_nothing_finished(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))  # a shard of 200 users is larger
     try:
-        with pytest.raises(ArtifactError, match="cannot be written"):
+        with pytest.raises(ArtifactError, match="the disk is full"):
             generate(DATA, IDS, SPACE, model, large, 0, work)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

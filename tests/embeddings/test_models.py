@@ -1,6 +1,7 @@
 """Text and image models on tiny checkpoints; shards, kills, full disks."""
 
 import errno
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -208,9 +209,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
 def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path):
     sharded(tmp_path)
     (tmp_path / "t-00002.safetensors").unlink()
-    (tmp_path / "t-00002.part").symlink_to("/dev/full")
-    with pytest.raises(ArtifactError, match="the disk is full") as caught:
-        sharded(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))  # every shard is larger
+    try:
+        with pytest.raises(ArtifactError, match="the disk is full") as caught:
+            sharded(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "run the same command again" in caught.value.hint
     assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
         "t-00000.safetensors",
@@ -227,7 +232,7 @@ def test_nan_from_a_model_is_an_error():
 
 
 def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
-    (tmp_path / "t-00000.part").mkdir()
+    (tmp_path / "t-00000.safetensors").mkdir()
     with pytest.raises(OSError) as caught:
         sharded(tmp_path)
     assert caught.value.errno == errno.EISDIR

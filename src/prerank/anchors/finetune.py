@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, embedding
 
 from prerank import seeds
@@ -40,6 +39,7 @@ from prerank.artifacts import Dataset, FloatArray, SemanticIds
 from prerank.devices import resolve_device
 from prerank.errors import DataError
 from prerank.progress import log, track
+from prerank.store import read_part, write_part, write_whole
 
 REPORT_FILE = "finetune.json"
 GRADIENT_CLIP = 1.0
@@ -244,25 +244,27 @@ class _Run:
         return next_sid_loss(self.model, self.codes_IL, items, self.dtype, little)
 
     def store(self, work: Path, state: _State) -> None:
-        """Write weights, optimiser state and losses; the JSON, written last, names the file."""
+        """Write weights, optimiser state and losses; the JSON, written last, says it is whole."""
         tensors = {f"weight:{name}": value.detach() for name, value in self.parameters.items()}
         for name, value in self.parameters.items():
             for key, moment in self.optimizer.state[value].items():
                 tensors[f"{key}:{name}"] = moment
         epoch = len(state.train_loss)
-        file = work / f"epoch-{epoch}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-        partial = work / "state.json.part"
-        partial.write_text(json.dumps({"file": file.name, **asdict(state)}))
-        partial.replace(work / "state.json")
-        (work / f"epoch-{epoch - 1}.safetensors").unlink(missing_ok=True)
+        write_part(_state_file(work, epoch), {k: t.cpu().numpy() for k, t in tensors.items()})
+        write_whole(work / "state.json", json.dumps(asdict(state)))
+        _state_file(work, epoch - 1).unlink(missing_ok=True)
 
     def restore(self, work: Path) -> _State:
-        """Read the state that `store` wrote, if any; return the losses so far."""
-        if not (work / "state.json").is_file():
+        """Read the state that `store` wrote, if any is whole; return the losses so far."""
+        try:
+            state = _State(**json.loads((work / "state.json").read_text()))
+            arrays = read_part(_state_file(work, len(state.train_loss)))
+        except (OSError, ValueError, TypeError):
             return _State()
-        values = json.loads((work / "state.json").read_text())
-        tensors = load_file(work / values.pop("file"), device=str(self.device))
+        if arrays is None:
+            log("finetune: the state of the last epoch is damaged; starting again")
+            return _State()
+        tensors = {key: torch.from_numpy(array).to(self.device) for key, array in arrays.items()}
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(tensors[f"weight:{name}"])
@@ -270,9 +272,12 @@ class _Run:
             kind, name = key.split(":", 1)
             if kind != "weight":
                 self.optimizer.state[self.parameters[name]][kind] = tensor
-        state = _State(**values)
         log(f"finetune: going on after epoch {len(state.train_loss)}")
         return state
+
+
+def _state_file(work: Path, epoch: int) -> Path:
+    return work / f"epoch-{epoch}.safetensors"
 
 
 def next_sid_loss(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prerank import seeds
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
@@ -24,7 +25,7 @@ from prerank.anchors.config import GenerateConfig
 from prerank.anchors.sequences import Sequences, anchor_sequences, is_unordered
 from prerank.anchors.shards import Decoder, Job, Shard, read_shard, shard_file, work_through
 from prerank.anchors.trie import Trie
-from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, SemanticIds
+from prerank.artifacts import Dataset, FloatArray, InterestAnchors, ItemEmbeddings, SemanticIds
 from prerank.errors import ConfigError
 from prerank.progress import log
 
@@ -59,12 +60,7 @@ def generate(
         ConfigError: the model was made for other semantic IDs, or the beams are too few.
     """
     trie = trie_of(semantic_ids, embeddings)
-    sizes = tuple(int(size) for size in semantic_ids.codebook_sizes)
-    _require_enough_beams(config, len(sizes))
-    histories = read_histories(dataset, semantic_ids, config, seed)
-    order = np.argsort(histories.lengths, kind="stable")
-    users = order[histories.lengths[order] > 0]
-    job = Job(model_dir, config, histories, users, semantic_ids.codes, sizes)
+    job = make_job(dataset, semantic_ids, model_dir, config, seed)
     todo = [
         number
         for number, shard in enumerate(job.shards)
@@ -81,6 +77,54 @@ def generate(
     parts = [read_shard(shard_file(work, n), shard) or {} for n, shard in enumerate(job.shards)]
     vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
     return _assemble(parts, len(dataset.users), config.n_anchors, trie, vectors_SD)
+
+
+def make_job(
+    dataset: Dataset,
+    semantic_ids: SemanticIds,
+    model_dir: Path,
+    config: GenerateConfig,
+    seed: int,
+) -> Job:
+    """Return what is to be decoded; arguments and errors as of `generate`."""
+    sizes = tuple(int(size) for size in semantic_ids.codebook_sizes)
+    _require_enough_beams(config, len(sizes))
+    histories = read_histories(dataset, semantic_ids, config, seed)
+    order = np.argsort(histories.lengths, kind="stable")
+    users = order[histories.lengths[order] > 0]
+    return Job(model_dir, config, histories, users, semantic_ids.codes, sizes)
+
+
+def decode_some(
+    dataset: Dataset,
+    semantic_ids: SemanticIds,
+    embeddings: ItemEmbeddings,
+    model_dir: Path,
+    config: GenerateConfig,
+    seed: int,
+    n_users: int,
+) -> tuple[NDArray[np.int64], InterestAnchors]:
+    """Decode about ``n_users`` users once more, in the very batches that `generate` put them in.
+
+    Returns:
+        (B,) the users, and their anchors in this order; at most one batch of each shard.
+    """
+    trie = trie_of(semantic_ids, embeddings)
+    decoder = Decoder.of(make_job(dataset, semantic_ids, model_dir, config, seed))
+    stream = seeds.rng(seed, "generate", "replay")
+    parts: list[Shard] = []
+    for number in stream.permutation(len(decoder.job.shards)):
+        if sum(len(part["user"]) for part in parts) >= n_users:
+            break
+        batches = decoder.batches(decoder.job.shards[number])
+        parts.append(decoder.decode(batches[stream.integers(len(batches))]))
+    if not parts:
+        return np.zeros(0, np.int64), _assemble([], 0, config.n_anchors, trie, embeddings.vectors)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    users = joined["user"]
+    joined["user"] = np.arange(len(users))
+    vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
+    return users, _assemble([joined], len(users), config.n_anchors, trie, vectors_SD)
 
 
 def read_histories(
@@ -163,7 +207,7 @@ def _assemble(
     n_users: int,
     n_anchors: int,
     trie: Trie,
-    vectors_SD: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    vectors_SD: FloatArray,
 ) -> InterestAnchors:
     leaf_UA = np.full((n_users, n_anchors), -1, dtype=np.int64)
     logprob_UA = np.zeros((n_users, n_anchors), dtype=np.float32)

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from prerank.anchors.beam import Reader, reader_of, tree_beam_search
 from prerank.anchors.config import GenerateConfig
@@ -42,6 +41,7 @@ from prerank.artifacts import IntArray
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError
 from prerank.progress import log, track
+from prerank.store import read_part, write_part
 
 Shard = dict[str, NDArray[Any]]
 JOB_JSON, JOB_ARRAYS = "job.json", "job.safetensors"
@@ -96,7 +96,9 @@ class Job:
         """Read a job; raise ArtifactError if the folder holds none."""
         try:
             about = json.loads((folder / JOB_JSON).read_text())
-            arrays = load_file(folder / JOB_ARRAYS)
+            arrays = read_part(folder / JOB_ARRAYS)
+            if arrays is None:
+                raise ValueError(f"{JOB_ARRAYS} is absent or damaged")
         except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(
                 "the folder holds no decoding job",
@@ -209,12 +211,9 @@ def shard_file(folder: Path, number: int) -> Path:
 
 
 def read_shard(file: Path, users: NDArray[np.int64]) -> Shard | None:
-    """Return the finished shard of ``users``; None if absent, truncated or of other users."""
-    try:
-        shard: Shard = load_file(file)
-    except (OSError, SafetensorError):
-        return None
-    same = "user" in shard and np.array_equal(shard["user"], users)
+    """Return the finished shard of ``users``; None if absent, damaged or of other users."""
+    shard: Shard | None = read_part(file)
+    same = shard is not None and "user" in shard and np.array_equal(shard["user"], users)
     return shard if same else None
 
 
@@ -258,13 +257,14 @@ def claimed(file: Path) -> Iterator[bool]:
 
 
 def _write(file: Path, arrays: Shard) -> None:
-    """Write under another name, then rename: a reader sees all of the file or none."""
-    partial = file.with_suffix(f".{os.getpid()}.part")
+    """Write all of the file or none.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
     try:
-        save_file(arrays, partial)
-        partial.replace(file)
+        write_part(file, arrays)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise ArtifactError(
             "a file of work in progress cannot be written",
             where=str(file),

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from prerank.artifacts import FloatArray, require
 from prerank.embeddings.vectors import unit_rows
 from prerank.progress import log, track
-from prerank.store import writing
+from prerank.store import read_part, write_part, writing
 
 Encode = Callable[[int, int], FloatArray]
 """(start, stop) -> (stop - start, D) float32: the vectors of these things, in their order."""
@@ -75,23 +73,14 @@ def _checked(vectors: FloatArray, title: str) -> FloatArray:
 
 
 def _read(file: Path | None) -> FloatArray | None:
-    """Return a finished shard, None if it is absent or cut short."""
-    if file is None or not file.is_file():
-        return None
-    try:
-        found: FloatArray = load(file.read_bytes())["vectors"]
-    except (SafetensorError, KeyError):
-        return None
-    return found
+    """Return a finished shard, None if it is absent or damaged."""
+    found = None if file is None else read_part(file)
+    return None if found is None else found.get("vectors")
 
 
 def _write(file: Path | None, vectors: FloatArray) -> None:
-    if file is None:
-        return
-    with writing(file):
-        part = file.with_suffix(".part")
-        part.write_bytes(save({"vectors": np.ascontiguousarray(vectors)}))
-        part.replace(file)
+    if file is not None:
+        write_part(file, {"vectors": vectors})
 
 
 def _zeros(shape: tuple[int, int], title: str, work: Path | None) -> FloatArray:
