@@ -41,7 +41,14 @@ from prerank.artifacts import (
 )
 from prerank.config import Config
 from prerank.errors import ConfigError
-from prerank.evaluation.extra import ArmExtra, AuditExtra, CostExtra, ReportExtra, StageExtra
+from prerank.evaluation.extra import (
+    ArmExtra,
+    AuditExtra,
+    Card,
+    CostExtra,
+    ReportExtra,
+    StageExtra,
+)
 from prerank.lock import die_with_parent, locked
 from prerank.progress import log, track
 from prerank.recipe import AT, STAGES, VARIED, Recipe
@@ -426,7 +433,7 @@ class Run:
         return [self.steps[f"rankers/{arm}/seed{k}"] for k in self.recipe.seeds]
 
     def timings(self) -> list[StageExtra]:
-        """Return stage, seconds and fingerprint of every finished artifact, in plan order."""
+        """Return what is known of every finished artifact, in plan order."""
         found: list[StageExtra] = []
         for step in self.steps.values():
             manifest = self.store.manifest(step.key)
@@ -436,6 +443,9 @@ class Run:
                         "stage": step.key,
                         "seconds": manifest.seconds,
                         "fingerprint": manifest.fingerprint,
+                        "verb": manifest.kind,
+                        "parents": list(manifest.parents),
+                        "peak_bytes": int(manifest.notes.get("peak_bytes", 0)),
                     }
                 )
         return found
@@ -678,6 +688,8 @@ def explain(run: Run) -> ReportExtra:
     """Return what a report's page shows besides metrics."""
     from prerank.evaluation import explain as explaining
     from prerank.evaluation.audit import audit
+    from prerank.evaluation.cards import data_card
+    from prerank.evaluation.overview import catalog_map, describe_cascade
 
     recipe, labels = run.recipe, {}
     audits: dict[str, AuditExtra] = {}
@@ -697,19 +709,26 @@ def explain(run: Run) -> ReportExtra:
             audits[arm] = found
         if arm in recipe.methods:
             labels[arm] = explaining.describe_labels(made, run.dataset)
+    sids: SemanticIds = run.load("semantic_ids", SemanticIds)
+    data = run.dataset
     extra: ReportExtra = {
         "title": recipe.name,
+        "cascade": describe_cascade(data),
+        "map": catalog_map(run.space, sids, data.items, data.catalog.title, recipe.seed),
+        "data_card": data_card(data),
         "labels": labels,
         "audit": audits,
         "costs": costs(run),
         "arms": described_arms(recipe),
-        "semantic_ids": dict(run.load("semantic_ids", SemanticIds).quality),
-        "notes": list(run.dataset.notes),
+        "semantic_ids": dict(sids.quality),
+        "notes": list(data.notes),
         "recipe": recipe.to_toml(),
         "versions": stores.versions(),
         "stages": run.timings(),
     }
     shown = recipe.methods.get(recipe.evaluate.method)
+    if shown is not None:
+        extra["model_card"] = described_ranker(run, recipe.evaluate.method)
     if shown is not None and shown.anchors:
         made = run.labels(run.rankers(recipe.evaluate.method)[0])
         anchors = run.load(f"anchors/{shown.anchors}", InterestAnchors)
@@ -719,6 +738,18 @@ def explain(run: Run) -> ReportExtra:
                 run.dataset, run.space, anchors, made, SAMPLE_USERS, recipe.seed
             )
     return extra
+
+
+def described_ranker(run: Run, arm: str) -> Card:
+    """Return the model card of an arm, from its first seed's pre-ranker."""
+    from prerank.evaluation.cards import model_card
+
+    first = run.rankers(arm)[0]
+    ranker = run.ranker(first)
+    size = sum(weights.numel() for weights in ranker.model.parameters())
+    config = ranker.config.model_dump(mode="json")
+    labels = run.labels(first)
+    return model_card(arm, config, ranker.history, size, run.recipe.seeds, labels)
 
 
 def costs(run: Run) -> dict[str, CostExtra]:

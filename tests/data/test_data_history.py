@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -157,3 +157,18 @@ def test_histories_equal_a_plain_loop(
     for (u, t), got in zip(wanted, found.tolist(), strict=True):
         before = [i for who, i, when in ordered if who == u and when < t][-length:]
         assert got == [-1] * (length - len(before)) + before
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.sampled_from(["ms", "order"]))
+def test_few_rows_of_a_long_log_end_where_many_do(seed: int, unit: TimeUnit) -> None:
+    rng = np.random.default_rng(seed)
+    user, time = rng.integers(0, 5, 300), rng.integers(0, 20, 300)
+    order = np.lexsort((time, user))
+    log = Interactions(
+        user[order].astype(np.int32), np.zeros(300, np.int32), time[order].astype(np.int64)
+    )
+    wanted = rng.integers(0, 6, 300).astype(np.int32), rng.integers(-1, 22, 300).astype(np.int64)
+    ends = history_ends(log, 6, unit, *wanted)
+    few = [history_ends(log, 6, unit, *(of[k : k + 4] for of in wanted)) for k in range(0, 300, 4)]
+    assert np.array_equal(np.concatenate(few), ends)

@@ -79,6 +79,30 @@ def hostile_extra() -> dict[str, Any]:
             "perplexity": [3.5, 2.5],
             "bucket_cosine": None,
         },
+        "cascade": {
+            "funnel": [{"step": HOSTILE, "rows": 9, "users": 3, "items": 2}],
+            "deciles": [
+                {
+                    "decile": 1,
+                    "items": 2,
+                    "low": 0,
+                    "high": 4,
+                    "candidates": 1.0,
+                    "exposures": 1.0,
+                    "clicks": 0.0,
+                }
+            ],
+            "lorenz": {HOSTILE: [0.0, 1.0]},
+            "gini": {HOSTILE: 0.0},
+        },
+        "map": {
+            "points": [
+                {"item": "i", "title": HOSTILE, "sid": "0.1", "first_code": 0, "x": 0.0, "y": 1.0}
+            ],
+            "explained": [0.5, 0.25],
+            "items": 1,
+        },
+        "data_card": {"title": HOSTILE, "facts": [[HOSTILE, HOSTILE]], "notes": [HOSTILE]},
         "anchors": {
             "source": "llm",
             "users": 80,
@@ -136,9 +160,10 @@ def test_every_plot_has_its_place() -> None:
     assert block is not None
     figures = json.loads(block.group(1))
     places = [a["id"] for _, a in Elements(page).tags if a.get("class") == "plot"]
-    # Pool: GAUC, tail GAUC, shares, reliability; labels: three; semantic IDs: one.
-    assert places == [f"plot-{k + 1}" for k in range(8)]
-    assert len(figures) == 8
+    # The cascade: three; pool: GAUC, tail GAUC, shares, reliability; labels: three; semantic IDs
+    # and map; timings.
+    assert places == [f"plot-{k + 1}" for k in range(13)]
+    assert len(figures) == 13
 
 
 def test_page_of_a_bare_report() -> None:
@@ -277,6 +302,27 @@ def test_nearest_item_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     at_once = explain.sample_users(world, space, anchors, labels, 2, 0)
     monkeypatch.setattr(explain, "ITEM_CELLS", 1)
     assert explain.sample_users(world, space, anchors, labels, 2, 0) == at_once
+
+
+@pytest.mark.parametrize("cells", [8, 100, 10**6])
+def test_nearest_items_are_those_of_a_full_sort(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "ITEM_CELLS", cells)
+    monkeypatch.setattr(explain, "FIRST_BLOCK", 7)
+    rng = np.random.default_rng(1)
+    # Few distinct rows: equal cosines must keep the order of the items.
+    vectors = rng.normal(size=(9, 3)).astype(np.float32)[rng.integers(0, 9, 60)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = np.eye(3, dtype=np.float32)
+    item, cosine = explain.nearest_items(asked, a.ItemEmbeddings(vectors), 5)
+    for row, one in enumerate(asked):
+        full = one @ vectors.T
+        best = np.lexsort((np.arange(60), -full))[:5]
+        assert item[row].tolist() == best.tolist()
+        assert cosine[row] == pytest.approx(full[best])
+    few, none = explain.nearest_items(asked, a.ItemEmbeddings(vectors[:2]), 4)
+    assert few[:, 2:].tolist() == [[-1, -1]] * 3 and np.isinf(none[:, 2:]).all()
 
 
 def test_describe_labels_by_hand() -> None:

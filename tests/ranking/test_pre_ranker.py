@@ -64,6 +64,17 @@ def test_score_pools_equals_score(case) -> None:  # type: ignore[no-untyped-def]
     np.testing.assert_allclose(ranker.score_pools(pools), alone, **TOLERANCE)
 
 
+def test_few_items_score_as_all_do(case) -> None:  # type: ignore[no-untyped-def]
+    data, _, ranker = case
+    pools = data.pools.take(np.arange(0, len(data.pools), 3))
+    rows = pools.user, pools.item, pools.time
+    np.testing.assert_allclose(ranker.score_few(*rows), ranker.score_pairs(*rows), **TOLERANCE)
+    unknown = np.array([-1], np.int32)
+    want = ranker.score_pairs(unknown, unknown, None)
+    np.testing.assert_allclose(ranker.score_few(unknown, unknown, None), want, **TOLERANCE)
+    assert not len(ranker.score_few(*(of[:0] for of in rows)))
+
+
 def test_training_forward_equals_scoring(case) -> None:  # type: ignore[no-untyped-def]
     data, _, ranker = case
     rows = data.exposures

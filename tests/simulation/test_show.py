@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
+from prerank.evaluation.plots_ab import day_plot, lift_plot
 from prerank.simulation.measures import METRICS
-from prerank.simulation.page import day_plot, lift_plot
 from prerank.simulation.show import BLOCKS, SHOWN, cell, print_result
 
 

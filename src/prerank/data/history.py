@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prerank.artifacts import Dataset, IntArray, Interactions, TimeArray, TimeUnit
 
 PAD = -1
+FEW = 64  # a bisection step a row costs about as much as this many rows sorted
 
 
 def history_ends(
@@ -40,11 +41,25 @@ def history_ends(
     """
     if time_unit == "none" or not len(interactions):
         return interactions.offsets(n_users)[1:][user]
+    if len(user) * FEW < len(interactions):
+        return _bisected(interactions, user, time)
     moments = np.unique(interactions.time)
     width = len(moments) + 1
     key = interactions.user.astype(np.int64) * width + np.searchsorted(moments, interactions.time)
     wanted = user.astype(np.int64) * width + np.searchsorted(moments, time, side="left")
     return np.searchsorted(key, wanted, side="left").astype(np.int64)
+
+
+def _bisected(interactions: Interactions, user: IntArray, time: TimeArray) -> TimeArray:
+    """Return `history_ends` by bisection inside each row's user: few rows of a long log."""
+    low = np.searchsorted(interactions.user, user).astype(np.int64)
+    high = np.searchsorted(interactions.user, user, side="right").astype(np.int64)
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        earlier = interactions.time[np.minimum(middle, len(interactions) - 1)] < time
+        low = np.where(open_ & earlier, middle + 1, low)
+        high = np.where(open_ & ~earlier, middle, high)
+    return low
 
 
 def last_items(

@@ -230,18 +230,39 @@ def _sentence(found: AuditExtra) -> str:
     return f"Confidence does not tell right from wrong labels: {figures}."
 
 
+@dataclass(frozen=True, eq=False)
+class KnownTruth:
+    """The pairs whose true click an experiment knows, sorted, to look many up.
+
+    Attributes:
+        keys: (N,) int64 ascending `pair_keys`; a pair may stand there twice.
+        truth: (N,) float32.
+    """
+
+    keys: NDArray[np.int64]
+    truth: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> KnownTruth:
+        """Take the known pairs from the candidates."""
+        rows = np.flatnonzero(~np.isnan(dataset.candidates.truth))
+        keys = pair_keys(dataset.candidates.user[rows], dataset.candidates.item[rows])
+        order = np.argsort(keys, kind="stable")
+        return cls(keys[order], dataset.candidates.truth[rows[order]])
+
+    def look_up(self, user: NDArray[Any], item: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the true click of each pair, (N,) float32, NaN where unknown."""
+        if not len(self.keys):
+            return np.full(len(user), np.nan, dtype=np.float32)
+        wanted = pair_keys(user.astype(np.int32), item.astype(np.int32))
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        found = self.truth[place]
+        return np.where(self.keys[place] == wanted, found, np.float32(np.nan)).astype(np.float32)
+
+
 def truth_of(dataset: Dataset, user: NDArray[Any], item: NDArray[Any]) -> NDArray[np.float32]:
     """Return the true click of each pair from the candidates, (N,) float32, NaN if unknown."""
-    rows = np.flatnonzero(~np.isnan(dataset.candidates.truth))
-    if not len(rows):
-        return np.full(len(user), np.nan, dtype=np.float32)
-    key = pair_keys(dataset.candidates.user[rows], dataset.candidates.item[rows])
-    order = np.argsort(key, kind="stable")
-    key, rows = key[order], rows[order]
-    wanted = pair_keys(user.astype(np.int32), item.astype(np.int32))
-    place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-    found = dataset.candidates.truth[rows[place]]
-    return np.where(key[place] == wanted, found, np.float32(np.nan)).astype(np.float32)
+    return KnownTruth.of(dataset).look_up(user, item)
 
 
 def equal_parts(value: Values, n_parts: int) -> Rows:

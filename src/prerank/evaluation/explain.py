@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
 from prerank.data.history import anchor_ends, last_items
-from prerank.evaluation.audit import truth_of
+from prerank.data.unexposed import exposure_counts
+from prerank.evaluation.audit import DECILES, QUINTILES, Values, equal_parts, truth_of
 from prerank.evaluation.extra import (
     AnchorExtra,
     Bin,
     LabelExtra,
+    LabelPart,
     UserAnchor,
     UserExtra,
     UserLabel,
@@ -23,7 +27,8 @@ HISTOGRAM_BINS = 20
 RELIABILITY_BINS = 10
 N_HISTORY, N_ANCHORS, N_LABELS = 10, 8, 6
 LIFTED = ("knots", "knots_unshifted", "reliability", "label_histogram", "relevance_histogram")
-ITEM_CELLS = 32_000_000  # anchors x items compared at once
+ITEM_CELLS = 4_000_000  # anchors x items compared at once
+FIRST_BLOCK = 4096  # small: all of it is sorted, later blocks are mostly skipped
 
 
 def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
@@ -43,6 +48,10 @@ def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
     }
     if len(label):
         about["mean"] = float(np.average(label, weights=labels.confidence[kept]))
+        confidence = labels.confidence[kept].astype(np.float64)
+        popularity = exposure_counts(dataset)[labels.item[kept]].astype(np.float64)
+        about["by_popularity"] = _parts(popularity, DECILES, label, confidence)
+        about["by_confidence"] = _parts(confidence, QUINTILES, label, confidence)
     if labels.fit.get("knots"):
         about["knots"] = labels.fit["knots"]
     truth = truth_of(dataset, labels.user[kept], labels.item[kept])
@@ -55,6 +64,24 @@ def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
         about["reliability"] = [_bin(*row) for row in labels.fit["reliability"]]
         about["reliability_on"] = "held-out exposures, before the shift to the prior"
     return about
+
+
+def _parts(by: Values, n_parts: int, label: Values, confidence: Values) -> list[LabelPart]:
+    """Return what the labels are in equal parts of ``by``, lowest first."""
+    part = equal_parts(by, n_parts)
+    count = np.bincount(part)
+    labels, sure = (np.bincount(part, weights=of) / count for of in (label, confidence))
+    low, high = np.full(len(count), np.inf), np.full(len(count), -np.inf)
+    np.minimum.at(low, part, by)
+    np.maximum.at(high, part, by)
+    names = ("n", "low", "high", "mean_label", "mean_confidence")
+    found: list[LabelPart] = [
+        dict(zip(names, one, strict=True))  # type: ignore[misc]
+        for one in zip(
+            count.tolist(), low.tolist(), high.tolist(), labels.tolist(), sure.tolist(), strict=True
+        )
+    ]
+    return found
 
 
 def _bin(predicted: float, clicked: float, n: float) -> Bin:
@@ -138,7 +165,8 @@ def _anchors_of(
 ) -> list[UserAnchor]:
     low = int(anchors.offsets[user])
     rows = np.arange(low, min(low + N_ANCHORS, int(anchors.offsets[user + 1])))
-    item, cosine = _nearest(anchors.vectors[rows], embeddings)
+    found, cosines = nearest_items(anchors.vectors[rows], embeddings)
+    item, cosine = found[:, 0], cosines[:, 0]
     return [
         {
             "title": str(dataset.catalog.title[i]),
@@ -165,7 +193,7 @@ def _labels_of(
         half = N_LABELS // 2
         rows = np.concatenate([rows[: N_LABELS - half], rows[-half:]])
     matched = np.maximum(labels.anchor[rows], 0)
-    near, _ = _nearest(anchors.vectors[matched], embeddings)
+    near = nearest_items(anchors.vectors[matched], embeddings)[0][:, 0]
     truth = truth_of(dataset, labels.user[rows], labels.item[rows])
     titles = dataset.catalog.title
     return [
@@ -180,19 +208,35 @@ def _labels_of(
     ]
 
 
-def _nearest(
-    vectors: NDArray[np.float32], embeddings: ItemEmbeddings
+def nearest_items(
+    vectors: NDArray[np.float32], embeddings: ItemEmbeddings, k: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the nearest item of each vector and its cosine; blocks of items bound the memory."""
-    best = np.full(len(vectors), -np.inf, dtype=np.float32)
-    item = np.zeros(len(vectors), dtype=np.int64)
+    """Return the ``k`` nearest items of each vector and their cosines, both (V, k), best first.
+
+    Exact. Blocks of items bound the memory; of a block only what beats the best so far is sorted.
+    Equal cosines keep the order of the items. Places beyond the catalogue hold item -1, cosine
+    -inf.
+    """
+    best = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+    item = np.full((len(vectors), k), -1, dtype=np.int64)
     if not len(vectors):
         return item, best
     step = max(1, ITEM_CELLS // len(vectors))
-    for low in range(0, len(embeddings.vectors), step):
-        cosine = vectors @ embeddings.vectors[low : low + step].T
-        top = cosine.argmax(axis=1)
-        value = cosine[np.arange(len(vectors)), top]
-        item = np.where(value > best, top + low, item)
-        best = np.maximum(best, value)
+    bounds = [0, *range(min(step, FIRST_BLOCK), len(embeddings.vectors), step)]
+    for low, high in pairwise([*bounds, len(embeddings.vectors)]):
+        cosine = vectors @ embeddings.vectors[low:high].T
+        bar = best[:, -1:]
+        if np.isinf(bar).any() and high - low > k:
+            bar = np.maximum(bar, np.partition(cosine, -k, axis=1)[:, -k, None])
+            row, column = np.nonzero(cosine >= bar)
+        else:
+            row, column = np.nonzero(cosine > bar)
+        known = np.repeat(np.arange(len(vectors)), k)
+        rows = np.concatenate([known, row])
+        items = np.concatenate([item.ravel(), column + low])
+        values = np.concatenate([best.ravel(), cosine[row, column]])
+        order = np.lexsort((items, -values, rows))
+        start = np.searchsorted(rows[order], np.arange(len(vectors)))
+        chosen = order[start[:, None] + np.arange(k)]
+        item, best = items[chosen], values[chosen]
     return item, best

@@ -78,6 +78,17 @@ class Histogram(TypedDict):
     counts: list[int]
 
 
+class LabelPart(TypedDict):
+    """Some of the pseudo-labels that do not abstain."""
+
+    n: int
+    low: float
+    """Least popularity or confidence of the part; ``high``: the largest."""
+    high: float
+    mean_label: float
+    mean_confidence: float
+
+
 class LabelExtra(TypedDict, total=False):
     """Pseudo-labels of one method; see `explain.describe_labels`."""
 
@@ -93,6 +104,10 @@ class LabelExtra(TypedDict, total=False):
     exposures (labels before the shift to the prior)."""
     knots: list[list[float]]
     """(relevance, label) points of the fitted map."""
+    by_popularity: list[LabelPart]
+    """Tenths of the labelled pairs by training exposures of the item; equal counts share one."""
+    by_confidence: list[LabelPart]
+    """Fifths of the labelled pairs."""
     fit: dict[str, Any]
     """What the label stage says of its fit: prior, map, skill."""
 
@@ -175,12 +190,84 @@ class UserExtra(TypedDict):
     labels: list[UserLabel]
 
 
-class StageExtra(TypedDict):
-    """One stage of the run."""
+class FunnelStep(TypedDict):
+    """What is left after one step of the cascade."""
+
+    step: str
+    rows: int
+    """User-item pairs of training requests, each request's counted."""
+    users: int
+    items: int
+
+
+class Decile(TypedDict):
+    """One tenth of the items, by training exposures."""
+
+    decile: int
+    """1: the least exposed tenth; 10: the most exposed."""
+    items: int
+    low: int
+    """Least training exposures of an item of the tenth; ``high``: the most."""
+    high: int
+    candidates: float
+    """Share of the recalled candidates, 0 where none are logged."""
+    exposures: float
+    clicks: float
+
+
+class CascadeExtra(TypedDict):
+    """What the logs say of the cascade; see `overview.describe_cascade`."""
+
+    funnel: list[FunnelStep]
+    deciles: list[Decile]
+    lorenz: dict[str, list[float]]
+    """Who -> cumulative share at evenly spaced shares of the items, least first."""
+    gini: dict[str, float]
+
+
+class MapPoint(TypedDict):
+    """One item of the catalogue's map."""
+
+    item: str
+    title: str
+    sid: str
+    first_code: int
+    x: float
+    y: float
+
+
+class CatalogMap(TypedDict):
+    """Items in the plane of the two principal axes of the frozen semantic space."""
+
+    points: list[MapPoint]
+    explained: list[float]
+    """Share of the variance along each of the two axes."""
+    items: int
+    """Items of the catalogue; the points are drawn from them."""
+
+
+class Card(TypedDict):
+    """A data or model card."""
+
+    title: str
+    facts: list[list[str]]
+    """Name and value."""
+    notes: list[str]
+
+
+class StageExtra(TypedDict, total=False):
+    """One artifact of the run."""
 
     stage: str
+    """Its key in the store."""
     seconds: float
     fingerprint: str
+    verb: str
+    """The stage that made it."""
+    parents: list[str]
+    """Keys of what it was made from."""
+    peak_bytes: int
+    """Largest resident memory of the process that made it; 0 unknown."""
 
 
 class CostExtra(TypedDict):
@@ -230,6 +317,10 @@ class ReportExtra(TypedDict, total=False):
     """The quality report of the SemanticIds artifact, as it is."""
     anchors: AnchorExtra
     users: list[UserExtra]
+    cascade: CascadeExtra
+    map: CatalogMap
+    data_card: Card
+    model_card: Card
     stages: list[StageExtra]
     costs: dict[str, CostExtra]
     arms: dict[str, ArmExtra]

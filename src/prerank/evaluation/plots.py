@@ -7,13 +7,14 @@ light and in dark. Colours are those of Okabe and Ito, told apart by colour-blin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
 from prerank.artifacts import Record
-from prerank.evaluation.extra import Bin, Histogram
+from prerank.evaluation.extra import Bin, CatalogMap, Decile, FunnelStep, Histogram
 from prerank.evaluation.view import Role
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
@@ -45,6 +46,14 @@ ROLE_NAME: Mapping[Role, str] = {
 GRID = "rgba(138,143,152,.25)"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
 ROW_HEIGHT = 26
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of a page."""
+
+    title: str
+    figure: go.Figure
 
 
 def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str) -> go.Figure:
@@ -83,7 +92,7 @@ def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str)
     order = [escape(record.method) for record, _ in known]
     figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
     figure.update_xaxes(title=escape(metric))
-    return _styled(figure, height=110 + ROW_HEIGHT * len(known))
+    return styled(figure, height=110 + ROW_HEIGHT * len(known))
 
 
 def share_plot(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
@@ -106,7 +115,7 @@ def share_plot(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
     figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
     figure.update_xaxes(range=[0, 1], tickformat=".0%", title="share")
     figure.update_yaxes(automargin=True)
-    return _styled(figure, height=110 + ROW_HEIGHT * len(names))
+    return styled(figure, height=110 + ROW_HEIGHT * len(names))
 
 
 def reliability_plot(curves: Mapping[str, Sequence[Bin]], x_title: str) -> go.Figure:
@@ -128,7 +137,7 @@ def reliability_plot(curves: Mapping[str, Sequence[Bin]], x_title: str) -> go.Fi
         line={"color": GREY, "dash": "dot", "width": 1},
         hoverinfo="skip",
     )
-    for (name, bins), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+    for (name, bins), color in zip(curves.items(), cycle(len(curves)), strict=True):
         figure.add_scatter(
             x=[bin_["predicted"] for bin_ in bins],
             y=[bin_["clicked"] for bin_ in bins],
@@ -140,7 +149,7 @@ def reliability_plot(curves: Mapping[str, Sequence[Bin]], x_title: str) -> go.Fi
         )
     figure.update_xaxes(title=x_title, rangemode="tozero")
     figure.update_yaxes(title="click rate", rangemode="tozero")
-    return _styled(figure, height=360)
+    return styled(figure, height=360)
 
 
 def histogram_plot(histograms: Mapping[str, Histogram], x_title: str) -> go.Figure:
@@ -151,7 +160,7 @@ def histogram_plot(histograms: Mapping[str, Histogram], x_title: str) -> go.Figu
         x_title: what is counted.
     """
     figure = go.Figure()
-    for (name, one), color in zip(histograms.items(), _cycle(len(histograms)), strict=True):
+    for (name, one), color in zip(histograms.items(), cycle(len(histograms)), strict=True):
         total = max(1, sum(one["counts"]))
         shares = [count / total for count in one["counts"]]
         figure.add_scatter(
@@ -164,13 +173,13 @@ def histogram_plot(histograms: Mapping[str, Histogram], x_title: str) -> go.Figu
         )
     figure.update_xaxes(title=x_title)
     figure.update_yaxes(title="share", tickformat=".0%", rangemode="tozero")
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def map_plot(knots: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
     """The fitted map from relevance to pseudo-label, one line a name."""
     figure = go.Figure()
-    for (name, points), color in zip(knots.items(), _cycle(len(knots)), strict=True):
+    for (name, points), color in zip(knots.items(), cycle(len(knots)), strict=True):
         figure.add_scatter(
             x=[point[0] for point in points],
             y=[point[1] for point in points],
@@ -180,7 +189,7 @@ def map_plot(knots: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
         )
     figure.update_xaxes(title="relevance (max-pooled cosine)")
     figure.update_yaxes(title="pseudo-label", rangemode="tozero")
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def parts_plot(
@@ -194,7 +203,7 @@ def parts_plot(
         y_title: what the values are.
     """
     figure = go.Figure()
-    for (name, values), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+    for (name, values), color in zip(curves.items(), cycle(len(curves)), strict=True):
         figure.add_scatter(
             x=list(range(1, len(values) + 1)),
             y=list(values),
@@ -205,7 +214,7 @@ def parts_plot(
         )
     figure.update_xaxes(title=x_title, dtick=1)
     figure.update_yaxes(title=y_title)
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def codebook_plot(quality: Mapping[str, Any]) -> go.Figure:
@@ -230,14 +239,134 @@ def codebook_plot(quality: Mapping[str, Any]) -> go.Figure:
         )
     figure.update_layout(barmode="group")
     figure.update_yaxes(title="codes")
-    return _styled(figure, height=320)
+    return styled(figure, height=320)
 
 
-def _cycle(n: int) -> list[str]:
+def funnel_plot(steps: Sequence[FunnelStep]) -> go.Figure:
+    """Bars of what is left after each step of the cascade, the first step on top.
+
+    Args:
+        steps: from recalled to clicked.
+    """
+    figure = go.Figure()
+    names = [escape(step["step"]) for step in steps][::-1]
+    rows = [step["rows"] for step in steps][::-1]
+    figure.add_bar(
+        x=rows,
+        y=names,
+        orientation="h",
+        text=[f"{n:,}" for n in rows],
+        textposition="auto",
+        marker={"color": BLUE},
+        hovertemplate="%{y}: %{x:,}<extra></extra>",
+    )
+    figure.update_layout(bargap=0.3)
+    figure.update_xaxes(title="user-item pairs", rangemode="tozero")
+    figure.update_yaxes(automargin=True)
+    return styled(figure, height=90 + 38 * len(names), legend=False)
+
+
+def decile_plot(deciles: Sequence[Decile]) -> go.Figure:
+    """Bars of who holds the candidates, exposures and clicks, by tenth of the items."""
+    figure = go.Figure()
+    x = [part["decile"] for part in deciles]
+    for key, name, color in (
+        ("candidates", "recalled candidates", GREY),
+        ("exposures", "exposures", ORANGE),
+        ("clicks", "clicks", GREEN),
+    ):
+        shares = [part[key] for part in deciles]  # type: ignore[literal-required]
+        if any(shares):
+            figure.add_bar(
+                x=x,
+                y=shares,
+                name=name,
+                marker={"color": color},
+                hovertemplate="tenth %{x}, " + name + ": %{y:.1%}<extra></extra>",
+            )
+    figure.update_layout(barmode="group", bargap=0.2)
+    figure.update_xaxes(title="tenth of the items, rarely to often exposed", dtick=1)
+    figure.update_yaxes(title="share", tickformat=".0%", rangemode="tozero")
+    return styled(figure, height=340)
+
+
+def lorenz_plot(curves: Mapping[str, Sequence[float]]) -> go.Figure:
+    """Cumulative share against the share of items, least first; the diagonal is equality.
+
+    Args:
+        curves: name -> shares at evenly spaced shares of the items, from 0 to 1.
+    """
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        name="equality",
+        line={"color": GREY, "dash": "dot", "width": 1},
+        hoverinfo="skip",
+    )
+    colors = {"recalled candidates": GREY, "exposures": ORANGE, "clicks": GREEN}
+    for (name, shares), spare in zip(curves.items(), cycle(len(curves)), strict=True):
+        figure.add_scatter(
+            x=[place / (len(shares) - 1) for place in range(len(shares))],
+            y=list(shares),
+            mode="lines",
+            name=escape(name),
+            line={"color": colors.get(name, spare), "width": 1.8},
+            hovertemplate=escape(name) + ", lowest %{x:.0%}: %{y:.1%}<extra></extra>",
+        )
+    figure.update_xaxes(title="share of the items", tickformat=".0%", range=[0, 1])
+    figure.update_yaxes(title="cumulative share", tickformat=".0%", range=[0, 1])
+    return styled(figure, height=340)
+
+
+def timing_plot(stages: Sequence[Mapping[str, Any]], most: int = 25) -> go.Figure:
+    """Bars of the seconds of each artifact, the slowest ``most``, slowest on top."""
+    rows = sorted(stages, key=lambda one: one["seconds"])[-most:]
+    figure = go.Figure()
+    figure.add_bar(
+        x=[one["seconds"] for one in rows],
+        y=[escape(one["stage"]) for one in rows],
+        orientation="h",
+        marker={"color": BLUE},
+        hovertemplate="%{y}: %{x:.1f} s<extra></extra>",
+    )
+    figure.update_layout(bargap=0.25)
+    figure.update_xaxes(title="seconds", rangemode="tozero")
+    figure.update_yaxes(automargin=True)
+    return styled(figure, height=90 + 22 * len(rows), legend=False)
+
+
+def catalog_plot(points: CatalogMap) -> go.Figure:
+    """Items in the plane, coloured by their first code."""
+    figure = go.Figure()
+    codes = [point["first_code"] for point in points["points"]]
+    figure.add_scatter(
+        x=[point["x"] for point in points["points"]],
+        y=[point["y"] for point in points["points"]],
+        mode="markers",
+        text=[f"{escape(point['title'][:60])}<br>{point['sid']}" for point in points["points"]],
+        hovertemplate="%{text}<extra></extra>",
+        marker={"size": 5, "opacity": 0.75, "color": [code_color(code) for code in codes]},
+    )
+    first, second = points["explained"]
+    figure.update_xaxes(title=f"first principal axis ({first:.0%} of the variance)")
+    figure.update_yaxes(title=f"second principal axis ({second:.0%})")
+    return styled(figure, height=520, legend=False)
+
+
+def code_color(code: int) -> str:
+    """Return a colour for a code; neighbouring codes get hues far apart (the golden angle)."""
+    return f"hsl({(code * 137.508) % 360:.0f}, 62%, {(46, 60)[code % 2]}%)"
+
+
+def cycle(n: int) -> list[str]:
+    """Return the colours of ``n`` lines."""
     return [LINES[i % len(LINES)] for i in range(n)]
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int, *, legend: bool = True) -> go.Figure:
+    """Give a figure the look of all pages."""
     figure.update_layout(
         template="none",
         height=height,
@@ -247,7 +376,7 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 12, "color": GREY},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
-        showlegend=True,
+        showlegend=legend,
     )
     axis = {"gridcolor": GRID, "zeroline": False, "title": {"font": {"size": 12}}}
     figure.update_xaxes(automargin=True, **axis)

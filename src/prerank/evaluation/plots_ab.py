@@ -1,0 +1,82 @@
+"""Plots of a simulated A/B test: plain data in, Plotly figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from prerank.evaluation.plots import BLUE, GREEN, GREY, ORANGE, ROW_HEIGHT, cycle, styled
+
+
+def day_plot(result: Mapping[str, Any]) -> go.Figure:
+    """Click rate by day, one line an arm; the days before 1 are production's, shared by all."""
+    figure = go.Figure()
+    before = result["before"]
+    first = 1 - len(before)
+    _line(figure, "before", [*range(first, 1)], before, GREY, "dot")
+    colours = cycle(len(result["arms"]))
+    for arm, colour in zip(result["arms"], colours, strict=True):
+        dash = "dash" if arm in result["references"] else "solid"
+        days = [*range(1, len(result["by_day"][arm]) + 1)]
+        _line(figure, arm, days, result["by_day"][arm], colour, dash)
+    figure.update_xaxes(title="day", dtick=1)
+    figure.update_yaxes(title="click rate")
+    return styled(figure, 460)
+
+
+def _line(
+    figure: go.Figure,
+    name: str,
+    days: Sequence[int],
+    found: Sequence[Mapping[str, Any]],
+    colour: str,
+    dash: str,
+) -> None:
+    half = [0.0 if e["low"] is None else (e["high"] - e["low"]) / 2 for e in found]
+    figure.add_scatter(
+        x=list(days),
+        y=[e["value"] for e in found],
+        customdata=half,
+        mode="lines+markers",
+        name=escape(name),
+        line={"color": colour, "dash": dash, "width": 1.8},
+        marker={"size": 5},
+        hovertemplate=escape(name) + ", day %{x}: %{y:.4f} ± %{customdata:.4f}<extra></extra>",
+    )
+
+
+def lift_plot(result: Mapping[str, Any], metric: str) -> go.Figure:
+    """Lift over the baseline in percent, dots with whiskers, best on top."""
+    rows = [
+        (line["arm"], line["lift"])
+        for line in result["lines"]
+        if line["metric"] == metric and line["lift"] and line["lift"]["value"] is not None
+    ]
+    rows.sort(key=lambda row: row[1]["value"])
+    figure = go.Figure()
+    for references, name, colour in ((False, "arm", BLUE), (True, "reference", GREEN)):
+        mine = [row for row in rows if (row[0] in result["references"]) == references]
+        if not mine:
+            continue
+        figure.add_scatter(
+            x=[lift["value"] for _, lift in mine],
+            y=[escape(arm) for arm, _ in mine],
+            mode="markers",
+            name=name,
+            marker={"size": 9, "color": colour},
+            error_x={
+                "array": [(lift["high"] or lift["value"]) - lift["value"] for _, lift in mine],
+                "color": colour,
+                "thickness": 1.6,
+                "width": 4,
+            },
+            hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
+        )
+    figure.add_vline(x=0, line={"color": ORANGE, "width": 1, "dash": "dot"})
+    order = [escape(arm) for arm, _ in rows]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_xaxes(title=f"lift over {escape(result['baseline'])}, %")
+    return styled(figure, 110 + ROW_HEIGHT * len(rows))
