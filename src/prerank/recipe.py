@@ -93,6 +93,7 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
     """
     methods = default_methods()
     unlabeled = {"source": "unlabeled"}
+    weighted = {"match": "probability-weighted"}
 
     def taught(teacher: Literal["ranker", "adapted"], rule: str, objective: str) -> MethodConfig:
         label = {"source": "teacher", "teacher_rule": rule}
@@ -120,9 +121,11 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
         "damcar": MethodConfig(label=unlabeled, train={"objective": "damcar"}),
         "gpl": methods["gpl"],
         **{name: methods[name] for name in methods if name.startswith("gpl-")},
-        # Extensions, ours: GPL with the user's history, fitted popularity, or a second opinion.
-        "gpl-joined": MethodConfig(anchors="llm+history"),
-        "gpl-joint": MethodConfig(anchors="llm+history", label={"map": "joint"}),
+        # Extensions, ours: GPL with anchors matched by their probability, with the user's history,
+        # with fitted popularity, or with a second opinion.
+        "gpl-weighted": MethodConfig(anchors="llm", label=weighted),
+        "gpl-joined": MethodConfig(anchors="llm+history", label=weighted),
+        "gpl-joint": MethodConfig(anchors="llm+history", label={"map": "joint", **weighted}),
         "gpl+neg": MethodConfig(anchors="llm", label={"mix": "negatives"}),
         "gpl+kd": MethodConfig(anchors="llm", teacher="ranker", label={"mix": "teacher"}),
     }
