@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,19 @@ def session(path: str | bytes, threads: int = 1) -> Any:
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+TILE_BYTES, MIN_TILE = 3 << 18, 512  # of item rows scored at once, so that all stays in the cache
+
+
 class ItemRows:
     """One part of what the item tower says of all items, at some precision."""
 
     def __init__(self, rows: NDArray[Any], scale: NDArray[Any] | None) -> None:
         self.rows, self.scale = rows, scale
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row as the graph reads it."""
+        return int(np.prod(self.rows.shape[1:])) * max(4, self.rows.itemsize)
 
     def take(self, item_C: NDArray[Any]) -> NDArray[Any]:
         """Return the rows of items, (C, ...), as float32 (integers stay what they are)."""
@@ -89,6 +97,8 @@ class Scorer:
         self._parts = [
             ItemRows(*bundle.item_part(part, precision)) for part in range(len(about["item_parts"]))
         ]
+        row_bytes = sum(part.row_bytes for part in self._parts)
+        self._tile = max(MIN_TILE, TILE_BYTES // max(1, row_bytes))
         self._user_inputs = {i.name for i in self._user.get_inputs()}
         self._user_outputs = [o.name for o in self._user.get_outputs()]
         self._scorer_inputs = {i.name for i in self._scorer.get_inputs()}
@@ -137,11 +147,14 @@ class Scorer:
             item_C: (C,) int32 item rows in 0..I; I = unknown.
         """
         feed = dict(self.user_parts(state))
-        for k, part in enumerate(self._parts):
-            if (name := f"item_part_{k}") in self._scorer_inputs:
-                feed[name] = part.take(item_C)
-        used = {name: value for name, value in feed.items() if name in self._scorer_inputs}
-        return cast(FloatArray, self._scorer.run(None, used)[0][0])
+        logit_C = np.empty(len(item_C), dtype=np.float32)
+        for start in range(0, len(item_C), self._tile):
+            tile = slice(start, start + self._tile)
+            for k, part in enumerate(self._parts):
+                feed[f"item_part_{k}"] = part.take(item_C[tile])
+            used = {name: value for name, value in feed.items() if name in self._scorer_inputs}
+            logit_C[tile] = self._scorer.run(None, used)[0][0]
+        return logit_C
 
     def rank(
         self, state: UserState, item_C: IntArray, top_k: int | None = None
