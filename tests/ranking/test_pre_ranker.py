@@ -12,6 +12,7 @@ from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError, DataError
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.train import train
+from prerank.vocabulary import Vocabulary
 from ranking.worlds import make_config, make_content, make_world, rich_world
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -156,6 +157,10 @@ def test_other_data_or_a_damaged_folder_is_refused(case, tmp_path, world) -> Non
     other = world("none" if data.time_unit == "order" else "order")
     with pytest.raises(ArtifactError, match="trained on other data"):
         PreRanker.load(tmp_path, other, content)
+    # As many users under other ids: every weight would be read for another user.
+    renamed = replace(data, users=Vocabulary.of(f"other{u:06d}" for u in range(len(data.users))))
+    with pytest.raises(ArtifactError, match="trained on other data"):
+        PreRanker.load(tmp_path, renamed, content)
     (tmp_path / "pre_ranker.json").write_text("{")
     with pytest.raises(ArtifactError, match="cannot be read"):
         PreRanker.load(tmp_path, data, content)

@@ -6,6 +6,7 @@ embeddings are not copied into it; `PreRanker.load` takes them again and checks 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ BLOCK_FLOATS = 1 << 22  # numbers gathered at once while scoring: 16 MB
 
 
 def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
-    """Return what a pre-ranker needs of its inputs: sizes, features, kind of time."""
+    """Return what a pre-ranker needs of its inputs: sizes, features, ids, kind of time."""
 
     def features(table: Features) -> dict[str, Any]:
         size = {name: len(values) for name, values in table.categories.items()}
@@ -62,7 +63,18 @@ def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
         "items": features(dataset.catalog.features),
         "content_dim": embeddings.vectors.shape[1],
         "time_unit": dataset.time_unit,
+        "vocabularies": _digest(dataset),
     }
+
+
+def _digest(dataset: Dataset) -> str:
+    """Return a hash of all ids and category names in order: weights are rows of these tables."""
+    found = hashlib.sha256()
+    for vocabulary in (dataset.users, dataset.items):
+        found.update(vocabulary.ids.tobytes())
+    for table in (dataset.user_features, dataset.catalog.features):
+        found.update(json.dumps(dict(table.categories), sort_keys=True).encode())
+    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
