@@ -43,6 +43,18 @@ DryRun = Annotated[
 ]
 
 
+def _here(place: Path) -> Path:
+    """Return a folder as it is; what lies at a URI (a Path of it has lost a slash) is fetched."""
+    scheme, found, rest = str(place).partition(":/")
+    if not found or "/" in scheme or len(scheme) < 2:
+        return place
+    from prerank.recipe import Recipe
+    from prerank.remote import bring, local_name
+
+    uri = f"{scheme}://{rest.lstrip('/')}"
+    return bring(uri, Path(Recipe().cache) / local_name(uri))
+
+
 def _out(value: object) -> None:
     print(json.dumps(value, indent=1, default=str))
 
@@ -240,7 +252,7 @@ def _print_runs(runs: list[Path], as_json: bool) -> None:
     from prerank.evaluation.table import print_table
     from prerank.store import Store, load
 
-    reports = {str(run): load(Store(run).checked("report"), Report) for run in runs}
+    reports = {str(run): load(Store(_here(run)).checked("report"), Report) for run in runs}
     if as_json:
         _out({name: [vars(r) for r in report.records] for name, report in reports.items()})
         return
@@ -289,7 +301,7 @@ def export(
     from prerank.serving.export import export as make
     from prerank.serving.export import load_trained
 
-    bundle = make(load_trained(run, method, seed), out)
+    bundle = make(load_trained(_here(run), method, seed), out)
     if as_json:
         made = {n: json.loads((bundle.path / f"{n}.json").read_text()) for n in _MEASURED}
         _out({"bundle": str(bundle.path), "fingerprint": bundle.fingerprint, **made})
@@ -339,7 +351,7 @@ def skew(
     from prerank.serving.export import load_trained
     from prerank.serving.skew import check_skew
 
-    trained = load_trained(run, method, seed)
+    trained = load_trained(_here(run), method, seed)
     found = check_skew(trained, url, requests, os.environ.get("PRERANK_TOKEN", ""))
     if as_json:
         _out(vars(found))
@@ -364,13 +376,13 @@ def fill_users(
 
 @app.command()
 def show(
-    artifact: Annotated[Path, typer.Argument(help="the folder of an artifact or of a run")],
+    artifact: Annotated[Path, typer.Argument(help="the folder, or URI, of an artifact or a run")],
     as_json: Json = False,
 ) -> None:
     """Describe an ARTIFACT (or every artifact of a run): what, from what, and its quality."""
     from prerank.show import describe_folder, print_description
 
-    description = describe_folder(artifact)
+    description = describe_folder(_here(artifact))
     if as_json:
         _out(description)
     else:

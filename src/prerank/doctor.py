@@ -15,7 +15,13 @@ from rich.table import Table
 from prerank import __version__
 
 CORE = ("numpy", "polars", "scikit-learn", "torch", "transformers")
-EXTRAS = {"lora": "peft", "text": "sentence-transformers", "export": "onnx", "serve": "fastapi"}
+EXTRAS = {
+    "lora": "peft",
+    "text": "sentence-transformers",
+    "export": "onnx",
+    "serve": "fastapi",
+    "s3": "s3fs",
+}
 
 
 def _version(package: str) -> str | None:

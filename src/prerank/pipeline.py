@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from multiprocessing import active_children, get_context
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank import memory
+from prerank import memory, remote
 from prerank import store as stores
 from prerank.artifacts import (
     UNLABELED,
@@ -287,6 +287,8 @@ def source_files(recipe: Recipe) -> list[list[Any]]:
     """
     if not recipe.prepare.path:
         return []
+    if remote.is_uri(recipe.prepare.path):
+        return remote.source_files(recipe.prepare.path)
     root = Path(recipe.prepare.path)
     if not root.exists():
         raise ConfigError(
@@ -324,10 +326,17 @@ class Run:
     ) -> None:
         """Plan ``recipe``; or take the ``steps`` and the ``store`` of a run that stands."""
         self.recipe = recipe
-        self.store = store or Store(recipe.folder)
+        self.store = store or remote.store_at(recipe.folder, recipe.uri)
         self.steps = {step.key: step for step in (plan(recipe) if steps is None else steps)}
         self.tracking = Tracking({})
         self._cache: dict[str, Any] = {}
+
+    def announce(self, steps: Sequence[Step]) -> None:
+        """Where the run has a URI: write the recipe there, and what is finished here alone."""
+        if isinstance(self.store, remote.RemoteStore):
+            (self.store.place / "recipe.toml").write(self.recipe.to_toml().encode())
+            for step in steps:
+                self.store.catch_up(step.key, step.fingerprint)
 
     def done(self, step: Step) -> bool:
         """Say whether the step's artifact stands in the store, whole and of these parents.
@@ -458,7 +467,13 @@ def prepare(run: Run, step: Step, out: Path) -> None:
     """Logs -> Dataset."""
     from prerank.data.prepare import prepare as make
 
-    stores.save(out, make(run.recipe.prepare, step.seed))
+    config = run.recipe.prepare
+    if remote.is_uri(config.path):
+        name = PurePosixPath(config.path).name
+        folder = Path(run.recipe.cache) / "logs" / remote.local_name(config.path) / name
+        here = remote.fetch_folder(config.path, folder)
+        config = config.model_copy(update={"path": str(here)})
+    stores.save(out, make(config, step.seed))
 
 
 def encode(run: Run, step: Step, out: Path) -> None:
@@ -847,6 +862,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
     chosen = [step for step in run.steps.values() if not stages or step.stage in stages]
     with tracked(run), locked(recipe.folder):
         stores.write_whole(recipe.folder / "recipe.toml", recipe.to_toml())
+        run.announce(chosen)
         made: dict[str, float] = {}
         todo = [step for step in chosen if not run.done(step)]
         for stage in dict.fromkeys(step.stage for step in chosen):

@@ -19,6 +19,7 @@ from prerank.errors import ConfigError
 from prerank.evaluation.config import EvaluateConfig
 from prerank.labels.config import LabelConfig
 from prerank.ranking.config import Pairs, TrainConfig
+from prerank.remote import is_uri, local_name
 from prerank.semantic_ids.config import TokenizeConfig
 from prerank.tracking.config import TrackingConfig
 
@@ -188,7 +189,14 @@ class Recipe(Config):
     """A whole run: where it goes, its seeds, one section a stage, and the methods compared."""
 
     name: str = Field("run", description="name of the run; also its folder under `out`")
-    out: str = Field("runs", description="folder that holds the run's folder")
+    out: str = Field(
+        "runs",
+        description="folder that holds the run's folder; or a URI (s3://, gs://, hdfs://): then "
+        "artifacts and checkpoints are published there and fetched from there",
+    )
+    cache: str = Field(
+        ".prerank", description="local folder to work in where `out` is a URI, or the logs are"
+    )
     seed: int = Field(0, ge=0, description="root seed of every stage before train")
     seeds: tuple[int, ...] = Field(
         (0, 1, 2, 3, 4), description="one pre-ranker is trained a method and seed"
@@ -237,8 +245,14 @@ class Recipe(Config):
 
     @property
     def folder(self) -> Path:
-        """The folder of the run."""
-        return Path(self.out) / self.name
+        """The folder of the run; where ``out`` is a URI, its copy on this machine."""
+        out = Path(self.cache) / local_name(self.out) if is_uri(self.out) else Path(self.out)
+        return out / self.name
+
+    @property
+    def uri(self) -> str:
+        """Where the run is published; empty if it is a local folder alone."""
+        return f"{self.out.rstrip('/')}/{self.name}" if is_uri(self.out) else ""
 
     def variant(self, name: str) -> Recipe:
         """Return the recipe of one variant: its methods only, with its changes made.

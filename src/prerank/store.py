@@ -78,27 +78,36 @@ def read_manifest(path: Path) -> Manifest | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _damaged_manifest(str(file), error) from None
+    return parse_manifest(text, str(file))
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Read a manifest; ArtifactError if it is damaged, SchemaError if it is of another version."""
+    try:
+        values = json.loads(text)
         schema = values.get("schema")
         if schema != SCHEMA_VERSION:
             raise SchemaError(
                 "this prerank cannot read the artifact",
-                where=str(path),
+                where=where,
                 must=f"schema {SCHEMA_VERSION}",
                 got=schema,
                 hint="run the stage again",
             )
         manifest = Manifest(**values)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged_manifest(file, error) from None
+        raise _damaged_manifest(where, error) from None
     problem = _problem(manifest)
     if problem:
-        raise _damaged_manifest(file, problem)
+        raise _damaged_manifest(where, problem)
     return manifest
 
 
-def _damaged_manifest(file: Path, got: object) -> ArtifactError:
-    return ArtifactError("the manifest is damaged", where=str(file), got=got, hint=MAKE_AGAIN)
+def _damaged_manifest(where: str, got: object) -> ArtifactError:
+    return ArtifactError("the manifest is damaged", where=where, got=got, hint=MAKE_AGAIN)
 
 
 def _problem(manifest: Manifest) -> str:
@@ -270,7 +279,7 @@ class Store:
                 }
                 (temporary / MANIFEST).write_text(json.dumps(complete, indent=1, default=str))
                 _settle(*files, temporary / MANIFEST, temporary)
-                _swap(temporary, final)
+                swap(temporary, final)
                 _settle(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -290,7 +299,7 @@ def _settle(*paths: Path) -> None:
             os.close(handle)
 
 
-def _swap(temporary: Path, final: Path) -> None:
+def swap(temporary: Path, final: Path) -> None:
     """Move ``temporary`` to ``final``; an old folder is moved away first, then deleted."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
