@@ -5,8 +5,8 @@
 Writes ``benchmarks/results/run-NAME.json``: the records and paired differences of the report, the
 seconds of every stage, the peak memory of the whole process tree (proportional set size, sampled
 twice a second), hardware and versions. ``docs/generate.py`` makes the pages from these files.
-``--keep`` reuses what the run's folder holds instead of starting from nothing; the seconds that its
-stages took then count as well.
+``--keep`` reuses what the run's folder holds instead of starting from nothing; the seconds and the
+peak memory of the stages that made it then count as well.
 """
 
 from __future__ import annotations
@@ -82,15 +82,17 @@ def main() -> None:
     if not arguments.keep:
         shutil.rmtree(recipe.folder, ignore_errors=True)
     before = Run(recipe)
-    kept_seconds = sum(
-        manifest.seconds
+    manifests = [
+        manifest
         for step in before.steps.values()
         if before.done(step) and (manifest := before.store.manifest(step.key))
-    )
+    ]
     options = [x for text in arguments.set for x in ("--set", text)]
     command = ["prerank", "run", str(arguments.recipe), *options]
     took, peak_gib = measured(command)
-    seconds = kept_seconds + took
+    seconds = took + sum(manifest.seconds for manifest in manifests)
+    kept_gib = [manifest.notes.get("peak_bytes", 0) / 2**30 for manifest in manifests]
+    peak_gib = max([peak_gib, *(round(gib, 2) for gib in kept_gib)])
     report = json.loads((recipe.folder / "report" / "report.json").read_text())
     manifest = json.loads((recipe.folder / "report" / "manifest.json").read_text())
     kept = {

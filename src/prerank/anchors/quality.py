@@ -9,6 +9,7 @@ Letters: U users, A anchors, P pairs of a user and the item clicked next, I item
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -89,22 +90,21 @@ def anchor_quality(
             "hit_rate": _mean(hit[known]),
         }
 
-    def others() -> dict[str, InterestAnchors]:
-        width = max(1, int(np.diff(anchors.offsets).max(initial=1)))
-        return {
-            "history": controls.history_anchors(dataset, semantic_ids, embeddings, width, seed),
-            "random": controls.random_anchors(dataset, semantic_ids, embeddings, width, seed),
-            "popular": controls.popular_anchors(dataset, semantic_ids, embeddings, width),
-        }
-
-    beside = {} if anchors.source in CONTROLS else others()
+    width = max(1, int(np.diff(anchors.offsets).max(initial=1)))
+    # One at a time: each may be as large as the anchors themselves.
+    others: dict[str, Callable[[], InterestAnchors]] = {
+        "history": lambda: controls.history_anchors(dataset, semantic_ids, embeddings, width, seed),
+        "random": lambda: controls.random_anchors(dataset, semantic_ids, embeddings, width, seed),
+        "popular": lambda: controls.popular_anchors(dataset, semantic_ids, embeddings, width),
+    }
+    beside = {} if anchors.source in CONTROLS else others
     return {
         "source": anchors.source,
         **one(anchors),
         "pairs": len(user_P),
         "log_popularity": _mean(percentile_S[trie.leaf_of_item[item_N]]),
         "log_long_tail": _mean(is_tail_I[item_N]),
-        "beside": {name: one(other) for name, other in beside.items()},
+        "beside": {name: one(make()) for name, make in beside.items()},
     }
 
 
