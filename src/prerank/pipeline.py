@@ -50,7 +50,8 @@ from prerank.evaluation.extra import (
     StageExtra,
 )
 from prerank.lock import die_with_parent, locked
-from prerank.progress import log, track
+from prerank.progress import log, log_step, track
+from prerank.progress import stage as progress_stage
 from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
 from prerank.tracking.measures import measures, prefix
@@ -867,12 +868,13 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any
         todo = [step for step in chosen if not run.done(step)]
         for stage in dict.fromkeys(step.stage for step in chosen):
             mine = [step for step in todo if step.stage == stage]
-            for step, seconds in _execute_all(run, mine):
-                made[step.key] = seconds
-                _track_step(run, step)
-                log(f"{step.stage:9s} {step.name or step.key:32s} {seconds:7.1f} s")
             if not mine:
                 log(f"{stage:9s} done before")
+                continue
+            for step, seconds in progress_stage(_execute_all(run, mine), stage, len(mine)):
+                made[step.key] = seconds
+                _track_step(run, step)
+                log_step(f"{step.stage:9s} {step.name or step.key:32s} {seconds:7.1f} s")
     return [
         {
             "stage": step.stage,

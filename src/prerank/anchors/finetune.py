@@ -112,7 +112,7 @@ def finetune(
     )
     state = run.restore(work)
     n_tokens, elapsed = 0, 0.0
-    for epoch in range(len(state.train_loss), config.epochs):
+    for epoch in track(range(len(state.train_loss), config.epochs), "finetune: epochs"):
         rng = seeds.rng(seed, "finetune", "epoch", epoch)
         windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
         started = time.monotonic()
@@ -205,7 +205,7 @@ class _Run:
         self.model.lm.train()
         parts = batches(windows.lengths, self.config.batch_size, rng)
         total, n_items = 0.0, 0
-        for step, rows in enumerate(track(parts, f"finetune epoch {epoch + 1}")):
+        for step, rows in enumerate(track(parts, "batches")):
             progress = (epoch + step / len(parts)) / self.config.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * rate_at(progress, self.config.warmup)

@@ -192,7 +192,7 @@ def _helpers(work: Path, decoder: Decoder, count: int) -> Iterator[None]:
         device = str(decoder.device)
         if device == "cuda":
             device = f"cuda:{number % torch.cuda.device_count()}"
-        command = [sys.executable, "-m", "prerank.anchors.shards", str(work)]
+        command = [sys.executable, "-m", "prerank.anchors.shards", str(work), "--quiet"]
         started.append(subprocess.Popen([*command, "--device", device, "--threads", threads]))
     try:
         yield

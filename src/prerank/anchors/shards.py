@@ -40,7 +40,7 @@ from prerank.anchors.trie import LevelTable, Trie, level_tables
 from prerank.artifacts import IntArray
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError
-from prerank.progress import log, track
+from prerank.progress import log, silence, track
 from prerank.store import read_part, write_part
 
 Shard = dict[str, NDArray[Any]]
@@ -193,9 +193,9 @@ class Decoder:
             "logprob_legal": _columns(beams.logprob_legal, config.n_anchors, -math.inf),
         }
 
-    def decode_shard(self, users: NDArray[np.int64], title: str) -> Shard:
+    def decode_shard(self, users: NDArray[np.int64]) -> Shard:
         """Return one shard, decoded batch by batch."""
-        parts = [self.decode(batch) for batch in track(self.batches(users), title)]
+        parts = [self.decode(batch) for batch in track(self.batches(users), "batches")]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -227,7 +227,11 @@ def work_through(decoder: Decoder, folder: Path) -> None:
     left = list(range(len(shards)))
     while left:
         before = len(left)
-        left = [number for number in left if not _finish(decoder, folder, number, shards[number])]
+        left = [
+            number
+            for number in track(left, "generate: shards")
+            if not _finish(decoder, folder, number, shards[number])
+        ]
         if len(left) == before:  # others work on all that is left; should one die, we take over
             time.sleep(WAIT_S)
 
@@ -239,8 +243,7 @@ def _finish(decoder: Decoder, folder: Path, number: int, users: NDArray[np.int64
         return True
     with claimed(file.with_suffix(".claim")) as is_ours:
         if is_ours and read_shard(file, users) is None:
-            title = f"generate: shard {number + 1} of {len(decoder.job.shards)}"
-            _write(file, decoder.decode_shard(users, title))
+            _write(file, decoder.decode_shard(users))
     return is_ours
 
 
@@ -279,7 +282,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="", help="instead of the job's")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--quiet", action="store_true", help="no log, no progress")
     options = parser.parse_args(arguments)
+    silence(options.quiet)
     if options.threads:
         torch.set_num_threads(options.threads)
     decoder = Decoder.of(Job.load(options.folder), options.device)
