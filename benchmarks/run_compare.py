@@ -20,7 +20,7 @@ from typing import Any
 
 from prerank.recipe import load_recipe
 from prerank.store import MANIFEST
-from run_recipe import RESULTS, hardware, measured
+from run_recipe import RESULTS, hardware, measured, wall_seconds
 
 EXTRA = ("title", "audit", "costs", "arms", "tuning", "notes", "versions", "stages")
 
@@ -47,9 +47,10 @@ def needed(comparison: dict[str, Any]) -> dict[str, Any]:
 
 
 def kept_seconds(folder: Path) -> float:
-    """Return the seconds that the finished artifacts of a run's folder took."""
-    manifests = [p for p in folder.rglob(MANIFEST) if ".work" not in p.parts]
-    return sum(float(json.loads(p.read_text())["seconds"]) for p in manifests)
+    """Return the time that the finished artifacts of a run's folder took."""
+    files = [p for p in folder.rglob(MANIFEST) if ".work" not in p.parts]
+    manifests = [json.loads(file.read_text()) for file in files]
+    return wall_seconds([(one["created"], float(one["seconds"])) for one in manifests])
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 from prerank.pipeline import Run
@@ -64,6 +65,20 @@ def measured(command: list[str]) -> tuple[float, float]:
     return time.monotonic() - start, round(peak / 2**30, 2)
 
 
+def wall_seconds(stages: list[tuple[str, float]]) -> float:
+    """Return how long at least one of the stages was at work: some ran side by side.
+
+    Args:
+        stages: when each ended (ISO) and the seconds it took.
+    """
+    ends = [(datetime.fromisoformat(created).timestamp(), took) for created, took in stages]
+    total, until = 0.0, 0.0
+    for start, end in sorted((end - took, end) for end, took in ends):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
 def hardware() -> str:
     """Return the processor's name, its cores in use and the memory."""
     names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
@@ -90,7 +105,7 @@ def main() -> None:
     options = [x for text in arguments.set for x in ("--set", text)]
     command = ["prerank", "run", str(arguments.recipe), *options]
     took, peak_gib = measured(command)
-    seconds = took + sum(manifest.seconds for manifest in manifests)
+    seconds = took + wall_seconds([(m.created, m.seconds) for m in manifests])
     kept_gib = [manifest.notes.get("peak_bytes", 0) / 2**30 for manifest in manifests]
     peak_gib = max([peak_gib, *(round(gib, 2) for gib in kept_gib)])
     report = json.loads((recipe.folder / "report" / "report.json").read_text())
