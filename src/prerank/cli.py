@@ -338,6 +338,27 @@ def serve(
     run_server(bundle, config, host, port, os.environ.get("PRERANK_TOKEN", ""))
 
 
+@app.command(name="inspect")
+def inspect_(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="the folder of a run; more of them are compared with the first"),
+    ],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8081,
+) -> None:
+    """Look at a RUN in the browser: users, items, semantic IDs, labels, comparisons; read-only."""
+    from prerank.errors import MissingExtraError
+
+    try:
+        from prerank.inspection.app import inspect as run_server
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is absent", hint='pip install "prerank[serve]"'
+        ) from None
+    run_server(runs, host, port)
+
+
 @app.command()
 def skew(
     run: Annotated[Path, typer.Argument(help="the folder of a finished run", show_default=False)],

@@ -38,15 +38,19 @@ def audit_plots(seen: View) -> list[Plot]:
     """Return how good the labels are by popularity and by confidence, of the methods that have."""
     audits = seen.extra.get("audit", {})
     names = [name for name, role in seen.methods if name in audits and role in COMPETING]
-    few = [n for n in names if audits[n]["all"]["auc"] != 0.5][: len(plots.LINES)]
+    soft = [n for n in names if audits[n]["all"]["auc"] != 0.5][: len(plots.LINES)]
+    return plots_of_audits({name: audits[name] for name in soft})
+
+
+def plots_of_audits(audits: dict[str, Any]) -> list[Plot]:
+    """Return the AUC of some methods' pseudo-labels by popularity and by confidence."""
     found = []
     for key, title, axis in PARTS:
-        curves = {name: [part["auc"] for part in audits[name][key]] for name in few}
+        curves = {name: [part["auc"] for part in one[key]] for name, one in audits.items()}
         curves = {name: values for name, values in curves.items() if len(values) > 1}
         if curves:
-            found.append(
-                Plot(f"AUC of the pseudo-labels {title}", plots.parts_plot(curves, axis, "AUC"))
-            )
+            figure = plots.parts_plot(curves, axis, "AUC")
+            found.append(Plot(f"AUC of the pseudo-labels {title}", figure))
     return found
 
 

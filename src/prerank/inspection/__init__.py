@@ -1,0 +1,1 @@
+"""inspect: a finished run in the browser, read-only; see `app`."""

@@ -1,0 +1,142 @@
+"""Methods of a run side by side, runs side by side, and the days of a simulated A/B test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prerank.evaluation import sections
+from prerank.evaluation.extra import TestExtra
+from prerank.evaluation.plots import Plot
+from prerank.evaluation.sheets import references, verdict
+from prerank.evaluation.summary import main_pool, summarise
+from prerank.evaluation.view import View
+from prerank.inspection.asked import Compare, not_found
+from prerank.inspection.opened import OpenedRun
+
+
+def compare(runs: Sequence[OpenedRun], asked: Compare) -> dict[str, Any]:
+    """Return methods by segment with intervals and marks, for one run or several."""
+    seen = zip(_names(runs), (run.seen for run in runs), strict=True)
+    known = {name: one for name, one in seen if one is not None and one.pools}
+    simulated = [run for run in runs if run.simulation is not None]
+    if not known:
+        if not simulated:
+            raise not_found("nothing here was evaluated", "`prerank evaluate RECIPE` does it")
+        return {
+            "runs": [],
+            "n_runs": len(runs),
+            "simulations": [_simulation(run) for run in simulated],
+        }
+    first = next(iter(known.values()))
+    pool = _one("pool", asked.pool, _union(known, "pools"), main_pool(first))
+    metrics = list(dict.fromkeys(m for one in known.values() for _, _, _, m in one.records))
+    metric = _one("metric", asked.metric, metrics, "gauc" if "gauc" in metrics else metrics[0])
+    against_known = list(dict.fromkeys(n for one in known.values() for n in references(one)))
+    against = _one("method", asked.against, against_known, (against_known or [""])[0])
+    names = list(dict.fromkeys(n for one in known.values() for n, _ in one.methods))
+    for name in asked.method:
+        _one("method", name, names, "")
+    shown = asked.method or names
+    return {
+        "pool": pool,
+        "pools": _union(known, "pools"),
+        "metric": metric,
+        "metrics": metrics,
+        "against": against,
+        "references": against_known,
+        "methods": names,
+        "chosen": asked.method,
+        "segments": list(dict.fromkeys(s for one in known.values() for s in one.segments)),
+        "n_runs": len(runs),
+        "runs": [
+            {
+                "name": name,
+                "summary": summarise(one),
+                "methods": _methods(one, pool, metric, against, shown),
+            }
+            for name, one in known.items()
+        ],
+        "simulations": [_simulation(run) for run in simulated],
+    }
+
+
+def _names(runs: Sequence[OpenedRun]) -> list[str]:
+    """Return the name of each run; those that share one get the folder, then a number."""
+    names = [run.name for run in runs]
+    names = [str(r.root) if names.count(n) > 1 else n for n, r in zip(names, runs, strict=True)]
+    return [
+        f"{name} ({place + 1})" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]
+
+
+def _one(what: str, wanted: str, known: Sequence[str], default: str) -> str:
+    if wanted and wanted not in known:
+        raise not_found(f"no {what} {wanted[:80]!r} here", f"known: {', '.join(known)}"[:500])
+    return wanted or default
+
+
+def _union(known: dict[str, View], field: str) -> list[str]:
+    return list(dict.fromkeys(name for one in known.values() for name in getattr(one, field)))
+
+
+def _methods(
+    seen: View, pool: str, metric: str, against: str, shown: Sequence[str]
+) -> list[dict[str, Any]]:
+    tests: dict[tuple[str, str], TestExtra] = {
+        (test["method"], test["segment"]): test
+        for test in seen.extra.get("evaluation", {}).get("tests", [])
+        if (test["pool"], test["metric"], test["reference"]) == (pool, metric, against)
+    }
+    rows = []
+    for name, role in seen.methods:
+        if name not in shown:
+            continue
+        cells = {}
+        for segment in seen.segments:
+            record = seen.record(name, pool, segment, metric)
+            if record is None:
+                continue
+            gap = seen.difference(name, pool, segment, metric, baseline=against)
+            test = tests.get((name, segment))
+            cells[segment] = {
+                "value": record.value,
+                "low": record.low,
+                "high": record.high,
+                "n": record.n,
+                "seeds": record.seeds,
+                "reason": record.reason,
+                "difference": None if gap is None else gap.value,
+                "difference_low": None if gap is None else gap.low,
+                "difference_high": None if gap is None else gap.high,
+                "p_holm": None if test is None else test["p_holm"],
+                "mark": "" if test is None else verdict(seen, test, against),
+            }
+        if cells:
+            rows.append({"name": name, "role": role, "segments": cells})
+    return rows
+
+
+def _simulation(run: OpenedRun) -> dict[str, Any]:
+    from prerank.simulation.page import cells
+    from prerank.simulation.show import SHOWN
+
+    result = dict(run.simulation or {})
+    result.pop("counts", None)
+    result.pop("recipe", None)
+    return {"run": run.name, "result": result, "shown": dict(SHOWN), "cells": cells(result)}
+
+
+def compare_plots(runs: Sequence[OpenedRun], data: dict[str, Any]) -> dict[str, list[Plot]]:
+    """Return GAUC with intervals of each run, and the days of each simulation."""
+    from prerank.simulation.page import ab_plots
+
+    found: dict[str, list[Plot]] = {"metrics": []}
+    if data["runs"]:
+        for run in runs:
+            if run.seen is not None and data["pool"] in run.seen.pools:
+                found["metrics"] += sections.metric_plots(run.seen, data["pool"])
+    for place, one in enumerate(data["simulations"]):
+        found[f"simulation{place}"] = ab_plots(one["result"])
+    return found

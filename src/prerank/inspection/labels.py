@@ -1,0 +1,206 @@
+"""Pseudo-labels: what they are in all, some of them as a table, and the same as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from prerank.evaluation import sections
+from prerank.evaluation.plots import Plot
+from prerank.evaluation.sheets import label_audit_sheets
+from prerank.inspection.asked import Download, Labels, RefusedError
+from prerank.inspection.opened import OpenedRun
+from prerank.inspection.values import (
+    PAGE_ROWS,
+    item_index,
+    item_of,
+    moment,
+    pager,
+    plain,
+    user_index,
+)
+
+SORTED_ROWS = 10_000
+"""How far down a sorted list can be paged; the download has all."""
+NUMBERS = ("label", "confidence", "relevance", "dispersion", "history", "llm")
+FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
+"""A cell that begins so is a formula to a spreadsheet."""
+
+
+def labels(run: OpenedRun, asked: Labels) -> dict[str, Any]:
+    """Return the labels of a method in all, and a page of those asked for."""
+    method = run.choose(asked.method, run.labelled, run.config.method)
+    if not method:
+        raise RefusedError(
+            404, "this run has no pseudo-labels", "`prerank label RECIPE` makes them"
+        )
+    found = _filtered(run, asked, method)
+    n = int(found.select(pl.len()).collect().item())
+    page = pager(n, asked.page)
+    if asked.sort:
+        if page["stop"] > SORTED_ROWS:
+            raise RefusedError(
+                422, f"sorted lists can be paged to row {SORTED_ROWS:,}", "download them instead"
+            )
+        best = found.top_k(page["stop"], by=asked.sort, reverse=asked.order == "lowest")
+        rows = best.collect().sort(
+            asked.sort, descending=asked.order == "highest", maintain_order=True, nulls_last=True
+        )
+        rows = rows.slice(page["start"], PAGE_ROWS)
+    else:
+        rows = found.slice(page["start"], PAGE_ROWS).collect()
+    audit = run.extra.get("audit", {}).get(method)
+    return {
+        "method": method,
+        "methods": list(run.labelled),
+        "asked": asked.model_dump(),
+        "about": run.described(method),
+        "audit": audit,
+        "labels": _shown(run, rows),
+        **page,
+    }
+
+
+def _filtered(run: OpenedRun, asked: Labels, method: str) -> pl.LazyFrame:
+    """Return the rows asked for, in the order of the file."""
+    table = run.labels(method)
+    frame = table.frame
+    if asked.user:
+        who = user_index(run, asked.user)
+        if table.offsets is None:
+            frame = frame.filter(pl.col("user") == who)
+        else:
+            start, stop = int(table.offsets[who]), int(table.offsets[who + 1])
+            frame = frame.slice(start, stop - start)
+    if asked.item:
+        frame = frame.filter(pl.col("item") == item_index(run, asked.item))
+    for name, low_, high_ in (
+        ("label", asked.label_min, asked.label_max),
+        ("confidence", asked.confidence_min, asked.confidence_max),
+    ):
+        if low_ is not None:
+            frame = frame.filter(pl.col(name) >= low_)
+        if high_ is not None:
+            frame = frame.filter(pl.col(name) <= high_)
+    keep = None
+    if asked.title:
+        keep = run.titles.str.contains(asked.title.lower(), literal=True).to_numpy()
+    if asked.popularity is not None:
+        low, high = _part(run, method, "by_popularity", asked.popularity)
+        inside = (run.exposures >= low) & (run.exposures <= high)
+        keep = inside if keep is None else keep & inside
+        frame = frame.filter(pl.col("confidence") > 0)
+    if keep is not None:
+        frame = frame.filter(pl.col("item").map_batches(_among(keep), return_dtype=pl.Boolean))
+    if asked.confidence is not None:
+        low, high = _part(run, method, "by_confidence", asked.confidence)
+        sure = pl.col("confidence").cast(pl.Float64)
+        frame = frame.filter((sure > 0) & (sure >= low) & (sure <= high))
+    return frame
+
+
+def _among(keep: Any) -> Any:
+    """Return what tells for a column of items which are kept."""
+    return lambda item: pl.Series(keep[item.to_numpy()], dtype=pl.Boolean)
+
+
+def _part(run: OpenedRun, method: str, key: str, number: int) -> tuple[float, float]:
+    """Return the bounds of a tenth by popularity or a fifth by confidence."""
+    parts: Any = run.described(method).get(key, [])
+    if number > len(parts):
+        raise RefusedError(
+            422,
+            f"there are only {len(parts)} parts {key.replace('_', ' ')}",
+            "equal values share a part, so there may be fewer than ten or five",
+        )
+    return parts[number - 1]["low"], parts[number - 1]["high"]
+
+
+def _shown(run: OpenedRun, rows: pl.DataFrame) -> list[dict[str, Any]]:
+    data = run.dataset
+    user, item = rows["user"].to_numpy(), rows["item"].to_numpy()
+    truth = run.truth.look_up(user, item)
+    columns = {name: rows[name].to_numpy() for name in NUMBERS}
+    times = rows["time"].to_numpy()
+    return [
+        {
+            "user": str(data.users.ids[user[k]]),
+            "item": item_of(run, int(item[k])),
+            "exposures": int(run.exposures[item[k]]),
+            "time": moment(int(times[k]), data.time_unit),
+            "truth": plain(truth[k]),
+            **{name: plain(values[k]) for name, values in columns.items()},
+        }
+        for k in range(len(rows))
+    ]
+
+
+def labels_plots(run: OpenedRun, data: dict[str, Any]) -> dict[str, list[Plot]]:
+    """Return histogram, reliability and parts of one method's labels, as the report has them."""
+    of_method = {data["method"]: data["about"]}
+    found = sections.plots_of_labels(of_method)
+    if data["audit"]:
+        found += sections.plots_of_audits({data["method"]: data["audit"]})
+    return {"labels": found}
+
+
+def audit_sheets_of(data: dict[str, Any]) -> list[Any]:
+    """Return the audit as sheets, none where no truth is known."""
+    if not data["audit"]:
+        return []
+    return [one for one in label_audit_sheets(data["method"], data["audit"]) if one.rows]
+
+
+# ---- the file --------------------------------------------------------------------------------
+
+
+def write_labels(run: OpenedRun, asked: Download, path: Path) -> None:
+    """Write all labels asked for to ``path``, with ids, titles and the truth where known.
+
+    Rows stream from file to file, so that memory does not grow with them. In CSV, texts that a
+    spreadsheet would take for a formula get an apostrophe in front.
+    """
+    method = run.choose(asked.method, run.labelled, run.config.method)
+    if not method:
+        raise RefusedError(404, "this run has no pseudo-labels", "")
+    frame = _filtered(run, asked, method).with_columns(
+        _texts(run.dataset.users.ids, "user", "user_id"),
+        _texts(run.dataset.items.ids, "item", "item_id"),
+        _texts(run.dataset.catalog.title, "item", "title"),
+        pl.struct("user", "item").map_batches(_truth(run), return_dtype=pl.Float32).alias("truth"),
+    )
+    chosen = frame.select("user_id", "item_id", "title", "time", *NUMBERS, "anchor", "truth")
+    if asked.sort:
+        chosen = chosen.sort(asked.sort, descending=asked.order == "highest", nulls_last=True)
+    if asked.format == "parquet":
+        chosen.sink_parquet(path)
+        return
+    safe = [
+        pl.when(pl.col(name).str.contains(FORMULA))
+        .then(pl.lit("'") + pl.col(name))
+        .otherwise(pl.col(name))
+        .alias(name)
+        for name in ("user_id", "item_id", "title")
+    ]
+    chosen.with_columns(safe).sink_csv(path)
+
+
+def _texts(values: Any, column: str, name: str) -> pl.Expr:
+    def texts(index: pl.Series) -> pl.Series:
+        return pl.Series(
+            np.asarray(values[index.to_numpy()], dtype=object).tolist(), dtype=pl.String
+        )
+
+    return pl.col(column).map_batches(texts, return_dtype=pl.String).alias(name)
+
+
+def _truth(run: OpenedRun) -> Any:
+    def truth(pairs: pl.Series) -> pl.Series:
+        parts = pairs.struct
+        found = run.truth.look_up(parts.field("user").to_numpy(), parts.field("item").to_numpy())
+        return pl.Series(found, dtype=pl.Float32).fill_nan(None)
+
+    return truth
