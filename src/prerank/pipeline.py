@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank import memory, remote
+from prerank import memory, plugins, remote
 from prerank import store as stores
 from prerank.artifacts import (
     UNLABELED,
@@ -172,7 +172,14 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
 def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
     """Add the steps of one branch from encode to train."""
     recipe, end, seed = branch.recipe, branch.end, branch.recipe.seed
-    embeddings = planner.add("encode", f"embeddings{end}", recipe.encode, seed, dataset)
+    embeddings = planner.add(
+        "encode",
+        f"embeddings{end}",
+        recipe.encode,
+        seed,
+        dataset,
+        outside=code(recipe.encode, *recipe.encode.fusion.parts),
+    )
     sids = planner.add(
         "tokenize",
         f"semantic_ids{end}",
@@ -198,7 +205,8 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
         parents = [parent for parent in (*space, label, teacher) if parent]
         for k in recipe.seeds:
             key = f"rankers/{name}{end}/seed{k}"
-            planner.add("train", key, recipe.train_of(method), k, *parents)
+            config = recipe.train_of(method)
+            planner.add("train", key, config, k, *parents, outside=code(config))
 
 
 def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
@@ -243,7 +251,9 @@ def _plan_teacher(planner: _Planner, branch: _Branch, name: str, parents: tuple[
     if name == "adapted":
         pairs = recipe.label.model_dump(mode="json", include=PAIR_KEYS)
         config["label"] = {**pairs, "source": UNLABELED}
-    return planner.add("teach", f"teachers/{name}{branch.end}", config, recipe.seed, *parents)
+    key = f"teachers/{name}{branch.end}"
+    run = code(branch.base.teacher_of(name))
+    return planner.add("teach", key, config, recipe.seed, *parents, outside=run)
 
 
 def _plan_labels(
@@ -258,11 +268,19 @@ def _plan_labels(
     config = branch.recipe.label_of(method)
     if config.source == "none":
         return ""
-    more = [sources[method.anchors]] if config.source == "gpl" else []
+    reads_anchors = config.source in ("gpl", plugins.PLUGIN) and method.anchors
+    more = [sources[method.anchors]] if reads_anchors else []
     if config.needs_teacher:
         more.append(sources[method.teacher])
     key = f"labels/{name}{branch.end}"
-    return planner.add("label", key, config, branch.recipe.seed, *parents, *more)
+    seed = branch.recipe.seed
+    return planner.add("label", key, config, seed, *parents, *more, outside=code(config))
+
+
+def code(*configs: plugins.PluginConfig) -> dict[str, str]:
+    """Return plug-in -> hash of its module, of those that ``configs`` name."""
+    named = [config.plugin for config in configs if config.plugin]
+    return {name: plugins.mark(name, "plugin") for name in named}
 
 
 def outside(recipe: Recipe, path: str, stage: str, where: str) -> dict[str, str]:
@@ -400,7 +418,8 @@ class Run:
         """Return the keys of ``step`` and of all that it is made from."""
         found = {step.key}
         for parent in step.parents:
-            found |= self.ancestors(self.steps[parent])
+            if parent in self.steps:  # no artifact of another run, and no plug-in
+                found |= self.ancestors(self.steps[parent])
         return found
 
     def varied(self, recipe: Recipe) -> Run:

@@ -112,7 +112,7 @@ def finetune(
     )
     state = run.restore(work)
     n_tokens, elapsed = 0, 0.0
-    for epoch in track(range(len(state.train_loss), config.epochs), "finetune: epochs"):
+    for epoch in track(range(len(state.train_loss), config.epochs), "epochs"):
         rng = seeds.rng(seed, "finetune", "epoch", epoch)
         windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
         started = time.monotonic()

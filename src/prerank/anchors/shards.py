@@ -229,7 +229,7 @@ def work_through(decoder: Decoder, folder: Path) -> None:
         before = len(left)
         left = [
             number
-            for number in track(left, "generate: shards")
+            for number in track(left, "shards")
             if not _finish(decoder, folder, number, shards[number])
         ]
         if len(left) == before:  # others work on all that is left; should one die, we take over

@@ -7,12 +7,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from prerank.config import Config
+from prerank.plugins import PluginConfig
 
-OneEncoder = Literal["lsa", "sentence-transformers", "text-model", "image", "given"]
-Encoder = Literal["lsa", "sentence-transformers", "text-model", "image", "given", "fusion"]
+OneEncoder = Literal["lsa", "sentence-transformers", "text-model", "image", "given", "plugin"]
+Encoder = Literal[
+    "lsa", "sentence-transformers", "text-model", "image", "given", "plugin", "fusion"
+]
 
 
-class EncoderConfig(Config):
+class EncoderConfig(PluginConfig):
     """Settings of the encoders, each named in a key's description by those who read it."""
 
     embedding_dim: int = Field(
@@ -71,6 +74,11 @@ class PartConfig(EncoderConfig):
         1.0, gt=0, description="share of this modality in the cosine of two fused items"
     )
 
+    @model_validator(mode="after")
+    def _plugin_is_named(self) -> Self:
+        self.require_plugin(self.encoder, "encoder")
+        return self
+
 
 class FusionConfig(Config):
     """How the vectors of several encoders become one."""
@@ -93,12 +101,14 @@ class EncodeConfig(EncoderConfig):
         "lsa",
         description="lsa: TF-IDF of the items' text and a truncated SVD, nothing to download; "
         "sentence-transformers: a text model; text-model: any Hugging Face text encoder, with "
-        "`pooling`; image: CLIP or SigLIP; given: the catalog's own vectors; fusion: several",
+        "`pooling`; image: CLIP or SigLIP; given: the catalog's own vectors; plugin: a function of "
+        "another package; fusion: several",
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig, description="the encoder fusion")
 
     @model_validator(mode="after")
     def _fusion_has_parts(self) -> Self:
+        self.require_plugin(self.encoder, "encoder")
         if self.encoder == "fusion" and len(self.fusion.parts) < 2:
             raise ValueError("encoder fusion needs two or more [[encode.fusion.parts]]")
         return self

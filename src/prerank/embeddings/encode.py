@@ -64,6 +64,10 @@ def _vectors(
         from prerank.embeddings.given import use_given
 
         return use_given(catalog.vectors)
+    if encoder == "plugin":
+        from prerank.embeddings.plugin import encode_by_plugin
+
+        return encode_by_plugin(catalog, config, seed)
     if encoder == "image":
         from prerank.embeddings.image_model import encode_images
 

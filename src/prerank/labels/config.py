@@ -6,16 +6,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from prerank.config import Config
+from prerank.plugins import PluginConfig
 
 
-class LabelConfig(Config):
+class LabelConfig(PluginConfig):
     """How unexposed pairs get their pseudo-labels and confidences (method.md stages 5 and 6)."""
 
-    source: Literal["gpl", "negatives", "teacher", "truth", "unlabeled", "none"] = Field(
+    source: Literal["gpl", "negatives", "teacher", "truth", "plugin", "unlabeled", "none"] = Field(
         "gpl",
         description="Where labels come from: interest anchors (`gpl`), all zero (`negatives`), a "
-        "ranker's scores (`teacher`), the known truth (`truth`, a ceiling for studies), nowhere "
+        "ranker's scores (`teacher`), the known truth (`truth`, a ceiling for studies), a function "
+        "of another package (`plugin`), nowhere "
         "(`unlabeled`: pairs for objectives that need no labels) or no pairs at all (`none`).",
     )
     negative_power: float = Field(
@@ -133,6 +134,7 @@ class LabelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self.require_plugin(self.source, "source")
         if self.low >= self.high:
             raise ValueError("low must be below high")
         if isinstance(self.prior, float) and not 0 < self.prior < 1:

@@ -21,6 +21,7 @@ from prerank.labels.config import LabelConfig
 from prerank.labels.gpl import gpl_labels
 from prerank.labels.mix import mixed
 from prerank.labels.plain import plain_labels
+from prerank.labels.plugin import plugin_labels
 from prerank.labels.teacher import ScorePairs, teacher_labels
 from prerank.seeds import rng
 
@@ -40,7 +41,8 @@ def label(
     Args:
         dataset: logs, candidates and histories.
         embeddings: the frozen semantic space, one row an item of the dataset.
-        anchors: of all users of the dataset; needed by the source ``gpl`` only.
+        anchors: of all users of the dataset; needed by the source ``gpl`` only, and handed to a
+            plug-in where the method has some.
         config: of the stage.
         seed: of the proposal, the sample of pairs, the folds and the shuffles.
         teacher: scores pairs; needed by the source ``teacher`` and to mix a teacher in.
@@ -66,6 +68,8 @@ def label(
             )
         _check(dataset, embeddings, anchors)
         labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed)
+    elif config.source == "plugin":
+        labels = plugin_labels(dataset, embeddings, anchors, pairs, config, seed)
     elif config.source == "teacher":
         labels = teacher_labels(dataset, pairs, n_unexposed, _needed(teacher), config)
     else:

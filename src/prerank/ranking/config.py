@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from prerank.config import Config
+from prerank.plugins import PluginConfig
 
-ModelName = Literal["two-tower", "three-tower", "int-tower", "cold", "din"]
+ModelName = Literal["two-tower", "three-tower", "int-tower", "cold", "din", "plugin"]
 ObjectiveName = Literal[
     "pointwise",
     "in-batch",
@@ -26,14 +26,15 @@ Pairs = Literal["none", "labels", "unlabeled"]
 """Unexposed pairs of a method: none, pairs with pseudo-labels, or pairs without any on purpose."""
 
 
-class TrainConfig(Config):
+class TrainConfig(PluginConfig):
     """How the pre-ranker is built and trained: ``L_al(D_e) + pseudo_weight * L_pl(D_u)``."""
 
     model: ModelName = Field(
         "two-tower",
         description="architecture of the pre-ranker: `two-tower`, `three-tower` (with a tiny "
         "cross tower), `int-tower` (early interaction), `cold` (one small MLP over all fields); "
-        "`din` is a ranker with target attention, the teacher of the baselines, too heavy to serve",
+        "`din` is a ranker with target attention, the teacher of the baselines, too heavy to "
+        "serve; `plugin`: a function of another package",
     )
     objective: ObjectiveName = Field(
         "pointwise",
@@ -127,6 +128,11 @@ class TrainConfig(Config):
     use_history: bool = Field(True, description="read the user's history")
     device: str = Field("cpu", description="`cpu`, `cuda` or `auto` (cuda where there is one)")
     threads: int = Field(0, ge=0, description="CPU threads; 0: as torch is set")
+
+    @model_validator(mode="after")
+    def _plugin_is_named(self) -> Self:
+        self.require_plugin(self.model, "model")
+        return self
 
     @property
     def reads(self) -> tuple[Pairs, ...]:

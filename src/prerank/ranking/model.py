@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from prerank import plugins
+from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.inputs import Inputs
@@ -103,7 +105,8 @@ def build_model(
         click_rate: in (0, 1), where the bias starts.
 
     Raises:
-        ConfigError: a tower has nothing to read, or a field to keep is not there.
+        ConfigError: a tower has nothing to read, a field to keep is not there, or a plug-in is not
+            there or built something else.
     """
     from prerank.ranking.cold import Cold
     from prerank.ranking.cross import CrossFields
@@ -124,3 +127,17 @@ def build_model(
             return Cold(config, inputs, CrossFields(context))
         case "din":
             return TargetAttention(config, inputs)
+        case "plugin":
+            return _by_plugin(config, inputs, context)
+
+
+def _by_plugin(config: TrainConfig, inputs: Inputs, context: ScoringContext) -> PreRankerModel:
+    model = plugins.find(config.plugin, "train.plugin")(config, inputs, context)
+    if not isinstance(model, PreRankerModel):
+        raise ConfigError(
+            "the plug-in built no pre-ranker",
+            where=config.plugin,
+            must="a prerank.ranking.model.PreRankerModel",
+            got=type(model).__name__,
+        )
+    return model

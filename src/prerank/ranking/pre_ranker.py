@@ -32,7 +32,7 @@ from prerank.artifacts import (
     require,
 )
 from prerank.devices import resolve_device
-from prerank.errors import ArtifactError
+from prerank.errors import ArtifactError, ConfigError
 from prerank.ranking import hub
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
@@ -355,6 +355,7 @@ class PreRanker:
         *,
         device: str = "cpu",
         revision: str | None = None,
+        trust_plugins: bool = False,
     ) -> PreRanker:
         """Read a pre-ranker from a local folder or from the Hugging Face hub.
 
@@ -364,13 +365,24 @@ class PreRanker:
             dataset, embeddings: what it was trained on; see `load`.
             device: ``cpu``, ``cuda`` or ``auto``.
             revision: branch, tag or commit on the hub; None = its main branch.
+            trust_plugins: whether a function of an installed package, named by the files that are
+                read, may be imported and run to build the model.
 
         Raises:
             ArtifactError: neither is there, or as `load`.
+            ConfigError: the model is a plug-in's, and plug-ins are not trusted.
         """
         folder = Path(path_or_hub_id)
         if isinstance(path_or_hub_id, str) and not folder.exists():
             folder = hub.download(path_or_hub_id, (WEIGHTS, ABOUT), revision)
+        plugin = _read(folder)[0]["config"].get("plugin") or ""
+        if plugin and not trust_plugins:
+            raise ConfigError(
+                "the pre-ranker was built by a plug-in, which is code that would run here",
+                where=str(folder / ABOUT),
+                got=plugin,
+                hint="read the package first, then trust_plugins=True",
+            )
         return cls.load(folder, dataset, embeddings, device)
 
     def push_to_hub(

@@ -174,7 +174,7 @@ class _Training:
         """Train, keep the best epoch, and return it."""
         best, best_weights, since = -np.inf, None, 0
         warmup = self.objective.warmup_epochs
-        for epoch in track(range(warmup + self.config.epochs), "train"):
+        for epoch in track(range(warmup + self.config.epochs), "epochs"):
             record = {"epoch": epoch, **self._epoch(epoch), **self._validate()}
             self.records.append(record)
             value = selection(record)

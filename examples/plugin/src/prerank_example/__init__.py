@@ -1,0 +1,1 @@
+"""An encoder, a label source and a pre-ranker for prerank."""

@@ -1,0 +1,95 @@
+"""The contract checks: our own parts keep the promises, and each broken promise is noticed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prerank.embeddings.config import EncodeConfig
+from prerank.labels.config import LabelConfig
+from prerank.ranking.config import TrainConfig
+from prerank.testing import check_encoder, check_label_source, check_pre_ranker
+
+
+@pytest.mark.parametrize("encoder", ["lsa", "given"])
+def test_our_encoders(encoder: Any) -> None:
+    check_encoder(EncodeConfig(encoder=encoder, embedding_dim=8))
+
+
+@pytest.mark.parametrize("source", ["gpl", "negatives"])
+def test_our_label_sources(source: Any) -> None:
+    check_label_source(LabelConfig(source=source))
+
+
+@pytest.mark.parametrize("model", ["two-tower", "three-tower", "int-tower", "cold", "din"])
+def test_our_pre_rankers(model: Any) -> None:
+    check_pre_ranker(TrainConfig(model=model, hidden=(8,), embedding_dim=8, n_heads=2))
+
+
+def broken(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> str:
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    return f"{name}:f"
+
+
+@pytest.mark.parametrize(
+    ("body", "promise"),
+    [
+        ("return np.random.default_rng().normal(size=(n, 4))", "same catalog and seed"),
+        ("return np.random.default_rng(seed).normal(size=(n, 4))", "equal content"),
+        ("return np.ones((n, 4))", "other content"),
+        ("catalog.text[3] = 'x'; return np.ones((n, 4))", "changed the catalog"),
+    ],
+)
+def test_broken_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, promise: str
+) -> None:
+    head = "import numpy as np\ndef f(catalog, options, seed):\n    n = len(catalog)\n    "
+    name = f"broken_encoder_{abs(hash(body))}"
+    plugin = broken(tmp_path, monkeypatch, name, head + body)
+    with pytest.raises(AssertionError, match=promise):
+        check_encoder(EncodeConfig(encoder="plugin", plugin=plugin))
+
+
+@pytest.mark.parametrize(
+    ("config", "promise"),
+    [
+        ({"source": "truth"}, "must not depend on"),
+        ({"source": "unlabeled"}, "every pair abstains"),
+    ],
+)
+def test_sources_that_no_method_may_learn_from(config: dict[str, Any], promise: str) -> None:
+    with pytest.raises(AssertionError, match=promise):
+        check_label_source(LabelConfig.parse(config))
+
+
+MODEL = """
+import torch
+from prerank.ranking.two_tower import TwoTower
+class Broken(TwoTower):
+    def combine(self, user_parts, item_parts):
+        logits = super().combine(user_parts, item_parts)
+        {combine}
+def f(config, inputs, context):
+    model = Broken(config, inputs)
+    {build}
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("combine", "build", "promise"),
+    [
+        ("return logits - logits.mean(1, keepdim=True)", "pass", "other candidates"),
+        ("return logits + torch.arange(logits.shape[1])", "pass", "order of the candidates"),
+        ("return logits + 1", "pass", "same logits"),
+        ("return logits", "model.register_buffer('table', torch.zeros(9))", "persistent=False"),
+    ],
+)
+def test_broken_pre_rankers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, combine: str, build: str, promise: str
+) -> None:
+    name = f"broken_model_{abs(hash((combine, build)))}"
+    plugin = broken(tmp_path, monkeypatch, name, MODEL.format(combine=combine, build=build))
+    with pytest.raises(AssertionError, match=promise):
+        check_pre_ranker(TrainConfig(model="plugin", plugin=plugin, hidden=(8,), embedding_dim=8))
