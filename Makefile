@@ -4,7 +4,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test lint types layers unit docs clean
+.PHONY: quickstart test lint types layers unit docs site clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/prerank run recipes/quickstart.toml
@@ -26,6 +26,9 @@ unit: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+
+site: docs
+	$(BIN)/mkdocs build --strict
 
 # torch first and by its exact version: a bare `torch` may pull gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml
