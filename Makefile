@@ -4,7 +4,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test lint types layers unit docs site clean
+.PHONY: quickstart test lint types layers unit audit secrets docs site clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/prerank run recipes/quickstart.toml
@@ -23,6 +23,12 @@ layers: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
+secrets: $(VENV)/.dev
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files '^benchmarks/results/.*'
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

@@ -86,8 +86,8 @@ def image(n_items: int, model: str, folder: Path) -> dict[str, float]:
         Image.fromarray(pixels).resize((256, 256)).save(folder / f"{n:06d}.jpg")
     places = np.array(sorted(str(p) for p in folder.glob("*.jpg")), dtype=object)
     config = EncodeConfig(encoder="image", model=model or tiny_clip(folder / "clip"))
-    processor = AutoImageProcessor.from_pretrained(config.model)
-    loaded = AutoModel.from_pretrained(config.model).eval()
+    processor = AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False)
+    loaded = AutoModel.from_pretrained(config.model, trust_remote_code=False).eval()
     read = [read_image(place) for place in places]
 
     def other() -> None:

@@ -87,9 +87,25 @@ class CodeLists:
     ordered: bool = False
 
     def __post_init__(self) -> None:
-        require(len(self.offsets) > 0 and self.offsets[0] == 0, "offsets must start at 0")
-        require((np.diff(self.offsets) >= 0).all(), "offsets must not fall")
-        require(int(self.offsets[-1]) == len(self.codes), "offsets must end at the last code")
+        require(
+            len(self.offsets) > 0 and self.offsets[0] == 0,
+            "offsets must start at 0",
+            where="CodeLists.offsets",
+            must="0",
+        )
+        require(
+            (np.diff(self.offsets) >= 0).all(),
+            "offsets must not fall",
+            where="CodeLists.offsets",
+            must="each at least the one before",
+        )
+        require(
+            int(self.offsets[-1]) == len(self.codes),
+            "offsets must end at the last code",
+            where="CodeLists.offsets",
+            must="the number of codes",
+            got=len(self.codes),
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -117,24 +133,46 @@ class Features:
 
     def __post_init__(self) -> None:
         for name, codes in self.categorical.items():
-            require(len(codes) == self.n_rows, "wrong length", where=f"feature {name}")
-            top = len(self.categories[name])
+            self._require_length(name, len(codes))
+            top = self._n_categories(name)
             inside = not len(codes) or (codes.min() >= -1 and codes.max() < top)
             require(inside, "code out of range", where=f"feature {name}", must=f"-1..{top - 1}")
         for name, values in self.numeric.items():
-            require(len(values) == self.n_rows, "wrong length", where=f"feature {name}")
-            require(not np.isinf(values).any(), "infinite value", where=f"feature {name}")
+            self._require_length(name, len(values))
+            require(
+                not np.isinf(values).any(),
+                "infinite value",
+                where=f"feature {name}",
+                must="finite or NaN",
+            )
         for name, lists in self.lists.items():
-            require(len(lists) == self.n_rows, "wrong length", where=f"feature {name}")
-            top, codes = len(self.categories[name]), lists.codes
+            self._require_length(name, len(lists))
+            top, codes = self._n_categories(name), lists.codes
             inside = not len(codes) or (codes.min() >= 0 and codes.max() < top)
             require(inside, "code out of range", where=f"feature {name}", must=f"0..{top - 1}")
         for name, vectors in self.vectors.items():
-            require(vectors.ndim == 2, "vectors must be (rows, D)", where=f"feature {name}")
-            require(len(vectors) == self.n_rows, "wrong length", where=f"feature {name}")
+            require(
+                vectors.ndim == 2,
+                "vectors must be (rows, D)",
+                where=f"feature {name}",
+                must="2-D",
+                got=vectors.shape,
+            )
+            self._require_length(name, len(vectors))
             known = ~np.isnan(vectors).all(axis=1)
             finite = np.isfinite(vectors[known]).all()
-            require(finite, "a vector holds NaN or infinity", where=f"feature {name}")
+            require(
+                finite, "a vector holds NaN or infinity", where=f"feature {name}", must="finite"
+            )
+
+    def _require_length(self, name: str, length: int) -> None:
+        ok = length == self.n_rows
+        require(ok, "wrong length", where=f"feature {name}", must=f"{self.n_rows} rows", got=length)
+
+    def _n_categories(self, name: str) -> int:
+        known = name in self.categories
+        require(known, "no names of categories", where=f"feature {name}", must="one name a code")
+        return len(self.categories[name])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +194,28 @@ class Catalog:
     image: TextArray | None = None
 
     def __post_init__(self) -> None:
-        require(len(self.title) == len(self.text) == self.features.n_rows, "catalog lengths differ")
+        require(
+            len(self.title) == len(self.text) == self.features.n_rows,
+            "catalog lengths differ",
+            where="Catalog",
+            must="one title, text and row of features an item",
+        )
         if self.image is not None:
-            require(len(self.image) == len(self.title), "one image entry per item is needed")
+            require(
+                len(self.image) == len(self.title),
+                "one image entry per item is needed",
+                where="Catalog.image",
+                must="as many as titles",
+                got=len(self.image),
+            )
         if self.vectors is not None:
-            require(len(self.vectors) == len(self.title), "one given vector per item is needed")
+            require(
+                len(self.vectors) == len(self.title),
+                "one given vector per item is needed",
+                where="Catalog.vectors",
+                must="as many as titles",
+                got=len(self.vectors),
+            )
 
     def __len__(self) -> int:
         return len(self.title)
@@ -191,11 +246,24 @@ class Exposures(Table):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(np.isin(self.click, (-1, 0, 1)).all(), "click out of range", must="1, 0 or -1")
-        require(np.isin(self.split, (0, 1, 2)).all(), "split out of range", must="0, 1 or 2")
+        require(
+            np.isin(self.click, (-1, 0, 1)).all(),
+            "click out of range",
+            where="Exposures.click",
+            must="1, 0 or -1",
+        )
+        require(
+            np.isin(self.split, (0, 1, 2)).all(),
+            "split out of range",
+            where="Exposures.split",
+            must="0, 1 or 2",
+        )
         known = self.propensity[~np.isnan(self.propensity)]
         require(
-            ((known > 0) & (known <= 1)).all(), "propensity out of range", must="in (0, 1] or NaN"
+            ((known > 0) & (known <= 1)).all(),
+            "propensity out of range",
+            where="Exposures.propensity",
+            must="in (0, 1] or NaN",
         )
 
 
@@ -225,7 +293,9 @@ class Candidates(Table):
         super().__post_init__()
         top = len(self.stages)
         inside = not len(self.stage) or (self.stage.min() >= 0 and self.stage.max() < top)
-        require(inside, "candidate stage out of range", must=f"0..{top - 1}")
+        require(
+            inside, "candidate stage out of range", where="Candidates.stage", must=f"0..{top - 1}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +314,18 @@ class Interactions(Table):
     def __post_init__(self) -> None:
         super().__post_init__()
         step = np.diff(self.user)
-        require((step >= 0).all(), "interactions are not sorted by user")
-        require((np.diff(self.time)[step == 0] >= 0).all(), "interactions are not sorted by time")
+        require(
+            (step >= 0).all(),
+            "interactions are not sorted by user",
+            where="Interactions.user",
+            must="users that do not fall",
+        )
+        require(
+            (np.diff(self.time)[step == 0] >= 0).all(),
+            "interactions are not sorted by time",
+            where="Interactions.time",
+            must="times that do not fall within a user",
+        )
 
     def offsets(self, n_users: int) -> TimeArray:
         """Return (U+1,) int64: interactions of user u are rows offsets[u]:offsets[u+1]."""
@@ -276,11 +356,21 @@ class Pools(Table):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(np.isin(self.split, (VALIDATION, TEST)).all(), "pool rows must not be training")
-        require(np.isin(self.click, (0, 1)).all(), "pool truth must be known", must="0 or 1")
+        require(
+            np.isin(self.split, (VALIDATION, TEST)).all(),
+            "pool rows must not be training",
+            where="Pools.split",
+            must="1 (validation) or 2 (test)",
+        )
+        require(
+            np.isin(self.click, (0, 1)).all(),
+            "pool truth must be known",
+            where="Pools.click",
+            must="0 or 1",
+        )
         top = len(self.pools)
         inside = not len(self.pool) or (self.pool.min() >= 0 and self.pool.max() < top)
-        require(inside, "pool code out of range", must=f"0..{top - 1}")
+        require(inside, "pool code out of range", where="Pools.pool", must=f"0..{top - 1}")
 
     def take(self, rows: NDArray[Any]) -> Pools:
         """Return the pools restricted to ``rows`` (mask or indices)."""
@@ -326,8 +416,20 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(len(self.catalog) == len(self.items), "catalog and item vocabulary differ")
-        require(self.user_features.n_rows == len(self.users), "user features differ in length")
+        require(
+            len(self.catalog) == len(self.items),
+            "catalog and item vocabulary differ",
+            where="Dataset.catalog",
+            must="one row an item",
+            got=f"{len(self.catalog)} rows, {len(self.items)} items",
+        )
+        require(
+            self.user_features.n_rows == len(self.users),
+            "user features differ in length",
+            where="Dataset.user_features",
+            must="one row a user",
+            got=f"{self.user_features.n_rows} rows, {len(self.users)} users",
+        )
         tables: tuple[tuple[str, Exposures | Candidates | Interactions | Pools], ...] = (
             ("exposures", self.exposures),
             ("candidates", self.candidates),
@@ -348,16 +450,31 @@ class Dataset:
         if self.cuts.validation is not None:
             train = self.exposures.time[self.exposures.split == TRAIN]
             require(
-                (train < self.cuts.validation).all(), "training exposures reach into validation"
+                (train < self.cuts.validation).all(),
+                "training exposures reach into validation",
+                where="Dataset.exposures",
+                must="before the validation cut",
             )
             require(
                 (self.candidates.time < self.cuts.validation).all(),
                 "training candidates reach into validation",
+                where="Dataset.candidates",
+                must="before the validation cut",
             )
         if self.cuts.test is not None:
             early = self.exposures.time[self.exposures.split != TEST]
-            require((early < self.cuts.test).all(), "validation exposures reach into test")
-            require((self.interactions.time < self.cuts.test).all(), "interactions reach into test")
+            require(
+                (early < self.cuts.test).all(),
+                "validation exposures reach into test",
+                where="Dataset.exposures",
+                must="before the test cut",
+            )
+            require(
+                (self.interactions.time < self.cuts.test).all(),
+                "interactions reach into test",
+                where="Dataset.interactions",
+                must="before the test cut",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,15 +491,38 @@ class ItemEmbeddings:
     quality: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.vectors.ndim == 2, "item embeddings must be (I, D)", got=self.vectors.shape)
-        require(self.vectors.dtype == np.float32, "item embeddings must be float32")
+        require(
+            self.vectors.ndim == 2,
+            "item embeddings must be (I, D)",
+            where="ItemEmbeddings.vectors",
+            must="two dimensions",
+            got=self.vectors.shape,
+        )
+        require(
+            self.vectors.dtype == np.float32,
+            "item embeddings must be float32",
+            where="ItemEmbeddings.vectors",
+            must="float32",
+            got=self.vectors.dtype,
+        )
         n_odd = 0
         for start in range(0, len(self.vectors), CHECKED_ROWS):
             rows = self.vectors[start : start + CHECKED_ROWS]
-            require(np.isfinite(rows).all(), "item embeddings hold NaN or infinity")
+            require(
+                np.isfinite(rows).all(),
+                "item embeddings hold NaN or infinity",
+                where="ItemEmbeddings.vectors",
+                must="finite numbers",
+            )
             norm = np.linalg.norm(rows, axis=1)
             n_odd += int(((np.abs(norm - 1) >= UNIT_TOLERANCE) & (norm != 0)).sum())
-        require(n_odd == 0, "item embeddings are not unit rows", got=f"{n_odd} rows")
+        require(
+            n_odd == 0,
+            "item embeddings are not unit rows",
+            where="ItemEmbeddings.vectors",
+            must="rows of length 1, or of zeros",
+            got=f"{n_odd} rows",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,13 +548,41 @@ class SemanticIds:
     items: Vocabulary | None = None
 
     def __post_init__(self) -> None:
-        require(self.codes.ndim == 2, "semantic IDs must be (I, L)", got=self.codes.shape)
-        require(self.codes.shape[1] == len(self.codebook_sizes), "one codebook size a level")
+        require(
+            self.codes.ndim == 2,
+            "semantic IDs must be (I, L)",
+            where="SemanticIds.codes",
+            must="two dimensions",
+            got=self.codes.shape,
+        )
+        require(
+            self.codes.shape[1] == len(self.codebook_sizes),
+            "one codebook size a level",
+            where="SemanticIds.codebook_sizes",
+            must="as many sizes as columns of codes",
+            got=len(self.codebook_sizes),
+        )
         inside = (self.codes >= 0) & (self.codes < self.codebook_sizes)
-        require(inside.all(), "code out of range", must="below the level's codebook size")
-        require(len(self.codebooks) == self.codebook_sizes.sum(), "codebook rows differ")
+        require(
+            inside.all(),
+            "code out of range",
+            where="SemanticIds.codes",
+            must="below the level's codebook size",
+        )
+        require(
+            len(self.codebooks) == self.codebook_sizes.sum(),
+            "codebook rows differ",
+            where="SemanticIds.codebooks",
+            must="the sum of codebook_sizes",
+            got=len(self.codebooks),
+        )
         named = self.items is None or len(self.items) == len(self.codes)
-        require(named, "semantic IDs and their item ids differ in length")
+        require(
+            named,
+            "semantic IDs and their item ids differ in length",
+            where="SemanticIds.items",
+            must="one id a row of codes",
+        )
 
     @property
     def n_levels(self) -> int:
@@ -449,13 +617,46 @@ class InterestAnchors:
 
     def __post_init__(self) -> None:
         n = len(self.vectors)
-        require(len(self.offsets) > 0 and self.offsets[0] == 0, "offsets must start at 0")
-        require((np.diff(self.offsets) >= 0).all(), "offsets must not fall")
-        require(int(self.offsets[-1]) == n, "offsets must end at the number of anchors")
+        flat = self.codes.ndim == self.vectors.ndim == 2
+        require(flat, "anchors must be (A, L) and (A, D)", where="InterestAnchors", must="2-D")
+        require(
+            len(self.offsets) > 0 and self.offsets[0] == 0,
+            "offsets must start at 0",
+            where="InterestAnchors.offsets",
+            must="0",
+        )
+        require(
+            (np.diff(self.offsets) >= 0).all(),
+            "offsets must not fall",
+            where="InterestAnchors.offsets",
+            must="each at least the one before",
+        )
+        require(
+            int(self.offsets[-1]) == n,
+            "offsets must end at the number of anchors",
+            where="InterestAnchors.offsets",
+            must="the number of vectors",
+            got=n,
+        )
         same = len(self.codes) == len(self.logprob) == len(self.logprob_legal) == n
-        require(same, "anchor arrays differ in length")
-        require((self.logprob <= 0).all(), "logprob above 0")
-        require((self.logprob_legal <= 0).all(), "logprob_legal above 0")
+        require(
+            same,
+            "anchor arrays differ in length",
+            where="InterestAnchors",
+            must="one row an anchor in each",
+        )
+        require(
+            (self.logprob <= 0).all(),
+            "logprob above 0",
+            where="InterestAnchors.logprob",
+            must="at most 0, no NaN",
+        )
+        require(
+            (self.logprob_legal <= 0).all(),
+            "logprob_legal above 0",
+            where="InterestAnchors.logprob_legal",
+            must="at most 0, no NaN",
+        )
 
     @property
     def n_users(self) -> int:
@@ -511,11 +712,35 @@ class PseudoLabels(Table):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(((self.label >= 0) & (self.label <= 1)).all(), "label out of range", must="[0, 1]")
-        require(np.isfinite(self.confidence).all(), "confidence is not finite")
-        require((self.confidence >= 0).all(), "confidence below 0")
+        whole = self.user.dtype.kind == self.item.dtype.kind == "i"
+        require(whole, "pairs are not indices", where="PseudoLabels.user, item", must="integers")
+        known = not len(self) or min(self.user.min(), self.item.min()) >= 0
+        require(known, "an index is below 0", where="PseudoLabels.user, item", must="from 0 on")
+        require(
+            ((self.label >= 0) & (self.label <= 1)).all(),
+            "label out of range",
+            where="PseudoLabels.label",
+            must="[0, 1]",
+        )
+        require(
+            np.isfinite(self.confidence).all(),
+            "confidence is not finite",
+            where="PseudoLabels.confidence",
+            must="finite numbers",
+        )
+        require(
+            (self.confidence >= 0).all(),
+            "confidence below 0",
+            where="PseudoLabels.confidence",
+            must="at least 0; 0 = abstain",
+        )
         pair = self.user.astype(np.int64) << 32 | self.item
-        require(len(np.unique(pair)) == len(pair), "pseudo-labels hold a pair twice")
+        require(
+            len(np.unique(pair)) == len(pair),
+            "pseudo-labels hold a pair twice",
+            where="PseudoLabels.user, item",
+            must="each user and item together once",
+        )
 
 
 @dataclass(frozen=True)
@@ -539,7 +764,11 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.value is None and not self.reason:
-            raise ArtifactError("a null value needs a reason", where=f"{self.method}/{self.metric}")
+            raise ArtifactError(
+                "a null value needs a reason",
+                where=f"{self.method}/{self.metric}",
+                must="a text that says why",
+            )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ def from_validation(error: ValidationError, *, where: str) -> ConfigError:
     key = ".".join(str(part) for part in first["loc"])
     unknown = first["type"] == "extra_forbidden"
     more = f" (and {len(rest)} more problems)" if rest else ""
+    if not key:  # a rule about several keys at once: its text names them
+        must = first["msg"].removeprefix("Value error, ")
+        return ConfigError(f"the settings do not fit together{more}", where=where, must=must)
     return ConfigError(
         f"unknown key `{key}`{more}" if unknown else f"bad value for `{key}`{more}",
         where=f"{where} -> {key}" if where else key,

@@ -39,7 +39,13 @@ class PrerankError(Exception):
             ("got", self.got),
             ("hint", self.hint),
         )
-        return "\n".join([self.what, *(f"  {name}: {text}" for name, text in parts if text)])
+        lines = [self.what, *(f"  {name}: {text}" for name, text in parts if text)]
+        return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """Return ``line`` with control characters and line ends written out: they may be an id's."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 class ConfigError(PrerankError):

@@ -32,14 +32,26 @@ def silence(quiet: bool = True) -> None:
     _quiet = quiet
 
 
+def plain(text: str) -> str:
+    """Return ``text`` with control characters written out, line ends and tabs left.
+
+    Ids and titles come from anybody: they must not move a terminal's cursor or colour it.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def log(message: str) -> None:
-    """Write one plain line to stderr; above the live line where there is one."""
+    """Write one plain line to stderr, above the live line where there is one.
+
+    Control characters are written out.
+    """
     if _quiet:
         return
     if _screen.live is not None:
-        _screen.live.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        said = plain(message)
+        _screen.live.console.print(said, markup=False, highlight=False, soft_wrap=True)
     else:
-        print(message, file=sys.stderr, flush=True)
+        print(plain(message), file=sys.stderr, flush=True)
 
 
 def log_step(message: str) -> None:

@@ -21,6 +21,7 @@ from prerank.labels.config import LabelConfig
 from prerank.ranking.config import Pairs, TrainConfig
 from prerank.remote import is_uri, local_name
 from prerank.semantic_ids.config import TokenizeConfig
+from prerank.store import is_inside
 from prerank.tracking.config import TrackingConfig
 
 STAGES = (
@@ -67,8 +68,12 @@ class MethodConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        LabelConfig.parse(self.label, where="label")
-        TrainConfig.parse(self.train, where="train")
+        try:
+            LabelConfig.parse(self.label, where="label")
+            TrainConfig.parse(self.train, where="train")
+        except ConfigError as error:  # pydantic adds the method's name to what is a ValueError
+            said = f"{error.where}: {error.what}, must be {error.must}, got {error.got}"
+            raise ValueError(said) from None
         return self
 
 
@@ -229,11 +234,13 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.methods:
-            raise ValueError("a recipe needs at least one method")
+            raise ValueError("methods: a recipe needs at least one")
+        if not is_inside(self.name):
+            raise ValueError(f"name {self.name!r}: a folder below `out`")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be distinct, at least one")
         for name in [*self.methods, *self.variants]:
-            if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith("."):
+            if name[:1] in ("", ".") or not all(c.isalnum() or c in "-_.+" for c in name):
                 raise ValueError(f"name {name!r}: letters, digits and - _ . + only")
         for name, method in self.methods.items():
             problem = contradiction(method, self.label_of(method), self.train_of(method))
@@ -332,11 +339,23 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError("the recipe is not there", where=str(path)) from None
+        raise ConfigError(
+            "the recipe is not there",
+            where=str(path),
+            must="a TOML file",
+            hint="the repository's recipes/ hold one for each data set",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the recipe cannot be read", where=str(path), got=error) from None
+        raise ConfigError(
+            "the recipe cannot be read", where=str(path), must="a TOML file in UTF-8", got=error
+        ) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError("the recipe is not valid TOML", where=str(path), got=error) from None
+        raise ConfigError(
+            "the recipe is not valid TOML",
+            where=str(path),
+            must="TOML: [section] and key = value",
+            got=error,
+        ) from None
     for text in overrides:
         _override(values, text)
     return parse_recipe(values, where=str(path))
@@ -348,6 +367,10 @@ def parse_recipe(values: Mapping[str, Any], *, where: str = "") -> Recipe:
         return Recipe.model_validate(dict(values))
     except ValidationError as error:
         raise from_validation(error, where=where) from None
+    except ConfigError as error:
+        place = " -> ".join(part for part in (where, error.where) if part)
+        about = {"must": error.must, "got": error.got, "hint": error.hint}
+        raise ConfigError(error.what, where=place, **about) from None
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -355,12 +378,12 @@ def _override(values: dict[str, Any], text: str) -> None:
     path, equals, raw = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError("bad override", must="stage.key=value", got=text)
+        raise ConfigError("bad override", where="--set", must="stage.key=value", got=text)
     node = values
     for key in keys[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError("bad override", where=path, must="a section", got=node)
+            raise ConfigError("bad override", where=f"--set {path}", must="a section", got=node)
     node[keys[-1]] = _value(raw.strip())
 
 

@@ -164,7 +164,10 @@ def verify(path: Path, manifest: Manifest) -> None:
         file = path / name
         if not file.is_file():
             raise ArtifactError(
-                "a file of the artifact is missing", where=str(file), hint=MAKE_AGAIN
+                "a file of the artifact is missing",
+                where=str(file),
+                must="there, as the manifest names it",
+                hint=MAKE_AGAIN,
             )
         if not file.resolve().is_relative_to(path.resolve()):
             raise ArtifactError(
@@ -209,7 +212,9 @@ class Store:
         """Return the folder of ``key``; refuse a key that leaves the root."""
         path = (self.root / key).resolve()
         if not path.is_relative_to(self.root.resolve()):
-            raise ArtifactError("the artifact lies outside the run", where=key)
+            raise ArtifactError(
+                "the artifact lies outside the run", where=key, must=f"below {self.root}"
+            )
         return path
 
     def manifest(self, key: str) -> Manifest | None:
@@ -353,12 +358,24 @@ def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:
 
 def map_rows(file: Path, name: str) -> NDArray[np.float32]:
     """Return an array of a safetensors file as mapped memory; writing to it changes no file."""
+    size = file.stat().st_size
     with file.open("rb") as source:
-        head = source.read(int.from_bytes(source.read(8), "little"))
-    about, start = json.loads(head)[name], 8 + len(head)
+        length = int.from_bytes(source.read(8), "little")
+        if length > size:
+            raise ArtifactError(
+                "this is no safetensors file",
+                where=str(file),
+                must="a header shorter than the file",
+                got=f"{length} bytes in a file of {size}",
+                hint=MAKE_AGAIN,
+            )
+        head = source.read(length)
+    about, start = json.loads(head)[name], 8 + length
     shape, offset = tuple(about["shape"]), start + about["data_offsets"][0]
     if about["dtype"] != "F32":
-        raise ArtifactError("the array has another type", where=str(file), must="F32")
+        raise ArtifactError(
+            "the array has another type", where=str(file), must="F32", got=about["dtype"]
+        )
     if 0 in shape:
         return np.zeros(shape, dtype=np.float32)
     return np.asarray(np.memmap(file, dtype="<f4", mode="c", offset=offset, shape=shape))
@@ -611,6 +628,19 @@ def read_report(path: Path) -> a.Report:
     )
 
 
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
+"""What files of the wrong content raise: JSON, safetensors, Parquet, missing columns and keys."""
+
 CODECS: dict[type, tuple[Callable[[Path, Any], None], Callable[[Path], Any]]] = {
     a.Dataset: (_save_dataset, _load_dataset),
     a.ItemEmbeddings: (_save_embeddings, _load_embeddings),
@@ -627,5 +657,21 @@ def save(path: Path, artifact: object) -> None:
 
 
 def load(path: Path, kind: type[Any]) -> Any:
-    """Read the artifact of class ``kind`` from the folder ``path``; DataError if it is unfit."""
-    return CODECS[kind][1](path)
+    """Read the artifact of class ``kind`` from the folder ``path``.
+
+    Raises:
+        DataError: what is read breaks a promise of its kind.
+        ArtifactError: it cannot be read at all.
+    """
+    try:
+        return CODECS[kind][1](path)
+    except PrerankError:
+        raise
+    except UNREADABLE as error:
+        raise ArtifactError(
+            f"the {kind.__name__} cannot be read",
+            where=str(path),
+            must="the files that its stage wrote",
+            got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200],
+            hint=MAKE_AGAIN,
+        ) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,9 +28,22 @@ from transformers.utils import logging as hf_logging
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.fused import is_plain
 from prerank.anchors.tokens import TOKENS_FILE, SidTokens
-from prerank.errors import ConfigError, MissingExtraError
+from prerank.errors import ArtifactError, ConfigError, MissingExtraError
 
 POSITIONS = 4096
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+"""A checkpoint is data: none of its code is run, no pickle is read."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
+"""What transformers raises for folders that hold no, another, or half a model."""
 ADAPTER = "default"
 
 
@@ -127,16 +141,18 @@ def _from_scratch(config: FinetuneConfig, codebook_sizes: tuple[int, ...]) -> Si
 
 def _from_checkpoint(checkpoint: str, codebook_sizes: tuple[int, ...]) -> SidLM:
     try:
-        lm = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        lm = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, **SAFE)
         trained_before = (Path(checkpoint) / TOKENS_FILE).is_file()
         has_tokenizer = not trained_before or (Path(checkpoint) / "tokenizer.json").is_file()
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint) if has_tokenizer else None
-    except (OSError, ValueError) as error:
+        tokenizer = _tokenizer(checkpoint) if has_tokenizer else None
+    except UNREADABLE as error:
         raise ConfigError(
             "the checkpoint cannot be read",
             where="finetune.checkpoint",
-            must="a folder or hub id of a Hugging Face causal language model with a tokenizer",
-            got=f"{checkpoint}: {str(error).splitlines()[0]}",
+            must="a folder or hub id of a Hugging Face causal language model with a tokenizer "
+            "and weights in safetensors",
+            got=f"{checkpoint}: {first_line(error)}",
+            hint="code of the model is never run; `save_pretrained` writes safetensors",
         ) from None
     _require_plain(lm, checkpoint)
     if trained_before:
@@ -145,6 +161,15 @@ def _from_checkpoint(checkpoint: str, codebook_sizes: tuple[int, ...]) -> SidLM:
         tokens.check_vocabulary(lm.get_input_embeddings().weight.shape[0], sizes, where=checkpoint)
         return SidLM(lm, tokens, tokenizer)
     return SidLM(lm, _add_tokens(lm, tokenizer, codebook_sizes, checkpoint), tokenizer)
+
+
+def _tokenizer(checkpoint: str) -> Any:
+    return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's text, for the `got` of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _require_plain(lm: Any, checkpoint: str) -> None:
@@ -245,5 +270,16 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, S
     """
     tokens = SidTokens.load(folder)
     hf_logging.disable_progress_bar()
-    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, **SAFE
+        )
+    except UNREADABLE as error:
+        raise ArtifactError(
+            "the anchor model cannot be read",
+            where=str(folder),
+            must="a Hugging Face causal language model with weights in safetensors",
+            got=first_line(error),
+            hint="`prerank finetune` makes one",
+        ) from None
     return lm.to(device).eval(), tokens

@@ -11,7 +11,7 @@ import numpy as np
 
 from prerank.artifacts import FloatArray, TextArray, require
 from prerank.embeddings.config import EncoderConfig
-from prerank.embeddings.models import DEFAULT_IMAGE, load_model, torch_dtype
+from prerank.embeddings.models import DEFAULT_IMAGE, SAFE, load_model, torch_dtype
 from prerank.embeddings.shards import encode_in_shards
 from prerank.errors import ConfigError, MissingExtraError
 from prerank.progress import log
@@ -98,8 +98,8 @@ def _encoder(places: TextArray, config: EncoderConfig) -> Any:
     device = resolve_device(config.device)
 
     def load(name: str) -> Any:
-        processor = AutoImageProcessor.from_pretrained(name)
-        return processor, AutoModel.from_pretrained(name, dtype=torch_dtype(config, device))
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        return processor, AutoModel.from_pretrained(name, dtype=torch_dtype(config, device), **SAFE)
 
     processor, model = load_model(load, config, DEFAULT_IMAGE)
     if not hasattr(model, "get_image_features"):

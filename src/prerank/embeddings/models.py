@@ -7,12 +7,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from prerank.embeddings.config import EncoderConfig
 from prerank.errors import ConfigError
+from prerank.store import is_inside
 
 PACKAGE = "package:"
 DEFAULT_TEXT = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_IMAGE = "openai/clip-vit-base-patch32"
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+"""A model is data: none of its code is run, no pickle is read."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    SafetensorError,
+)
 T = TypeVar("T")
 
 
@@ -22,7 +36,7 @@ def load_model(load: Callable[[str], T], config: EncoderConfig, default: str) ->
     place = package_folder(name) if name.startswith(PACKAGE) else name
     try:
         return load(place)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(
             "the model cannot be loaded",
             where="encode.model",
@@ -36,7 +50,7 @@ def load_model(load: Callable[[str], T], config: EncoderConfig, default: str) ->
 def package_folder(name: str) -> str:
     """Return the folder meant by ``package:NAME/FOLDER``, without importing the package."""
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
-    spec = find_spec(package) if package.isidentifier() else None
+    spec = find_spec(package) if package.isidentifier() and is_inside(inside) else None
     roots = (spec.submodule_search_locations or []) if spec else []
     for root in roots:
         if (Path(root) / inside).is_dir():

@@ -9,7 +9,7 @@ import numpy as np
 
 from prerank.artifacts import FloatArray, TextArray, require
 from prerank.embeddings.config import EncoderConfig
-from prerank.embeddings.models import DEFAULT_TEXT, load_model, torch_dtype
+from prerank.embeddings.models import DEFAULT_TEXT, SAFE, load_model, torch_dtype
 from prerank.embeddings.shards import Encode, encode_in_shards
 from prerank.errors import MissingExtraError
 
@@ -70,7 +70,7 @@ def _sentences(texts: TextArray, config: EncoderConfig) -> Encode:
             name,
             device=str(device),
             trust_remote_code=False,
-            model_kwargs={"dtype": torch_dtype(config, device)},
+            model_kwargs={"dtype": torch_dtype(config, device), "use_safetensors": True},
         )
 
     model = load_model(load, config, DEFAULT_TEXT)
@@ -96,10 +96,12 @@ def _pooled(texts: TextArray, config: EncoderConfig) -> Encode:
     device = resolve_device(config.device)
 
     def load(name: str) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="right")
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, padding_side="right", trust_remote_code=False
+        )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        model = AutoModel.from_pretrained(name, dtype=torch_dtype(config, device))
+        model = AutoModel.from_pretrained(name, dtype=torch_dtype(config, device), **SAFE)
         return tokenizer, model.to(device).eval()
 
     tokenizer, model = load_model(load, config, DEFAULT_TEXT)

@@ -415,7 +415,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads((path / ABOUT).read_text())
         weights = load_file(path / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError("the pre-ranker cannot be read", where=str(path), got=error) from None
+        raise ArtifactError(
+            "the pre-ranker cannot be read",
+            where=str(path),
+            must=f"a folder with {ABOUT} and {WEIGHTS}",
+            got=error,
+            hint=TRAIN_AGAIN,
+        ) from None
     needed = {"config", "schema", "history"}
     if not isinstance(about, dict) or not needed <= about.keys():
         raise ArtifactError(

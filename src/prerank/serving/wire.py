@@ -79,24 +79,31 @@ def decode_request(body: bytes) -> BinaryRequest:
         DataError: no such body, or one cut short or too long.
     """
     if len(body) < _REQUEST.size:
-        raise DataError("the binary body is too short", must="at least 24 bytes", got=len(body))
+        raise DataError(
+            "the binary body is too short", where="body", must="at least 24 bytes", got=len(body)
+        )
     magic, flags, n_name, top_k, count, mark = _REQUEST.unpack_from(body)
     if magic != MAGIC:
-        raise DataError("this is no binary rank request", must="magic PRK1", got=repr(magic))
+        raise DataError(
+            "this is no binary rank request", where="body", must="magic PRK1", got=repr(magic)
+        )
     if flags & ~BY_ID:
-        raise DataError("unknown flags", must="0 or 1", got=flags)
+        raise DataError("unknown flags", where="body", must="0 or 1", got=flags)
     by_id = bool(flags & BY_ID)
     start = _REQUEST.size + n_name
     start += -start % 8
     wanted = start + count * (8 if by_id else 4)
     if len(body) != wanted:
         raise DataError(
-            "the binary body is cut short or too long", must=f"{wanted} bytes", got=len(body)
+            "the binary body is cut short or too long",
+            where="body",
+            must=f"{wanted} bytes",
+            got=len(body),
         )
     try:
         user = body[_REQUEST.size : _REQUEST.size + n_name].decode()
     except UnicodeDecodeError:
-        raise DataError("the user id is not UTF-8") from None
+        raise DataError("the user id is not UTF-8", where="body", must="text in UTF-8") from None
     candidates = np.frombuffer(body, dtype="<i8" if by_id else "<i4", offset=start)
     return BinaryRequest(user or None, top_k or None, candidates, by_id, mark)
 
@@ -116,10 +123,17 @@ def decode_answer(body: bytes) -> tuple[NDArray[Any], FloatArray, int, int]:
         DataError: no such body.
     """
     if len(body) < _ANSWER.size or body[:4] != MAGIC:
-        raise DataError("this is no binary answer", must="magic PRK1", got=repr(body[:4]))
+        raise DataError(
+            "this is no binary answer", where="answer", must="magic PRK1", got=repr(body[:4])
+        )
     _, flags, count, unknown = _ANSWER.unpack_from(body)
     if len(body) != _ANSWER.size + 8 * count:
-        raise DataError("the binary answer is cut short", got=len(body))
+        raise DataError(
+            "the binary answer is cut short",
+            where="answer",
+            must=f"{_ANSWER.size + 8 * count} bytes",
+            got=len(body),
+        )
     position = np.frombuffer(body, dtype="<i4", count=count, offset=_ANSWER.size)
     logit = np.frombuffer(body, dtype="<f4", count=count, offset=_ANSWER.size + 4 * count)
     return position, logit, unknown, flags
