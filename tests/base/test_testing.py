@@ -16,12 +16,11 @@ def test_our_encoders(encoder: Any) -> None:
     check_encoder(EncodeConfig(encoder=encoder, embedding_dim=8))
 
 
-@pytest.mark.parametrize("source", ["gpl", "negatives"])
-def test_our_label_sources(source: Any) -> None:
-    check_label_source(LabelConfig(source=source))
+def test_our_label_source() -> None:
+    check_label_source(LabelConfig(source="gpl"))
 
 
-@pytest.mark.parametrize("model", ["two-tower", "three-tower", "int-tower", "cold", "din"])
+@pytest.mark.parametrize("model", ["two-tower", "cold"])
 def test_our_pre_rankers(model: Any) -> None:
     check_pre_ranker(TrainConfig(model=model, hidden=(8,), embedding_dim=8, n_heads=2))
 
