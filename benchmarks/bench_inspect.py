@@ -191,9 +191,10 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     started = time.perf_counter()
     run = OpenedRun(folder)
     run.warm()
-    warm_pages([run])
+    app = create_app([run])
+    warm_pages(app)
     opened = time.perf_counter() - started
-    client = TestClient(create_app([run]), base_url="http://localhost")
+    client = TestClient(app, base_url="http://localhost")
     n = len(run.dataset.users)
     users = [str(run.dataset.users.ids[k]) for k in np.linspace(0, n - 1, repeats + 1).astype(int)]
     items = [str(run.dataset.items.ids[k]) for k in range(7, 7 + repeats + 1)]

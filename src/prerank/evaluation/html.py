@@ -10,12 +10,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, FunctionLoader, StrictUndefined, TemplateNotFound
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from prerank.evaluation import summary
+from prerank.evaluation.plots import Plot
 
 PACKAGE = "prerank.evaluation"
 
@@ -26,10 +26,10 @@ class Figures:
     def __init__(self) -> None:
         self._jsons: list[str] = []
 
-    def add(self, figure: go.Figure) -> dict[str, Any]:
+    def add(self, plot: Plot) -> dict[str, Any]:
         """Take a figure; return the id and the height of its place."""
-        self._jsons.append(figure.to_json())
-        return {"id": f"plot-{len(self._jsons)}", "height": figure.layout.height}
+        self._jsons.append(plot.json)
+        return {"id": f"plot-{len(self._jsons)}", "height": plot.figure.layout.height}
 
     def json(self) -> Markup:
         """Return all figures as a JSON list that is safe inside a script element."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -54,6 +55,12 @@ class Plot:
 
     title: str
     figure: go.Figure
+
+    @cached_property
+    def json(self) -> str:
+        """The figure as JSON, made once."""
+        text: str = self.figure.to_json()
+        return text
 
 
 def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str) -> go.Figure:

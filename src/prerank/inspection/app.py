@@ -55,6 +55,7 @@ MENU = (
     ("/labels", "Labels"),
     ("/compare", "Compare"),
 )
+KEPT_PLOTS = 64
 Runs = Sequence[OpenedRun]
 Data = dict[str, Any]
 
@@ -65,7 +66,10 @@ def _no_plots(runs: Runs, data: Data) -> dict[str, list[Plot]]:
 
 @dataclass(frozen=True)
 class Page:
-    """One page: its path (the twin is the same with ``.json``), what it takes and shows."""
+    """One page: its path (the twin is the same with ``.json``), what it takes and shows.
+
+    ``plots_of`` says what the plots depend on: those of equal answers are drawn once.
+    """
 
     path: str
     menu: str
@@ -73,6 +77,7 @@ class Page:
     asked: type[Asked]
     data: Callable[[Runs, Any], Data]
     plots: Callable[[Runs, Data], Mapping[str, list[Plot]]] = _no_plots
+    plots_of: Callable[[Data], str] = lambda data: ""
     more: Callable[[Data], Data] = field(default=lambda data: {})
 
     @property
@@ -89,7 +94,7 @@ PAGES = (
         asked.Overview,
         lambda runs, a: overview.overview(runs[0], a),
         lambda runs, data: overview.overview_plots(runs[0], data),
-        lambda data: {"graph": sections.graph_of(data["stages"])},
+        more=lambda data: {"graph": sections.graph_of(data["stages"])},
     ),
     Page(
         "/artifact",
@@ -121,6 +126,7 @@ PAGES = (
         asked.Sids,
         lambda runs, a: items.sids(runs[0], a),
         lambda runs, data: items.sids_plots(runs[0], data),
+        lambda data: str(data["prefix"]),
     ),
     Page(
         "/labels",
@@ -129,6 +135,7 @@ PAGES = (
         asked.Labels,
         lambda runs, a: labels.labels(runs[0], a),
         lambda runs, data: labels.labels_plots(runs[0], data),
+        lambda data: str(data["method"]),
         lambda data: {"audit_sheets": labels.audit_sheets_of(data)},
     ),
     Page(
@@ -138,6 +145,7 @@ PAGES = (
         asked.Compare,
         compare.compare,
         compare.compare_plots,
+        lambda data: str(data.get("pool", "")),
     ),
 )
 
@@ -215,6 +223,7 @@ def create_app(runs: Runs, host: str = "127.0.0.1") -> FastAPI:
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.runs, app.state.lock = runs, threading.Lock()
+    app.state.plots = {}
     names = ["*"] if host in ANYWHERE else ["localhost", "127.0.0.1", "[::1]", host]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
     for page in PAGES:
@@ -225,12 +234,23 @@ def create_app(runs: Runs, host: str = "127.0.0.1") -> FastAPI:
     return app
 
 
+def drawn(app: FastAPI, page: Page, data: Data) -> Mapping[str, list[Plot]]:
+    """Return the plots of a page; drawing takes longer than all else, so the latest are kept."""
+    known: dict[tuple[str, str], Mapping[str, list[Plot]]] = app.state.plots
+    key = page.path, page.plots_of(data)
+    if key not in known:
+        if len(known) >= KEPT_PLOTS:
+            del known[next(iter(known))]
+        known[key] = page.plots(app.state.runs, data)
+    return known[key]
+
+
 def _html(app: FastAPI, page: Page) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         wanted = asked.parse(page.asked, request.query_params)
         with app.state.lock:
             data = page.data(app.state.runs, wanted)
-            plots = page.plots(app.state.runs, data)
+            plots = drawn(app, page, data)
         text = render(
             page.template,
             app.state.runs,
@@ -376,12 +396,13 @@ def _add_errors(app: FastAPI) -> None:
         return refuse(request, 500, f"unexpected {type(error).__name__}", "the log has the rest")
 
 
-def warm_pages(runs: Runs) -> None:
-    """Make the pages with plots once: the first figure of a process takes a second."""
+def warm_pages(app: FastAPI) -> None:
+    """Draw the plots of the front pages before anybody waits for them."""
     for page in PAGES:
         if page.plots is not _no_plots:
             with contextlib.suppress(RefusedError):
-                page.plots(runs, page.data(runs, page.asked()))
+                found = drawn(app, page, page.data(app.state.runs, page.asked()))
+                _ = [plot.json for plots in found.values() for plot in plots]
 
 
 def inspect(folders: Sequence[Path], host: str, port: int) -> None:
@@ -395,8 +416,8 @@ def inspect(folders: Sequence[Path], host: str, port: int) -> None:
     runs = [OpenedRun(folder) for folder in folders]
     log(f"inspect: reading {runs[0].root}")
     runs[0].warm()
-    warm_pages(runs)
     app = create_app(runs, host)
+    warm_pages(app)
     shown = f"[{host}]" if ":" in host else host
     log(f"inspect: http://{shown}:{port} (Ctrl-C ends it)")
     uvicorn.run(
