@@ -213,8 +213,9 @@ def anchor_ends_of(run: OpenedRun) -> TimeArray:
 
 def _anchors(run: OpenedRun, table: AnchorTable, who: int, n: int) -> dict[str, Any]:
     arrays = table.of_user(who)
+    # All at once: candidates are explained by anchors that are not shown, too.
+    near, cosine = nearest_items(arrays["vectors"], run.space(), NAMES)
     shown = min(n, len(arrays["vectors"]))
-    near, cosine = nearest_items(arrays["vectors"][:shown], run.space(), NAMES)
     found = [
         {
             "rank": place + 1,
@@ -231,7 +232,8 @@ def _anchors(run: OpenedRun, table: AnchorTable, who: int, n: int) -> dict[str, 
         for place in range(shown)
     ]
     first = int(table.offsets[who])
-    return {"shown": found, "n": len(arrays["vectors"]), "first": first, **arrays}
+    codes = arrays["codes"]
+    return {"shown": found, "n": len(codes), "first": first, "codes": codes, "names": near[:, 0]}
 
 
 def _among(run: OpenedRun, who: int, method: str, wanted: str) -> dict[str, Any]:
@@ -360,14 +362,9 @@ def _because(run: OpenedRun, anchor: int, named: dict[str, Any]) -> dict[str, An
     place = anchor - named["first"]
     if not 0 <= place < named["n"]:
         return None
-    shown = named["shown"]
-    if place < len(shown):
-        near = shown[place]["near"]
-    else:
-        item, _ = nearest_items(named["vectors"][place : place + 1], run.space())
-        near = [item_of(run, int(item[0, 0]))]
+    name = int(named["names"][place])
     return {
         "rank": place + 1,
         "sid": ".".join(map(str, named["codes"][place].tolist())),
-        "title": near[0]["title"] if near else "",
+        "title": item_of(run, name)["title"] if name >= 0 else "",
     }
