@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Moments:
             return run
 
         pipeline.VERBS = {name: staged(verb) for name, verb in pipeline.VERBS.items()}
-        replace, write_text, swap = Path.replace, Path.write_text, store._swap
+        replace, write_text, swap = Path.replace, Path.write_text, store.swap
 
         def watched_replace(path: Path, target: Path) -> Path:
             old = target.name.startswith("old-")
@@ -95,7 +96,7 @@ class Moments:
 
         Path.replace = watched_replace  # type: ignore[method-assign,assignment]
         Path.write_text = watched_write  # type: ignore[method-assign,assignment]
-        store._swap = watched_swap
+        store.swap = watched_swap
 
 
 def set_back() -> None:
@@ -138,6 +139,8 @@ def serve(ask: dict[str, Any]) -> int:
             code = 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
