@@ -9,6 +9,7 @@ Pages: docs/reference/*.md, docs/results.md, docs/log.md and the tables of READM
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -88,7 +89,9 @@ def _model(field: FieldInfo) -> type[BaseModel] | None:
 def _key_row(name: str, field: FieldInfo) -> str:
     kind = field.annotation
     text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-    text = text.replace("typing.", "").replace("Literal", "one of ").replace("|", "or")
+    # Bounds of what a tuple holds read better in the description than as pydantic spells them.
+    text = re.sub(r"Annotated\[(\w+), [^\]]*\]", r"\1", text.replace("typing.", ""))
+    text = text.replace("Literal", "one of ").replace("|", "or")
     default = field.get_default(call_default_factory=True)
     cells = (f"`{name}`", text, f"`{json.dumps(default, default=str)}`", field.description or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

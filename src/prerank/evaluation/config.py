@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from prerank.config import Config
 
@@ -10,7 +10,9 @@ from prerank.config import Config
 class EvaluateConfig(Config):
     """What is measured, against whom, and how sure we want to be."""
 
-    ks: tuple[int, ...] = Field((3, 5, 10), min_length=1, description="cut-offs k of HR@k")
+    ks: tuple[PositiveInt, ...] = Field(
+        (3, 5, 10), min_length=1, description="cut-offs k of HR@k, each > 0"
+    )
     list_size: int = Field(
         10, ge=1, description="length of the list judged by NDCG, coverage, Gini and diversity"
     )

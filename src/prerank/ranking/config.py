@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from prerank.plugins import PluginConfig
 
@@ -75,7 +75,9 @@ class TrainConfig(PluginConfig):
         (), description="cold: the fields to read, such as `user:user id`; empty: all"
     )
     embedding_dim: int = Field(32, ge=1, description="size of id embeddings and of both vectors")
-    hidden: tuple[int, ...] = Field((64,), description="hidden layer sizes of each tower")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (64,), description="hidden layer sizes of each tower, each > 0"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on hidden layers while training")
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="share of ids replaced by the unknown id while training"
