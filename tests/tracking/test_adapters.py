@@ -65,8 +65,13 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(opened(tmp_path, to=["wandb"]))
     (file,) = (tmp_path / "tracking" / "wandb").glob("offline-run-*/run-*.wandb")
     rows, config = [], {}
-    for data in level_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+    # W&B's own process answers `finish` and flushes the file in no fixed order.
+    until, records = time.monotonic() + 30, []
+    while not any(one.HasField("exit") for one in records) and time.monotonic() < until:
+        time.sleep(0.05)
+        log = level_records(file.read_bytes())
+        records = [wandb_internal_pb2.Record.FromString(data) for data in log]
+    for record in records:
         if record.HasField("history"):
             rows.append(
                 {
