@@ -189,7 +189,7 @@ def test_killed_tuning_goes_on_and_ends_alike(folder: Path, tmp_path: Path) -> N
     process.wait()
     early = finished(database)
     assert early, "the tuning never began"
-    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     late = finished(database)
     assert early.items() <= late.items() and len(late) == 3 * TRIALS
