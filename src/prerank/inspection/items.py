@@ -14,7 +14,7 @@ from prerank.evaluation.plots import Plot
 from prerank.evaluation.segments import SEGMENTS
 from prerank.inspection.asked import Item, Items, Sids, not_found
 from prerank.inspection.opened import OpenedRun
-from prerank.inspection.values import item_index, item_of, pager, plain, sid_of
+from prerank.inspection.values import features_of, item_index, item_of, pager, plain, sid_of
 
 NEIGHBOURS = 10
 EXAMPLES = 3
@@ -65,7 +65,7 @@ def item(run: OpenedRun, asked: Item) -> dict[str, Any]:
     found: dict[str, Any] = {
         **_row(run, which),
         "text": str(data.catalog.text[which])[:4000],
-        "features": _features(run, which),
+        "features": features_of(run.dataset.catalog.features, which),
         "clicks": int((log.click[mine] == 1).sum()),
         "bucket": [],
         "neighbours": [],
@@ -89,20 +89,6 @@ def item(run: OpenedRun, asked: Item) -> dict[str, Any]:
             if other >= 0 and other != which
         ][:NEIGHBOURS]
         found["has_content"] = bool(vector.any())
-    return found
-
-
-def _features(run: OpenedRun, which: int) -> dict[str, Any]:
-    table = run.dataset.catalog.features
-    found: dict[str, Any] = {}
-    for name, codes in table.categorical.items():
-        code = int(codes[which])
-        found[name] = table.categories[name][code] if code >= 0 else None
-    for name, values in table.numeric.items():
-        found[name] = plain(values[which])
-    for name, lists in table.lists.items():
-        codes = lists.codes[lists.offsets[which] : lists.offsets[which + 1]]
-        found[name] = [table.categories[name][code] for code in codes.tolist()]
     return found
 
 

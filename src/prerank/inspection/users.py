@@ -16,6 +16,7 @@ from prerank.evaluation.explain import nearest_items
 from prerank.inspection.asked import User, Users, not_found
 from prerank.inspection.opened import AnchorTable, OpenedRun
 from prerank.inspection.values import (
+    features_of,
     item_of,
     moment,
     pager,
@@ -159,7 +160,7 @@ def user(run: OpenedRun, asked: User) -> dict[str, Any]:
     return {
         "id": asked.id,
         "counts": {name: int(of[who]) for name, of in run.user_counts.items()},
-        "features": _features(run, who),
+        "features": features_of(run.dataset.user_features, who),
         "history": _history(run, who, asked.history),
         "method": method,
         "methods": list(run.labelled),
@@ -173,20 +174,6 @@ def user(run: OpenedRun, asked: User) -> dict[str, Any]:
         "limits": {"history": asked.history, "anchors": asked.anchors},
         **_candidates(run, who, asked, method, (left, right), among, named),
     }
-
-
-def _features(run: OpenedRun, who: int) -> dict[str, Any]:
-    table = run.dataset.user_features
-    found: dict[str, Any] = {}
-    for name, codes in table.categorical.items():
-        code = int(codes[who])
-        found[name] = table.categories[name][code] if code >= 0 else None
-    for name, values in table.numeric.items():
-        found[name] = plain(values[who])
-    for name, lists in table.lists.items():
-        codes = lists.codes[lists.offsets[who] : lists.offsets[who + 1]]
-        found[name] = [table.categories[name][code] for code in codes.tolist()]
-    return found
 
 
 def _history(run: OpenedRun, who: int, length: int) -> list[dict[str, Any]]:

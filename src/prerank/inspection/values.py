@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from prerank.artifacts import Features
 from prerank.inspection.asked import not_found
 from prerank.inspection.opened import OpenedRun
 
@@ -47,6 +48,20 @@ def sid_of(run: OpenedRun, item: int) -> str:
     if "semantic_ids" not in run.artifacts:
         return ""
     return ".".join(map(str, run.semantic_ids.codes[item].tolist()))
+
+
+def features_of(table: Features, which: int) -> dict[str, Any]:
+    """Return what a feature table says of one user or item: name -> value, None or list."""
+    found: dict[str, Any] = {}
+    for name, codes in table.categorical.items():
+        code = int(codes[which])
+        found[name] = table.categories[name][code] if code >= 0 else None
+    for name, values in table.numeric.items():
+        found[name] = plain(values[which])
+    for name, lists in table.lists.items():
+        codes = lists.codes[lists.offsets[which] : lists.offsets[which + 1]]
+        found[name] = [table.categories[name][code] for code in codes.tolist()]
+    return found
 
 
 def user_index(run: OpenedRun, user: str) -> int:
