@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prerank.errors import ConfigError
+from prerank.errors import ConfigError, first_line
 
 
 def resolve_device(name: str) -> torch.device:
@@ -19,6 +19,6 @@ def resolve_device(name: str) -> torch.device:
             "the device is not there",
             where="device",
             must="auto, cpu, cuda or cuda:N of this machine",
-            got=f"{name} ({str(error).splitlines()[0]})",
+            got=f"{name} ({first_line(error)})",
         ) from None
     return device

@@ -126,3 +126,8 @@ def from_system(error: OSError) -> PrerankError:
             got=got,
         )
     return PrerankError("the operating system refused", where=where, got=got)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's text, or its kind, for the `got` of ours."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

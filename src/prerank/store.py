@@ -33,6 +33,7 @@ from prerank.errors import (
     PrerankError,
     SchemaError,
     StaleArtifactError,
+    first_line,
     full_disk,
     is_full_disk,
 )
@@ -329,7 +330,7 @@ def writing(file: Path) -> Iterator[None]:
     except Exception as error:  # polars, safetensors and torch have classes of their own for it
         if isinstance(error, PrerankError) or not is_full_disk(error):
             raise
-        raise full_disk(str(file), str(error).splitlines()[0][:200]) from None
+        raise full_disk(str(file), first_line(error)[:200]) from None
 
 
 def write_whole(file: Path, text: str) -> None:

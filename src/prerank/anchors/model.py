@@ -28,7 +28,7 @@ from transformers.utils import logging as hf_logging
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.fused import is_plain
 from prerank.anchors.tokens import TOKENS_FILE, SidTokens
-from prerank.errors import ArtifactError, ConfigError, MissingExtraError
+from prerank.errors import ArtifactError, ConfigError, MissingExtraError, first_line
 
 POSITIONS = 4096
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
@@ -151,7 +151,7 @@ def _from_checkpoint(checkpoint: str, codebook_sizes: tuple[int, ...]) -> SidLM:
             where="finetune.checkpoint",
             must="a folder or hub id of a Hugging Face causal language model with a tokenizer "
             "and weights in safetensors",
-            got=f"{checkpoint}: {first_line(error)}",
+            got=f"{checkpoint}: {first_line(error)[:200]}",
             hint="code of the model is never run; `save_pretrained` writes safetensors",
         ) from None
     _require_plain(lm, checkpoint)
@@ -165,11 +165,6 @@ def _from_checkpoint(checkpoint: str, codebook_sizes: tuple[int, ...]) -> SidLM:
 
 def _tokenizer(checkpoint: str) -> Any:
     return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's text, for the `got` of ours."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _require_plain(lm: Any, checkpoint: str) -> None:
@@ -279,7 +274,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, S
             "the anchor model cannot be read",
             where=str(folder),
             must="a Hugging Face causal language model with weights in safetensors",
-            got=first_line(error),
+            got=first_line(error)[:200],
             hint="`prerank finetune` makes one",
         ) from None
     return lm.to(device).eval(), tokens

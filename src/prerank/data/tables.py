@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from prerank.artifacts import FloatArray
-from prerank.errors import DataError
+from prerank.errors import DataError, first_line
 
 # From 1973 on, each range holds the moments of one unit only.
 UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17)}
@@ -65,7 +65,7 @@ def read_frame(
             return found.collect(engine="streaming").sort(ROW).drop(ROW)
         frame = chosen.collect()
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = first_line(error)
         raise DataError(
             "the file cannot be read",
             where=str(file),

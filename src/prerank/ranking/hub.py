@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from prerank import __version__
-from prerank.errors import ArtifactError
+from prerank.errors import ArtifactError, first_line
 from prerank.ranking.config import TrainConfig
 
 CARD = "README.md"
@@ -68,7 +68,7 @@ def download(repo_id: str, files: Sequence[str], revision: str | None) -> Path:
             "there is no such pre-ranker",
             where=repo_id,
             must="a folder that `save_pretrained` wrote, or an id `owner/name` on the hub",
-            got=_first_line(error),
+            got=first_line(error),
             hint="check the path; for the hub, the network and, if it is private, `hf auth login`",
         ) from None
 
@@ -94,11 +94,7 @@ def upload(folder: Path, repo_id: str, *, private: bool, message: str) -> str:
             "the pre-ranker could not be pushed",
             where=repo_id,
             must="an id `owner/name` that your token may write to",
-            got=_first_line(error),
+            got=first_line(error),
             hint="log in with `hf auth login`; check the network",
         ) from None
     return str(commit.commit_url)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
