@@ -128,10 +128,15 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
         "gpl": methods["gpl"],
         **{name: methods[name] for name in methods if name.startswith("gpl-")},
         # Extensions, ours: GPL with anchors matched by their probability, with the user's history,
-        # with fitted popularity, or with a second opinion.
+        # with fitted popularity (and a ranker's score), or with a second opinion.
         "gpl-weighted": MethodConfig(anchors="llm", label=weighted),
         "gpl-joined": MethodConfig(anchors="llm+history", label=weighted),
         "gpl-joint": MethodConfig(anchors="llm+history", label={"map": "joint", **weighted}),
+        "gpl-joint+kd": MethodConfig(
+            anchors="llm+history",
+            teacher="ranker",
+            label={"map": "joint", "joint_teacher": True, **weighted},
+        ),
         "gpl+neg": MethodConfig(anchors="llm", label={"mix": "negatives"}),
         "gpl+kd": MethodConfig(anchors="llm", teacher="ranker", label={"mix": "teacher"}),
     }

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from prerank import store
-from prerank.artifacts import ItemEmbeddings, PseudoLabels
+from prerank.artifacts import TRAIN, ItemEmbeddings, PseudoLabels
 from prerank.data.unexposed import known_pairs, pair_keys
 from prerank.errors import ConfigError, DataError
 from prerank.labels.config import LabelConfig
@@ -241,6 +241,38 @@ def test_joint_of_a_user_is_blind_to_that_user(planted):
     mine = plain.user == 7
     np.testing.assert_array_equal(plain.label[mine], changed.label[mine])
     assert (plain.label[~mine] != changed.label[~mine]).any()
+
+
+def test_joint_map_learns_from_a_ranker_on_rows_it_was_not_trained_on(planted):
+    dataset, items, anchors = planted
+    rows, candidates = dataset.exposures, dataset.candidates
+    truth_UI = np.zeros((len(dataset.users), len(dataset.items)), dtype=np.float32)
+    truth_UI[candidates.user, candidates.item] = candidates.truth
+    asked = []
+
+    def ranker(user, item, time):
+        asked.append(pair_keys(user, item))
+        return truth_UI[user, item]
+
+    def gap(found):
+        clicked = truth_UI[found.user, found.item] == 1
+        return found.label[clicked].mean() - found.label[~clicked].mean()
+
+    plain = label(dataset, items, anchors, LabelConfig(map="joint"), seed=0)
+    config = LabelConfig(map="joint", joint_teacher=True)
+    found = label(dataset, items, anchors, config, seed=0, teacher=ranker)
+    assert gap(found) > gap(plain) + 0.1
+    is_train = rows.split == TRAIN
+    trained = pair_keys(rows.user[is_train], rows.item[is_train])
+    assert not np.isin(np.concatenate(asked), trained).any()
+
+
+def test_joint_teacher_needs_a_teacher_and_the_joint_map(planted):
+    dataset, items, anchors = planted
+    with pytest.raises(ConfigError, match="need a teacher"):
+        label(dataset, items, anchors, LabelConfig(map="joint", joint_teacher=True), seed=0)
+    with pytest.raises(ValueError, match="joint_teacher needs map = joint"):
+        LabelConfig(joint_teacher=True)
 
 
 def test_survives_the_store(planted, tmp_path):

@@ -110,6 +110,10 @@ class LabelConfig(PluginConfig):
         description="Power of the fitted exposure propensity that the `joint` map divides out: "
         "0 counts unexposed pairs as not clicked, 1 corrects fully.",
     )
+    joint_teacher: bool = Field(
+        False,
+        description="The `joint` map also reads a ranker's score of each pair (needs `teacher`).",
+    )
     skill_weight: bool = Field(
         True,
         description="Scale the weight of all pseudo-labels by the skill that the relevance shows "
@@ -130,7 +134,7 @@ class LabelConfig(PluginConfig):
     @property
     def needs_teacher(self) -> bool:
         """Say whether a ranker's scores are read."""
-        return "teacher" in (self.source, self.mix)
+        return "teacher" in (self.source, self.mix) or self.joint_teacher
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -139,6 +143,8 @@ class LabelConfig(PluginConfig):
             raise ValueError("low must be below high")
         if isinstance(self.prior, float) and not 0 < self.prior < 1:
             raise ValueError("prior must lie strictly between 0 and 1, or be `keep` or `auto`")
+        if self.joint_teacher and self.map != "joint":
+            raise ValueError("joint_teacher needs map = joint")
         if self.mix != "none" and self.source in ("unlabeled", "none", self.mix):
             raise ValueError(f"mix = {self.mix} needs labels of another source to be mixed into")
         return self

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from prerank.artifacts import (
     TEST,
+    VALIDATION,
     Dataset,
     FloatArray,
     IntArray,
@@ -42,6 +43,7 @@ from prerank.labels.joint import (
     similarities,
 )
 from prerank.labels.matching import Match, Pooling, match_pairs
+from prerank.labels.teacher import ScorePairs
 from prerank.progress import log
 from prerank.seeds import rng
 
@@ -89,6 +91,18 @@ class HeldOut:
     match: Match
     fold: IntArray
 
+    def only(self, keep: NDArray[np.bool_]) -> HeldOut:
+        """Return the rows where ``keep`` (M,) holds."""
+        match = Match(self.match.relevance[keep], self.match.anchor[keep])
+        return HeldOut(
+            row=self.row[keep],
+            user=self.user[keep],
+            item=self.item[keep],
+            click=self.click[keep],
+            match=match,
+            fold=self.fold[keep],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
@@ -113,6 +127,7 @@ def gpl_labels(
     n_unexposed: int,
     config: LabelConfig,
     seed: int,
+    teacher: ScorePairs | None = None,
 ) -> PseudoLabels:
     """Label ``pairs`` by their match with the anchors of their user.
 
@@ -124,6 +139,7 @@ def gpl_labels(
         n_unexposed: number of pairs in all of D_u.
         config: of the label stage.
         seed: of the user folds.
+        teacher: scores pairs, for the joint map; it must not have seen the validation exposures.
 
     Raises:
         DataError: if the label map cannot be fitted.
@@ -141,7 +157,7 @@ def gpl_labels(
     parts = _factors(world, pairs, match, config)
     if config.map == "joint":
         stream = rng(seed, "labels", "joint")
-        mapped = _joint(world, pairs, n_unexposed, match, held, prior, config, stream)
+        mapped = _joint(world, pairs, n_unexposed, match, held, prior, config, stream, teacher)
     else:
         mapped = _by_relevance(match, held, prior, config)
     confidence = combine(
@@ -183,17 +199,9 @@ def gpl_labels(
 def _held_out(world: World) -> HeldOut:
     exposures = world.dataset.exposures
     rows = held_out_rows(world.dataset)
-    match = world.match(exposures.user[rows], exposures.item[rows])
-    known = match.anchor >= 0
-    rows = rows[known]
-    return HeldOut(
-        row=rows,
-        user=exposures.user[rows],
-        item=exposures.item[rows],
-        click=exposures.click[rows],
-        match=Match(match.relevance[known], match.anchor[known]),
-        fold=world.fold[exposures.user[rows]],
-    )
+    user, item, click = exposures.user[rows], exposures.item[rows], exposures.click[rows]
+    match = world.match(user, item)
+    return HeldOut(rows, user, item, click, match, world.fold[user]).only(match.anchor >= 0)
 
 
 def _prior(dataset: Dataset, n_unexposed: int, config: LabelConfig) -> tuple[float | None, str]:
@@ -253,20 +261,28 @@ def _joint(
     prior: float | None,
     config: LabelConfig,
     stream: np.random.Generator,
+    teacher: ScorePairs | None,
 ) -> Mapped:
     matched = match.anchor >= 0
     dataset = world.dataset
+    if teacher is not None:
+        # A ranker speaks too well of the rows that it was trained on.
+        held = held.only(dataset.exposures.split[held.row] == VALIDATION)
 
-    def space(user: IntArray, item: IntArray, exposure_row: TimeArray | None) -> Space:
-        near_NS = similarities(user, item, world.embeddings, world.anchors, world.pooling)
+    def space(
+        user: IntArray, item: IntArray, time: TimeArray, exposure_row: TimeArray | None
+    ) -> Space:
+        rising = [similarities(user, item, world.embeddings, world.anchors, world.pooling)]
+        rising += [teacher(user, item, time)[:, None]] if teacher is not None else []
+        near_NS = np.hstack(rising)
         seen = np.log1p(popularity(dataset, item, exposure_row))
         features = np.column_stack([near_NS, seen]).astype(np.float32)
         return Space(features, user, near_NS.shape[1])
 
     held_logits, logits = joint_scores(
-        space(held.user, held.item, held.row),
+        space(held.user, held.item, dataset.exposures.time[held.row], held.row),
         held.click,
-        space(pairs.user[matched], pairs.item[matched], None),
+        space(pairs.user[matched], pairs.item[matched], pairs.time[matched], None),
         world.fold,
         config.joint_correction,
         int((dataset.exposures.split != TEST).sum()),

@@ -1,7 +1,8 @@
 """The joint map (extension, ours): click fitted on similarity and exposure popularity together.
 
 Source: method.md stage 5, ``joint``; nothing of it is from the paper. Two boosted models are
-fitted over the entire recalled space on x = (similarities, log exposures):
+fitted over the entire recalled space on x = (similarities, log exposures), or, with
+``joint_teacher``, on x = (similarities, a ranker's logit, log exposures):
 g(x) = P(exposed and clicked), every unexposed pair counted as not clicked, and e(x) = P(exposed).
 The score is log g - c log e. With c = 0 popularity speaks fully; with c = 1 it is
 P(click | exposed, x), fully corrected for propensity; c = 1/2 stands between.
@@ -46,7 +47,7 @@ class Space:
         features: (N, F) float32, NaN where missing; the first ``n_rising`` columns can only raise
             the click probability.
         user: (N,) int32.
-        n_rising: number of similarity columns.
+        n_rising: number of similarity columns, and the ranker's.
     """
 
     features: NDArray[np.float32]

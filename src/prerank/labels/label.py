@@ -45,7 +45,8 @@ def label(
             plug-in where the method has some.
         config: of the stage.
         seed: of the proposal, the sample of pairs, the folds and the shuffles.
-        teacher: scores pairs; needed by the source ``teacher`` and to mix a teacher in.
+        teacher: scores pairs; needed by the source ``teacher``, by ``joint_teacher`` and to mix a
+            teacher in.
 
     Returns:
         PseudoLabels of pairs that were neither exposed before test nor interacted with, each once,
@@ -67,7 +68,8 @@ def label(
                 got="gpl",
             )
         _check(dataset, embeddings, anchors)
-        labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed)
+        asked = _needed(teacher) if config.joint_teacher else None
+        labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed, asked)
     elif config.source == "plugin":
         labels = plugin_labels(dataset, embeddings, anchors, pairs, config, seed)
     elif config.source == "teacher":
