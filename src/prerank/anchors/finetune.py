@@ -315,8 +315,11 @@ def next_sid_loss(
             hidden_BTD = train_forward(model.decoder, inputs_BTD, keep_little)
         else:
             hidden_BTD = model.decoder(inputs_embeds=inputs_BTD, use_cache=False)[0]
-    hidden_MLD = torch.unflatten(hidden_BTD, 1, (-1, tokens.n_levels))[is_real_BH].float()
-    codes_ML = codes_BHL[is_real_BH]
+    # index_select: the backward pass of a boolean index is many times slower.
+    real_M = is_real_BH.flatten().nonzero().squeeze(1)
+    hidden_XLD = torch.unflatten(hidden_BTD, 1, (-1, tokens.n_levels)).flatten(0, 1)
+    hidden_MLD = hidden_XLD.index_select(0, real_M).float()
+    codes_ML = codes_BHL.flatten(0, 1)[real_M]
     head = model.head_rows().float()
     losses = [
         cross_entropy(hidden_MLD[:, level] @ head[start : start + size].T, codes_ML[:, level])

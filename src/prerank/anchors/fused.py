@@ -161,7 +161,10 @@ class _Rms(torch.autograd.Function):
 
 
 class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up with a backward pass that computes no exponential twice."""
+    """silu(gate) * up with a backward pass that computes no exponential twice.
+
+    These are the largest arrays of a layer: what is read for the last time is written over.
+    """
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -174,7 +177,41 @@ class _SwiGlu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up, opened = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grad * up, gate), opened * grad
+        to_gate = grad * up
+        torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
+        return to_gate, opened.mul_(grad)
+
+
+class _Turned(torch.autograd.Function):
+    """Queries, keys and values out of one array, the first two rotated.
+
+    The backward pass gathers the three gradients into one array and rotates them back in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, joined: torch.Tensor, turn_T: torch.Tensor, heads: Heads
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(turn_T)
+        apart = torch.unflatten(joined, -1, (-1, heads.size))
+        rotated, value = torch.split(apart, [heads.n_rotated, heads.n_key], dim=2)
+        turned = torch.view_as_real(_pairs(rotated.float()) * turn_T).flatten(-2)
+        query, key = torch.split(turned.to(joined.dtype), [heads.n_query, heads.n_key], dim=2)
+        return query, key, value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (turn_T,) = ctx.saved_tensors
+        joined = torch.cat([grad.float() for grad in grads], dim=2)
+        n_rotated = grads[0].shape[2] + grads[1].shape[2]
+        _pairs(joined[:, :, :n_rotated]).mul_(turn_T.conj().resolve_conj())
+        return joined.flatten(2).to(grads[0].dtype), None, None
+
+
+def _pairs(heads_last: torch.Tensor) -> torch.Tensor:
+    """Return (..., heads, E/2) complex64: a view of float32 (..., heads, E)."""
+    return torch.view_as_complex(torch.unflatten(heads_last, -1, (-1, 2)))
 
 
 def train_forward(decoder: Any, x_UTD: torch.Tensor, keep_little: bool = False) -> torch.Tensor:
@@ -207,12 +244,7 @@ def _train_block(
     x_UTD: torch.Tensor, block: Block, heads: Heads, turn_T: torch.Tensor
 ) -> torch.Tensor:
     joined = linear(_norm(x_UTD, heads.eps), block.qkv, block.qkv_bias)
-    rotated, value = torch.split(
-        torch.unflatten(joined, -1, (-1, heads.size)), [heads.n_rotated, heads.n_key], dim=2
-    )
-    pairs = torch.view_as_complex(torch.unflatten(rotated.float(), -1, (-1, 2))) * turn_T
-    turned = torch.view_as_real(pairs).flatten(-2).to(joined.dtype)
-    query, key = torch.split(turned, [heads.n_query, heads.n_key], dim=2)
+    query, key, value = _Turned.apply(joined, turn_T, heads)  # type: ignore[no-untyped-call]
     seen = scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
@@ -399,8 +431,7 @@ def _part(unit: torch.Tensor, block: Block, rows: slice) -> torch.Tensor:
 
 def _turned(heads_last: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Return (..., heads, E) float32 rotated; float32 input is changed in place."""
-    pairs = torch.view_as_complex(torch.unflatten(heads_last.float(), -1, (-1, 2)))
-    return torch.view_as_real(pairs.mul_(turn)).flatten(-2)
+    return torch.view_as_real(_pairs(heads_last.float()).mul_(turn)).flatten(-2)
 
 
 def _rest(x: torch.Tensor, seen: torch.Tensor, block: Block, fused: Fused) -> torch.Tensor:
