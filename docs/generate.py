@@ -1,6 +1,6 @@
 """Write every page that is made from code or from committed results.
 
-Pages: docs/reference/*.md, docs/results.md, docs/log.md and the tables of README.md.
+Pages: docs/reference/*.md, docs/{results,benchmarks,log}.md and the tables of README.md.
 
     python docs/generate.py            # write them
     python docs/generate.py --check    # exit 1 if any of them is not current (a test does this)
@@ -208,6 +208,42 @@ def _lift(line: dict[str, Any]) -> str:
     return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
 
 
+def benchmarks_page() -> str:
+    """Return docs/benchmarks.md, from the committed JSON of the speed benchmarks."""
+    parts = [MADE, "# Speed\n", (ROOT / "docs" / "benchmarks-intro.md").read_text()]
+    for file in sorted(RESULTS.glob("bench-*.json")):
+        bench = json.loads(file.read_text())
+        rows = [f"| {name} | {_short(value)} |" for name, value in _flat(bench["found"])]
+        parts += [
+            f"\n## {bench['name']}\n",
+            f"`{bench['command']}` on {bench['hardware']}, torch {bench['packages']['torch']}. "
+            f"From `benchmarks/results/{file.name}`.\n",
+            "| figure | value |\n|---|---|",
+            *rows,
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _flat(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of every leaf of nested JSON; lists of plain values are leaves."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield from _flat(value, f"{name}.{key}" if name else key)
+    elif isinstance(found, list) and any(isinstance(value, dict) for value in found):
+        for number, value in enumerate(found, 1):
+            yield from _flat(value, f"{name} {number}")
+    else:
+        yield name, found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_short, value))
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
 def log_page() -> str:
     """Return docs/log.md: findings that shaped a default, with the numbers that did it."""
     entries = json.loads((RESULTS / "log.json").read_text())
@@ -254,6 +290,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "reference" / "cli.md": cli_page(),
         ROOT / "docs" / "reference" / "recipe.md": recipe_page(),
         ROOT / "docs" / "results.md": results_page(),
+        ROOT / "docs" / "benchmarks.md": benchmarks_page(),
         ROOT / "docs" / "log.md": log_page(),
         ROOT / "README.md": readme(),
     }

@@ -38,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_document_is_a_page(site: Path) -> None:
     documents = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
-    wanted = {path.with_suffix(".html") for path in documents if path.name != "results-intro.md"}
+    wanted = {path.with_suffix(".html") for path in documents if not path.stem.endswith("-intro")}
     wanted = {path.with_name("index.html") if path.stem == "README" else path for path in wanted}
     wanted |= {Path("changelog.html"), Path("contributing.html")}
     built = {path.relative_to(site) for path in site.rglob("*.html")}

@@ -30,7 +30,7 @@ FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One layer's weights in the form that the forward pass wants; gradients flow through them.
+    """One layer's weights in the form that decoding wants.
 
     Attributes:
         qkv: ((Q + 2G) * E, D); the rows of queries and keys are in pairs for the rotation.
@@ -96,18 +96,13 @@ def heads_of(decoder: Any) -> Heads:
 
 
 def block_of(layer: Any, heads: Heads) -> Block:
-    """Return one layer's weights, joined; differentiable."""
+    """Return one layer's weights, joined."""
     attention, mlp = layer.self_attn, layer.mlp
-    before, between = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    query, key, value = (part.weight for part in parts)
-    biases = [part.bias for part in parts]
-    qkv_bias = None
-    if biases[0] is not None:
-        qkv_bias = torch.cat([_paired(biases[0], heads), _paired(biases[1], heads), biases[2]])
+    between = layer.post_attention_layernorm.weight
+    qkv, qkv_bias = _qkv_of(layer, heads)
     up_biases = (mlp.gate_proj.bias, mlp.up_proj.bias)
     return Block(
-        qkv=torch.cat([_paired(query, heads), _paired(key, heads), value]) * before,
+        qkv=qkv,
         qkv_bias=qkv_bias,
         out=attention.o_proj.weight,
         out_bias=attention.o_proj.bias,
@@ -116,6 +111,17 @@ def block_of(layer: Any, heads: Heads) -> Block:
         down=mlp.down_proj.weight,
         down_bias=mlp.down_proj.bias,
     )
+
+
+def _qkv_of(layer: Any, heads: Heads) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return `Block.qkv` and its bias; differentiable."""
+    attention = layer.self_attn
+    query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+    weight = torch.cat([_paired(query.weight, heads), _paired(key.weight, heads), value.weight])
+    bias = None
+    if query.bias is not None:
+        bias = torch.cat([_paired(query.bias, heads), _paired(key.bias, heads), value.bias])
+    return weight * layer.input_layernorm.weight, bias
 
 
 def _paired(rows: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -224,7 +230,7 @@ def train_forward(decoder: Any, x_UTD: torch.Tensor, keep_little: bool = False) 
     turn_T = rotations(decoder, torch.arange(x_UTD.shape[1], device=x_UTD.device))
 
     def layer_forward(x: torch.Tensor, layer: Any) -> torch.Tensor:
-        return _train_block(x, block_of(layer, heads), heads, turn_T)
+        return _train_block(x, layer, heads, turn_T)
 
     for layer in decoder.layers:
         if keep_little:
@@ -241,9 +247,10 @@ def _norm(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def _train_block(
-    x_UTD: torch.Tensor, block: Block, heads: Heads, turn_T: torch.Tensor
+    x_UTD: torch.Tensor, layer: Any, heads: Heads, turn_T: torch.Tensor
 ) -> torch.Tensor:
-    joined = linear(_norm(x_UTD, heads.eps), block.qkv, block.qkv_bias)
+    out, mlp = layer.self_attn.o_proj, layer.mlp
+    joined = linear(_norm(x_UTD, heads.eps), *_qkv_of(layer, heads))
     query, key, value = _Turned.apply(joined, turn_T, heads)  # type: ignore[no-untyped-call]
     seen = scaled_dot_product_attention(
         query.transpose(1, 2),
@@ -252,14 +259,12 @@ def _train_block(
         is_causal=True,
         enable_gqa=heads.n_query != heads.n_key,
     )
-    x_UTD = x_UTD + linear(seen.transpose(1, 2).flatten(2), block.out, block.out_bias)
-    unit = _norm(x_UTD, heads.eps)
+    x_UTD = x_UTD + linear(seen.transpose(1, 2).flatten(2), out.weight, out.bias)
     # Two products here: elementwise work on halves of one result would skip over the other half.
-    weights = block.gate_up.chunk(2)
-    biases = (None, None) if block.gate_up_bias is None else block.gate_up_bias.chunk(2)
-    gate, up = (linear(unit, w, b) for w, b in zip(weights, biases, strict=True))
+    unit, between = _norm(x_UTD, heads.eps), layer.post_attention_layernorm.weight
+    gate, up = (linear(unit, p.weight * between, p.bias) for p in (mlp.gate_proj, mlp.up_proj))
     inner = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
-    return x_UTD + linear(inner, block.down, block.down_bias)
+    return x_UTD + linear(inner, mlp.down_proj.weight, mlp.down_proj.bias)
 
 
 # ---- reading, for decoding: no gradients, keys and values kept ---------------------------------
