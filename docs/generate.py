@@ -1,6 +1,7 @@
 """Write every page that is made from code or from committed results.
 
-Pages: docs/reference/*.md, docs/{results,benchmarks,log}.md and the tables of README.md.
+Pages: docs/reference/*.md, docs/{results,benchmarks,log}.md and the tables of README.md and of
+docs/guides/scale.md.
 
     python docs/generate.py            # write them
     python docs/generate.py --check    # exit 1 if any of them is not current (a test does this)
@@ -20,6 +21,8 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from prerank import estimate
+from prerank.anchors.config import GenerateConfig
 from prerank.cli import app
 from prerank.evaluation.formats import to_markdown
 from prerank.evaluation.sheets import comparison_sheets
@@ -31,6 +34,7 @@ from prerank.store import read_report
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: begin, made by docs/generate.py -->", "<!-- results: end -->"
+SCALE_BEGIN, SCALE_END = "<!-- scale: begin, made by docs/generate.py -->", "<!-- scale: end -->"
 MADE = "<!-- made by docs/generate.py; do not edit -->\n"
 SHOWN = (("gauc", "all"), ("gauc", "tail"), ("hr@10", "all"), ("auc", "all"))
 
@@ -284,6 +288,107 @@ def readme() -> str:
     return f"{before}{BEGIN}\n" + "\n".join(tables) + f"\n\n{END}{after}"
 
 
+def scale() -> str:
+    """Return docs/guides/scale.md with its measured and reckoned tables made anew."""
+    text = (ROOT / "docs" / "guides" / "scale.md").read_text()
+    before, _, rest = text.partition(SCALE_BEGIN)
+    _, _, after = rest.partition(SCALE_END)
+    file = RESULTS / "scale.json"
+    found = json.loads(file.read_text())
+    lines = [*_measured_scale(found), *_reckoned_scale(found)]
+    return "\n".join([f"{before}{SCALE_BEGIN}", *lines, f"{SCALE_END}{after}"])
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" + "|---:" * (len(head) - 1) + "|",
+        *lines,
+        "",
+    ]
+
+
+def _measured_scale(found: dict[str, Any]) -> list[str]:
+    counts, rates = found["counts"], found["rates"]
+    rows = [
+        [
+            stage,
+            f"{one['seconds']:,.0f}",
+            f"{one['cpu_seconds']:,.0f}",
+            f"{one['peak_mb'] / 1000:.2f}",
+            f"{one['gb']:.2f}",
+        ]
+        for stage, one in found["stages"].items()
+    ]
+    return [
+        "",
+        f"**Measured** (`benchmarks/results/scale.json`, {found['hardware']}): {counts['rows']:,} "
+        f"exposures, {counts['users']:,} users, {counts['items']:,} items, {counts['pairs']:,} "
+        f"unexposed pairs, {counts['anchors']:,} history anchors, in {counts['parts']} parts. "
+        f"{rates['prepare_rows_per_s']:,} rows/s prepared, {rates['label_pairs_per_s']:,} pairs/s "
+        f"matched and labelled; at most {found['peak_mb'] / 1000:.2f} GB of memory.",
+        *_table(["stage", "s", "s of processor", "most GB of memory", "GB written"], rows),
+    ]
+
+
+def _reckoned_scale(found: dict[str, Any]) -> list[str]:
+    """Return hours and bytes for 300 million users, with the arithmetic."""
+    stages, counts = found["stages"], found["counts"]
+    users, items, shown, pairs, anchors, dim, levels, history = 3e8, 1e7, 1e9, 3e9, 20, 64, 3, 50
+    config = GenerateConfig(beam_width=20, n_anchors=anchors, max_history=history)
+    each = estimate.user_flops(config, estimate.QWEN_05B, levels, history)
+    speed = estimate.GPU_TFLOPS * 1e12 * estimate.GPU_SHARE
+    rate = speed / each
+    gpus = [
+        [
+            str(n),
+            f"{n * rate:,.0f}",
+            f"{users / (n * rate) / 3600:,.1f}",
+            f"{users / rate / 3600:,.0f}",
+        ]
+        for n in (1, 2, 4, 8, 16, 32, 64, 96)
+    ]
+    work = {
+        "prepare": (shown, "rows", counts["rows"] / stages["prepare"]["cpu_seconds"]),
+        "label": (pairs, "pairs", counts["pairs"] / stages["label"]["cpu_seconds"]),
+    }
+    cores = [
+        [stage, f"{n:.3g} {unit}", f"{per:,.0f}", f"{n / per / 3600:,.1f}"]
+        for stage, (n, unit, per) in work.items()
+    ]
+    dataset = shown * 1e9 * stages["prepare"]["gb"] / counts["rows"]
+    labels = pairs * 1e9 * stages["label"]["gb"] / counts["pairs"]
+    vectors = users * anchors * (4 * dim + 4 * levels + 8) + 8 * users
+    kept = [
+        ("dataset", "measured, in proportion to the rows", dataset),
+        ("embeddings", "4 I D", 4 * items * dim),
+        ("semantic IDs", "4 I L", 4 * items * levels),
+        ("anchors", "U A (4 D + 4 L + 8) + 8 U", vectors),
+        ("of these the vectors", "4 U A D", 4 * users * anchors * dim),
+        ("pseudo-labels", "measured, in proportion to the pairs", labels),
+    ]
+    return [
+        f"**Reckoned** for a day of {users / 1e6:.0f} million users: {shown:.0e} exposures, "
+        f"{items:.0e} items, {pairs:.0e} unexposed pairs (10 a user), "
+        f"A = {anchors} anchors, D = {dim}, L = {levels}, "
+        f"W = {config.beam_width} beams, histories of {history} items.",
+        "",
+        f"*Generate.* A user is {each / 1e12:.3f} TFLOP for Qwen2.5-0.5B; "
+        f"{estimate.GPU_TFLOPS:g} TFLOP/s x {estimate.GPU_SHARE:.0%} = {speed / 1e12:.1f} "
+        f"TFLOP/s; so {speed / 1e12:.1f} / {each / 1e12:.3f} = {rate:.0f} users/s and "
+        "GPU. **Assumed, not measured by us**: the share is chosen so that an H20 reaches what the "
+        "paper's 6 hours on 96 of them imply.",
+        *_table(["GPUs (H20, assumed)", "users/s", "hours", "GPU-hours"], gpus),
+        "*Prepare and label*, at the processor seconds measured above, on one core. Parts are "
+        "matched independently of each other, but today one process does them all.",
+        *_table(["stage", "how many", "a second and core", "core-hours"], cores),
+        "*Storage.* Vectors of anchors follow from their codes, and yet the artifact holds them.",
+        *_table(["artifact", "arithmetic", "GB"], [[a, b, f"{c / 1e9:,.1f}"] for a, b, c in kept]),
+    ]
+
+
 def pages() -> dict[Path, str]:
     """Return every generated page with its text."""
     return {
@@ -292,6 +397,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "results.md": results_page(),
         ROOT / "docs" / "benchmarks.md": benchmarks_page(),
         ROOT / "docs" / "log.md": log_page(),
+        ROOT / "docs" / "guides" / "scale.md": scale(),
         ROOT / "README.md": readme(),
     }
 

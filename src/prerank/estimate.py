@@ -27,6 +27,7 @@ from prerank.pipeline import Run, Step
 from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe
 from prerank.semantic_ids.config import TokenizeConfig
+from prerank.store import table_files
 
 RATES = Path(__file__).parent / "rates.json"
 CLICK_RATE = 0.2
@@ -141,13 +142,11 @@ def counts_of_world(world: WorldConfig) -> Counts:
 def counts_of_dataset(folder: Path) -> Counts:
     """Return the exact counts of a prepared ``Dataset``, from its files' footers and one column."""
     about = json.loads((folder / "dataset.json").read_text())
-    rows = {
-        name: _rows(folder / f"{name}.parquet")
-        for name in ("users", "items", "exposures", "candidates", "interactions")
-    }
+    names = ("users", "items", "exposures", "candidates", "interactions")
+    rows = {name: _rows(table_files(folder, name)) for name in names}
     early, cut = rows["interactions"], about["cuts"]["anchors"]
     if about["time_unit"] != "none" and cut is not None:
-        times = pl.scan_parquet(folder / "interactions.parquet").select(pl.col("time") < cut)
+        times = pl.scan_parquet(table_files(folder, "interactions")).select(pl.col("time") < cut)
         early = int(times.sum().collect(engine="streaming").item())
     return Counts(
         **rows, history=early / max(rows["users"], 1), source="the prepared dataset, exact"
@@ -162,10 +161,10 @@ def counts_of_logs(path: Path, config: LogsConfig, anchored: float) -> Counts:
         config: how tables and columns are called.
         anchored: share of the exposures before the anchor cut.
     """
-    from prerank.data.readers.logs import table_files
+    from prerank.data.readers.logs import table_files as log_files
 
     def scan(name: str) -> pl.LazyFrame | None:
-        files = table_files(path, name, getattr(config, name))
+        files = log_files(path, name, getattr(config, name))
         if not files:
             return None
         if files[0].suffix in (".csv", ".tsv"):
@@ -198,8 +197,8 @@ def counts_of_logs(path: Path, config: LogsConfig, anchored: float) -> Counts:
     )
 
 
-def _rows(file: Path) -> int:
-    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+def _rows(files: list[Path]) -> int:
+    return int(pl.scan_parquet(files).select(pl.len()).collect().item())
 
 
 def count(run: Run, given: Mapping[str, Any]) -> Counts:

@@ -50,6 +50,7 @@ from prerank.evaluation.extra import (
     StageExtra,
 )
 from prerank.lock import die_with_parent, locked
+from prerank.parts import DatasetParts, StoredAnchors, blank, save_anchors
 from prerank.progress import log, log_step, track
 from prerank.progress import stage as progress_stage
 from prerank.recipe import AT, STAGES, VARIED, Recipe
@@ -57,6 +58,7 @@ from prerank.store import Manifest, Store
 from prerank.tracking.measures import measures, prefix
 from prerank.tracking.open import open_tracking
 from prerank.tracking.tracker import Tracking
+from prerank.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
@@ -384,6 +386,23 @@ class Run:
         return found
 
     @property
+    def catalog(self) -> Dataset:
+        """The prepared dataset; where it is in parts, without its users and their events."""
+        parts = self.parts
+        if parts is None:
+            return self.dataset
+        items, catalog = stores.load_catalog(parts.path)
+        return replace(blank(parts.about["name"], "ms", Vocabulary.of([]), items), catalog=catalog)
+
+    @property
+    def parts(self) -> DatasetParts | None:
+        """The prepared dataset part by part; None if it was written as one whole."""
+        if "parts" not in self._cache:
+            self._cache["parts"] = DatasetParts.open(self.path("dataset"))
+        found: DatasetParts | None = self._cache["parts"]
+        return found
+
+    @property
     def space(self) -> ItemEmbeddings:
         """The frozen semantic space of the recipe itself; a variant may have another."""
         found: ItemEmbeddings = self.load("embeddings", ItemEmbeddings)
@@ -485,6 +504,7 @@ class Run:
 
 def prepare(run: Run, step: Step, out: Path) -> None:
     """Logs -> Dataset."""
+    from prerank.data.parted import is_large, prepare_parts
     from prerank.data.prepare import prepare as make
 
     config = run.recipe.prepare
@@ -493,7 +513,12 @@ def prepare(run: Run, step: Step, out: Path) -> None:
         folder = Path(run.recipe.cache) / "logs" / remote.local_name(config.path) / name
         here = remote.fetch_folder(config.path, folder)
         config = config.model_copy(update={"path": str(here)})
-    stores.save(out, make(config, step.seed))
+    logs = Path(config.path).expanduser()
+    if is_large(logs, config):
+        work = run.store.work(step.key, step.fingerprint)
+        prepare_parts(config, logs, step.seed, out, work)
+    else:
+        stores.save(out, make(config, step.seed))
 
 
 def encode(run: Run, step: Step, out: Path) -> None:
@@ -502,7 +527,8 @@ def encode(run: Run, step: Step, out: Path) -> None:
     from prerank.embeddings.encode import encode as make
 
     work = run.store.work(step.key, step.fingerprint)
-    stores.save(out, make(run.dataset, EncodeConfig.parse(step.config), step.seed, work))
+    config = EncodeConfig.parse(step.config)
+    stores.save(out, make(run.catalog, config, step.seed, work))
 
 
 def tokenize(run: Run, step: Step, out: Path) -> None:
@@ -514,7 +540,7 @@ def tokenize(run: Run, step: Step, out: Path) -> None:
     if config.append_to:
         folder = Path(config.append_to)
         published = stores.load(Store(folder.parent).checked(folder.name), SemanticIds)
-    items = run.dataset.items
+    items = run.catalog.items
     stores.save(
         out, make(run.embeddings(step), config, step.seed, items=items, published=published)
     )
@@ -561,12 +587,35 @@ def generate(run: Run, step: Step, out: Path) -> None:
     """AnchorModel -> InterestAnchors in shards; or one of the controls without an LLM."""
     from prerank.anchors.quality import anchor_quality
 
-    anchors = make_anchors(run, step)
-    stores.save(out, anchors)
+    parts = run.parts
+    if parts is not None and step.config["source"] == "history" and "first" not in step.config:
+        data = generate_parts(run, step, parts, out)
+        anchors, _ = StoredAnchors.open(out).of_users(0, len(data.users))
+    else:
+        anchors = make_anchors(run, step)
+        data = run.dataset
+        stores.save(out, anchors)
     if "first" not in step.config:
         sids, space = run.semantic_ids(step), run.embeddings(step)
-        report = anchor_quality(anchors, run.dataset, sids, space, step.seed)
+        report = anchor_quality(anchors, data, sids, space, step.seed)
         (out / "quality.json").write_text(json.dumps(report, indent=1))
+
+
+def generate_parts(run: Run, step: Step, parts: DatasetParts, out: Path) -> Dataset:
+    """Write the histories' anchors of a dataset in parts; return the part that stands for all.
+
+    It is the first one: what the report says of anchors it says of this sample of users.
+    """
+    from prerank.anchors.config import GenerateConfig
+    from prerank.anchors.controls import history_anchors
+
+    settings = {name: value for name, value in step.config.items() if name != "source"}
+    n_anchors = GenerateConfig.parse(settings).n_anchors
+    sids, space = run.semantic_ids(step), run.embeddings(step)
+    made = (history_anchors(part, sids, space, n_anchors, step.seed) for part in parts)
+    work = run.store.work(step.key, step.fingerprint)
+    save_anchors(out, iter(track(made, "anchors", total=len(parts))), work)
+    return parts.part(0)
 
 
 def make_anchors(run: Run, step: Step) -> InterestAnchors:
@@ -619,9 +668,16 @@ def label(run: Run, step: Step, out: Path) -> None:
     """InterestAnchors, or a teacher, and unexposed candidates -> PseudoLabels."""
     from prerank.labels.config import LabelConfig
     from prerank.labels.label import label as make
+    from prerank.labels.parts import has_parts, label_parts
 
     config = LabelConfig.parse(step.config)
     space = run.embeddings(step)
+    parts = run.parts
+    if parts is not None and has_parts(config):
+        made = StoredAnchors.open(run.path(run.parents(step, "generate")[0]))
+        work = run.store.work(step.key, step.fingerprint)
+        label_parts(parts, space, made, config, step.seed, out, work)
+        return
     asked = run.teacher_scores(step) if config.needs_teacher else None
     stores.save(out, make(run.dataset, space, run.anchors(step), config, step.seed, asked))
 

@@ -357,8 +357,57 @@ def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:
             out.write(np.ascontiguousarray(rows[start : start + step], dtype="<f4").tobytes())
 
 
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of a safetensors file that is read a slice at a time; no page of it stays mapped."""
+
+    file: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows ``start:stop``."""
+        size = int(np.prod(self.shape[1:], dtype=np.int64))
+        at = self.offset + start * size * self.dtype.itemsize
+        flat = np.fromfile(self.file, self.dtype, (stop - start) * size, offset=at)
+        return flat.reshape(stop - start, *self.shape[1:])
+
+
+NUMPY_KINDS = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "I16": "<i2", "I8": "<i1"}
+
+
+def stored_arrays(file: Path) -> dict[str, StoredArray]:
+    """Return the arrays of a safetensors file by name; nothing but its header is read."""
+    head, start = _head(file)
+    return {
+        name: StoredArray(
+            file,
+            np.dtype(NUMPY_KINDS[about["dtype"]]),
+            tuple(about["shape"]),
+            start + about["data_offsets"][0],
+        )
+        for name, about in head.items()
+        if name != "__metadata__"
+    }
+
+
 def map_rows(file: Path, name: str) -> NDArray[np.float32]:
     """Return an array of a safetensors file as mapped memory; writing to it changes no file."""
+    head, start = _head(file)
+    about = head[name]
+    shape, offset = tuple(about["shape"]), start + about["data_offsets"][0]
+    if about["dtype"] != "F32":
+        raise ArtifactError(
+            "the array has another type", where=str(file), must="F32", got=about["dtype"]
+        )
+    if 0 in shape:
+        return np.zeros(shape, dtype=np.float32)
+    return np.asarray(np.memmap(file, dtype="<f4", mode="c", offset=offset, shape=shape))
+
+
+def _head(file: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file, and where its data begins."""
     size = file.stat().st_size
     with file.open("rb") as source:
         length = int.from_bytes(source.read(8), "little")
@@ -370,16 +419,7 @@ def map_rows(file: Path, name: str) -> NDArray[np.float32]:
                 got=f"{length} bytes in a file of {size}",
                 hint=MAKE_AGAIN,
             )
-        head = source.read(length)
-    about, start = json.loads(head)[name], 8 + length
-    shape, offset = tuple(about["shape"]), start + about["data_offsets"][0]
-    if about["dtype"] != "F32":
-        raise ArtifactError(
-            "the array has another type", where=str(file), must="F32", got=about["dtype"]
-        )
-    if 0 in shape:
-        return np.zeros(shape, dtype=np.float32)
-    return np.asarray(np.memmap(file, dtype="<f4", mode="c", offset=offset, shape=shape))
+        return json.loads(source.read(length)), 8 + length
 
 
 # ---- how each artifact is laid out in files -------------------------------------------------
@@ -429,7 +469,8 @@ def _hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as one Parquet file."""
     frame = {
         name: values.tolist() if values.dtype == object else values
         for name, values in columns.items()
@@ -437,12 +478,23 @@ def _write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     pl.DataFrame(frame).write_parquet(path, compression="zstd", statistics=False)
 
 
-def _read_table(path: Path) -> dict[str, NDArray[Any]]:
+def part_file(path: Path, name: str, part: int) -> Path:
+    """Return the file of one part of a table that is written in parts."""
+    return path / f"{name}-{part:05d}.parquet"
+
+
+def table_files(path: Path, name: str) -> list[Path]:
+    """Return the files of a table in their order: one, or one a part."""
+    return sorted(path.glob(f"{name}-[0-9]*.parquet")) or [path / f"{name}.parquet"]
+
+
+def _read_table(path: Path | list[Path]) -> dict[str, NDArray[Any]]:
     frame = pl.read_parquet(path)
     return {name: frame[name].to_numpy(writable=True) for name in frame.columns}
 
 
-def _write_json(path: Path, values: object) -> None:
+def write_json(path: Path, values: object) -> None:
+    """Write plain JSON values."""
     path.write_text(json.dumps(values, indent=1))
 
 
@@ -455,7 +507,7 @@ def _write_features(path: Path, stem: str, features: a.Features) -> None:
     columns = {f"c:{n}": v for n, v in features.categorical.items()}
     columns |= {f"n:{n}": v for n, v in features.numeric.items()}
     if columns:
-        _write_table(path / f"{stem}.parquet", columns)
+        write_table(path / f"{stem}.parquet", columns)
     tensors: dict[str, NDArray[Any]]
     tensors = {f"v:{n}": np.ascontiguousarray(v) for n, v in features.vectors.items()}
     for name, lists in features.lists.items():
@@ -467,7 +519,7 @@ def _write_features(path: Path, stem: str, features: a.Features) -> None:
         "categories": {name: list(values) for name, values in features.categories.items()},
         "ordered": [name for name, lists in features.lists.items() if lists.ordered],
     }
-    _write_json(path / f"{stem}.json", about)
+    write_json(path / f"{stem}.json", about)
 
 
 def _read_features(path: Path, stem: str) -> a.Features:
@@ -490,8 +542,24 @@ def _read_features(path: Path, stem: str) -> a.Features:
     )
 
 
+TABLES = ("exposures", "candidates", "interactions", "pools")
+
+
 def _save_dataset(path: Path, dataset: a.Dataset) -> None:
-    _write_table(path / "users.parquet", {"id": dataset.users.ids.astype(object)})
+    save_but_tables(path, dataset)
+    for name in TABLES:
+        write_table(path / f"{name}.parquet", getattr(dataset, name).columns())
+
+
+def save_but_tables(path: Path, dataset: a.Dataset, parts: NDArray[np.int64] | None = None) -> None:
+    """Write all of a dataset but its tables of events, which are written in ``parts``.
+
+    Args:
+        path: the artifact's folder.
+        dataset: the tables in it are not read.
+        parts: (P + 1,) first user of each part, and the number of users; None: no parts.
+    """
+    write_table(path / "users.parquet", {"id": dataset.users.ids.astype(object)})
     catalog = dataset.catalog
     named = {
         "id": dataset.items.ids.astype(object),
@@ -500,13 +568,11 @@ def _save_dataset(path: Path, dataset: a.Dataset) -> None:
     }
     if catalog.image is not None:
         named["image"] = catalog.image
-    _write_table(path / "items.parquet", named)
+    write_table(path / "items.parquet", named)
     if catalog.vectors is not None:
         save_file({"vectors": catalog.vectors}, path / "vectors.safetensors")
     _write_features(path, "user_features", dataset.user_features)
     _write_features(path, "item_features", catalog.features)
-    for name in ("exposures", "candidates", "interactions", "pools"):
-        _write_table(path / f"{name}.parquet", getattr(dataset, name).columns())
     about = {
         "name": dataset.name,
         "time_unit": dataset.time_unit,
@@ -515,12 +581,13 @@ def _save_dataset(path: Path, dataset: a.Dataset) -> None:
         "stages": dataset.candidates.stages,
         "pools": dataset.pools.pools,
     }
-    _write_json(path / "dataset.json", about)
+    if parts is not None:
+        about["parts"] = parts.tolist()
+    write_json(path / "dataset.json", about)
 
 
-def _load_dataset(path: Path) -> a.Dataset:
-    about = _read_json(path / "dataset.json")
-    users = _read_table(path / "users.parquet")["id"].astype(np.str_)
+def load_catalog(path: Path) -> tuple[Vocabulary, a.Catalog]:
+    """Return the items and their content, of a dataset's folder."""
     items = _read_table(path / "items.parquet")
     vectors = path / "vectors.safetensors"
     catalog = a.Catalog(
@@ -530,15 +597,19 @@ def _load_dataset(path: Path) -> a.Dataset:
         vectors=load_file(vectors)["vectors"] if vectors.exists() else None,
         image=items.get("image"),
     )
-    tables = {
-        name: _read_table(path / f"{name}.parquet")
-        for name in ("exposures", "candidates", "interactions", "pools")
-    }
+    return Vocabulary(items["id"].astype(np.str_)), catalog
+
+
+def _load_dataset(path: Path) -> a.Dataset:
+    about = _read_json(path / "dataset.json")
+    users = _read_table(path / "users.parquet")["id"].astype(np.str_)
+    items, catalog = load_catalog(path)
+    tables = {name: _read_table(table_files(path, name)) for name in TABLES}
     return a.Dataset(
         name=about["name"],
         time_unit=about["time_unit"],
         users=Vocabulary(users),
-        items=Vocabulary(items["id"].astype(np.str_)),
+        items=items,
         user_features=_read_features(path, "user_features"),
         catalog=catalog,
         exposures=a.Exposures(**tables["exposures"]),
@@ -552,7 +623,7 @@ def _load_dataset(path: Path) -> a.Dataset:
 
 def _save_embeddings(path: Path, embeddings: a.ItemEmbeddings) -> None:
     write_rows(path / "vectors.safetensors", "vectors", embeddings.vectors)
-    _write_json(path / "quality.json", embeddings.quality)
+    write_json(path / "quality.json", embeddings.quality)
 
 
 def _load_embeddings(path: Path) -> a.ItemEmbeddings:
@@ -570,8 +641,8 @@ def _save_semantic_ids(path: Path, ids: a.SemanticIds) -> None:
     }
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path / "sids.safetensors")
     if ids.items is not None:
-        _write_table(path / "items.parquet", {"id": ids.items.ids.astype(object)})
-    _write_json(path / "quality.json", ids.quality)
+        write_table(path / "items.parquet", {"id": ids.items.ids.astype(object)})
+    write_json(path / "quality.json", ids.quality)
 
 
 def _load_semantic_ids(path: Path) -> a.SemanticIds:
@@ -592,7 +663,7 @@ ANCHOR_ARRAYS = ("offsets", "codes", "vectors", "logprob", "logprob_legal")
 def _save_anchors(path: Path, anchors: a.InterestAnchors) -> None:
     tensors = {name: np.ascontiguousarray(getattr(anchors, name)) for name in ANCHOR_ARRAYS}
     save_file(tensors, path / "anchors.safetensors", metadata={"source": anchors.source})
-    _write_json(path / "anchors.json", {"source": anchors.source})
+    write_json(path / "anchors.json", {"source": anchors.source})
 
 
 def _load_anchors(path: Path) -> a.InterestAnchors:
@@ -601,18 +672,18 @@ def _load_anchors(path: Path) -> a.InterestAnchors:
 
 
 def _save_labels(path: Path, labels: a.PseudoLabels) -> None:
-    _write_table(path / "labels.parquet", labels.columns())
-    _write_json(path / "labels.json", {"source": labels.source, "fit": labels.fit})
+    write_table(path / "labels.parquet", labels.columns())
+    write_json(path / "labels.json", {"source": labels.source, "fit": labels.fit})
 
 
 def _load_labels(path: Path) -> a.PseudoLabels:
     about = _read_json(path / "labels.json")
-    columns: dict[str, Any] = _read_table(path / "labels.parquet")
+    columns: dict[str, Any] = _read_table(table_files(path, "labels"))
     return a.PseudoLabels(**columns, source=about["source"], fit=about["fit"])
 
 
 def _save_report(path: Path, report: a.Report) -> None:
-    _write_json(path / "report.json", asdict(report))
+    write_json(path / "report.json", asdict(report))
 
 
 def _load_report(path: Path) -> a.Report:

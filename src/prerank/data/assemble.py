@@ -128,9 +128,13 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     shown["request"], offered["request"] = _requests(shown, offered, logs)
     if logs.time_unit == "none" and "split" not in shown:
         notes.append("no time: exposures are split at random, histories are sets")
-    exposures, cuts = _exposures(shown, logs, split, seed)
-    interactions = _interactions(exposures, liked, cuts, logs, notes)
-    candidates = _candidates(offered, cuts, logs, notes)
+    period, cuts = _periods(shown, logs, split, seed)
+    exposures = exposures_of(shown, period)
+    interactions, n_late = interactions_of(
+        exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions
+    )
+    candidates, n_after = candidates_of(offered, cuts, logs.time_unit, logs.stages)
+    notes += left_out_notes(n_late, n_after)
     met = sorted_unique(
         np.concatenate([pair_keys(table.user, table.item) for table in (interactions, exposures)])
     )
@@ -143,21 +147,20 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
         for name, power in zip(logs.sampled_pools, (0.0, pools.popularity_power), strict=True):
             weights = popularity_weights(train, len(items), power)
             parts.append((name, sampled_rows(name, positives, met, weights, pools, seed)))
-        notes.append(_pools_note(logs.sampled_pools, pools))
+        notes.append(pools_note(logs.sampled_pools, pools))
     for name, frame in logs.pools.items():
         rows = _indexed(frame, users, items, logs.time_unit, f"pool {name}")
         parts.append((name, rows))
     idle = len(users) - len(sorted_unique(np.concatenate([exposures.user, interactions.user])))
-    if idle:
-        notes.append(f"{idle} of {len(users)} users have neither an exposure nor an interaction")
+    notes += idle_notes(idle, len(users))
 
     dataset = Dataset(
         name=logs.name,
         time_unit=logs.time_unit,
         users=users,
         items=items,
-        user_features=_features(logs.users, "user", users),
-        catalog=_catalog(logs, items),
+        user_features=features_of(logs.users, "user", users),
+        catalog=catalog_of(logs, items),
         exposures=exposures,
         candidates=candidates,
         interactions=interactions,
@@ -222,61 +225,66 @@ def _requests(
     return codes(shown, keys[0]), codes(offered, keys[1])
 
 
-def _exposures(
+def _periods(
     shown: dict[str, NDArray[Any]], logs: Logs, config: SplitConfig, seed: int
-) -> tuple[Exposures, Cuts]:
+) -> tuple[ByteArray, Cuts]:
+    """Return each exposure's split, and the cuts."""
     n, time = len(shown["user"]), shown["time"].astype(np.int64)
-    cuts = NO_CUTS
-    split: ByteArray
     if "split" in shown:
         split = shown["split"].astype(np.int8)
-        if logs.time_unit == "ms":
-            cuts = given_cuts(time, split, config.anchor_fraction)
-    elif logs.time_unit == "none":
+        is_timed = logs.time_unit == "ms"
+        return split, given_cuts(time, split, config.anchor_fraction) if is_timed else NO_CUTS
+    if logs.time_unit == "none":
         grouped = "request" in logs.exposures.columns
         group = shown["request"] if grouped else np.arange(n, dtype=np.int64)
-        split = random_split(group, config, rng(seed, "split"))
-    else:
-        cuts = temporal_cuts(time, config, logs.cuts)
-        split = split_at(time, cuts)
+        return random_split(group, config, rng(seed, "split")), NO_CUTS
+    cuts = temporal_cuts(time, config, logs.cuts)
+    return split_at(time, cuts), cuts
+
+
+def exposures_of(shown: dict[str, NDArray[Any]], split: ByteArray) -> Exposures:
+    """Return the exposures of indexed columns; what is not there is unknown."""
+    n = len(split)
 
     def column(name: str, default: float, kind: type[Any]) -> NDArray[Any]:
         values = shown.get(name)
-        return np.full(n, default, kind) if values is None else values.astype(kind)
+        if values is None:
+            return np.full(n, default, kind)
+        # A column of whole numbers with gaps comes as floats.
+        return np.where(np.isnan(values), default, values).astype(kind)
 
-    exposures = Exposures(
+    return Exposures(
         request=shown["request"],
         user=shown["user"],
         item=shown["item"],
-        time=time,
+        time=shown["time"].astype(np.int64),
         click=column("click", -1, np.int8),
         position=column("position", -1, np.int32),
         propensity=column("propensity", np.nan, np.float32),
         split=split,
     )
-    return exposures, cuts
 
 
-def _interactions(
+def interactions_of(
     exposures: Exposures,
     liked: dict[str, NDArray[Any]],
     cuts: Cuts,
-    logs: Logs,
-    notes: list[str],
-) -> Interactions:
-    """Return all positives that a history may hold, sorted by user and time."""
+    time_unit: TimeUnit,
+    clicks_are_interactions: bool,
+) -> tuple[Interactions, int]:
+    """Return all positives that a history may hold, by user and time, and how many were late."""
     # With real times a validation click is history for test rows; otherwise it is held out.
-    allowed = exposures.split != TEST if logs.time_unit == "ms" else exposures.split == TRAIN
-    clicked = allowed & (exposures.click == 1) & logs.clicks_are_interactions
+    allowed = exposures.split != TEST if time_unit == "ms" else exposures.split == TRAIN
+    clicked = allowed & (exposures.click == 1) & clicks_are_interactions
     user = np.concatenate([liked["user"], exposures.user[clicked]])
     item = np.concatenate([liked["item"], exposures.item[clicked]])
     time = np.concatenate([liked["time"].astype(np.int64), exposures.time[clicked]])
-    if logs.time_unit == "ms" and cuts.test is not None:
+    n_late = 0
+    if time_unit == "ms" and cuts.test is not None:
         early = time < cuts.test
-        if not early.all():
-            notes.append(f"{int((~early).sum())} interactions of the test period were left out")
+        n_late = int((~early).sum())
         user, item, time = user[early], item[early], time[early]
-    if logs.time_unit == "none":
+    if time_unit == "none":
         held = exposures.split != TRAIN
         held_keys = sorted_unique(pair_keys(exposures.user[held], exposures.item[held]))
         key = sorted_unique(pair_keys(user, item))
@@ -284,25 +292,23 @@ def _interactions(
         user, item = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
         time = np.zeros(len(key), dtype=np.int64)
     order = np.lexsort((time, user))
-    return Interactions(user=user[order], item=item[order], time=time[order])
+    return Interactions(user=user[order], item=item[order], time=time[order]), n_late
 
 
-def _candidates(
-    offered: dict[str, NDArray[Any]], cuts: Cuts, logs: Logs, notes: list[str]
-) -> Candidates:
-    """Return the candidates of training requests."""
+def candidates_of(
+    offered: dict[str, NDArray[Any]], cuts: Cuts, time_unit: TimeUnit, stages: tuple[str, ...]
+) -> tuple[Candidates, int]:
+    """Return the candidates of training requests, and how many others were left out."""
     n = len(offered["user"])
     keep = np.ones(n, dtype=np.bool_)
-    if logs.time_unit == "ms" and cuts.validation is not None:
+    if time_unit == "ms" and cuts.validation is not None:
         keep = offered["time"] < cuts.validation
-        if not keep.all():
-            notes.append(f"{int((~keep).sum())} candidates after training were left out")
 
     def column(name: str, default: float, kind: type[Any]) -> NDArray[Any]:
         values = offered.get(name)
         return np.full(n, default, kind)[keep] if values is None else values[keep].astype(kind)
 
-    return Candidates(
+    candidates = Candidates(
         request=offered["request"][keep],
         user=offered["user"][keep],
         item=offered["item"][keep],
@@ -310,11 +316,30 @@ def _candidates(
         stage=column("stage", 0, np.int8),
         score=column("score", np.nan, np.float32),
         truth=column("truth", np.nan, np.float32),
-        stages=logs.stages,
+        stages=stages,
     )
+    return candidates, int((~keep).sum())
 
 
-def _pools_note(names: tuple[str, ...], config: PoolsConfig) -> str:
+def left_out_notes(n_late: int, n_after: int) -> list[str]:
+    """Return the notes on interactions of the test period and candidates after training."""
+    notes = []
+    if n_late:
+        notes.append(f"{n_late} interactions of the test period were left out")
+    if n_after:
+        notes.append(f"{n_after} candidates after training were left out")
+    return notes
+
+
+def idle_notes(n_idle: int, n_users: int) -> list[str]:
+    """Return the note on users without any event."""
+    if not n_idle:
+        return []
+    return [f"{n_idle} of {n_users} users have neither an exposure nor an interaction"]
+
+
+def pools_note(names: tuple[str, ...], config: PoolsConfig) -> str:
+    """Return the note on what sampled pools assume."""
     return (
         f"pools {' and '.join(names)}: a clicked item beside up to {config.n_negatives} items "
         "the user neither interacted with nor was shown, drawn uniformly and by (training "
@@ -322,13 +347,14 @@ def _pools_note(names: tuple[str, ...], config: PoolsConfig) -> str:
     )
 
 
-def _catalog(logs: Logs, items: Vocabulary) -> Catalog:
+def catalog_of(logs: Logs, items: Vocabulary) -> Catalog:
+    """Return the items' content in the order of the vocabulary."""
     order = _order(logs.items["item"], items)
     sorted_items = logs.items[order]
     return Catalog(
         title=np.array(sorted_items["title"].to_list(), dtype=object),
         text=np.array(sorted_items["text"].to_list(), dtype=object),
-        features=_features(logs.items, "item", items),
+        features=features_of(logs.items, "item", items),
         vectors=None if logs.vectors is None else np.ascontiguousarray(logs.vectors[order]),
         image=np.array(sorted_items["image"].to_list(), dtype=object)
         if "image" in sorted_items.columns
@@ -343,7 +369,7 @@ def _order(ids: pl.Series, vocabulary: Vocabulary) -> NDArray[np.int64]:
     return row
 
 
-def _features(frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary) -> Features:
+def features_of(frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary) -> Features:
     """Return the feature columns of a frame in the order of the vocabulary."""
     n = len(vocabulary)
     if frame is None:

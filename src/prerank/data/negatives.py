@@ -18,7 +18,12 @@ ROUNDS = 30
 
 def popularity_weights(item: IntArray, n_items: int, power: float) -> NDArray[np.float64]:
     """Return (I,) probabilities proportional to (number of rows of the item + 1) ** power."""
-    weight = (np.bincount(item, minlength=n_items) + 1.0) ** power
+    return weights_of(np.bincount(item, minlength=n_items), power)
+
+
+def weights_of(counts: NDArray[np.integer], power: float) -> NDArray[np.float64]:
+    """Return (I,) probabilities proportional to (count + 1) ** power."""
+    weight = (counts + 1.0) ** power
     return np.asarray(weight / weight.sum(), dtype=np.float64)
 
 

@@ -13,6 +13,7 @@ from prerank.artifacts import (
     TRAIN,
     UNKNOWN_CLICK,
     VALIDATION,
+    ByteArray,
     Exposures,
     Pools,
     TimeArray,
@@ -35,6 +36,20 @@ def positives_of(exposures: Exposures) -> Columns:
     """Return the clicked held-out exposures, from which the sampled pools are built."""
     held = (exposures.split != TRAIN) & (exposures.click == 1)
     return {name: getattr(exposures, name)[held] for name in ("split", "user", "item", "time")}
+
+
+def picked_requests(
+    split: ByteArray, config: PoolsConfig, seed: int
+) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return each held-out split and the clicked rows (of ``split``) that its pools are made of.
+
+    One draw for all pools, so that they judge the same requests.
+    """
+    found = []
+    for code, limit in ((VALIDATION, config.max_validation_requests), (TEST, config.max_requests)):
+        index = np.flatnonzero(split == code)
+        found.append((code, np.sort(rng(seed, "pools", code).permutation(index)[:limit])))
+    return found
 
 
 def sampled_rows(
@@ -62,10 +77,7 @@ def sampled_rows(
         The columns of a pool; a request is one positive.
     """
     parts = []
-    for code, limit in ((VALIDATION, config.max_validation_requests), (TEST, config.max_requests)):
-        index = np.flatnonzero(positives["split"] == code)
-        # One draw for all pools, so that they judge the same requests.
-        index = np.sort(rng(seed, "pools", code).permutation(index)[:limit])
+    for code, index in picked_requests(positives["split"], config, seed):
         picked = {key: values[index] for key, values in positives.items()} | {"request": index}
         generator = rng(seed, "pools", name, code)
         parts.append(with_negatives(picked, met, weights, config.n_negatives, generator))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,30 +58,65 @@ def temporal_cuts(time: TimeArray, config: SplitConfig, given: Cuts = NO_CUTS) -
     Raises:
         DataError: the cuts do not follow each other with events in between.
     """
-    ordered = np.sort(time)
+    return cuts_of(Ordered(np.sort(time)), config, given)
+
+
+class Times(Protocol):
+    """A multiset of moments that can be asked for order statistics."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def at(self, rank: int) -> int:
+        """Return the moment of this rank, from 0."""
+
+    def below(self, moment: int) -> int:
+        """Return how many lie strictly before ``moment``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """Moments in memory, ascending."""
+
+    time: TimeArray
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def at(self, rank: int) -> int:
+        """Return the moment of this rank."""
+        return int(self.time[rank])
+
+    def below(self, moment: int) -> int:
+        """Return how many lie before ``moment``."""
+        return int(np.searchsorted(self.time, moment))
+
+
+def cuts_of(times: Times, config: SplitConfig, given: Cuts = NO_CUTS) -> Cuts:
+    """Return the cuts of a log with these exposure times; see `temporal_cuts`."""
+    n = len(times)
     test = _first(moment_ms(config.test_from, "split.test_from"), given.test)
     if test is None:
-        test = _quantile(ordered, 1 - config.test_fraction)
+        test = quantile(times, n, 1 - config.test_fraction)
+    n_before = times.below(test)
     validation = _first(
         moment_ms(config.validation_from, "split.validation_from"), given.validation
     )
     if validation is None:
-        kept = ordered[ordered < test]
         share = config.validation_fraction / (1 - config.test_fraction)
-        validation = _quantile(kept, 1 - share) if len(kept) else test
+        validation = quantile(times, n_before, 1 - share) if n_before else test
+    n_train = times.below(validation)
     anchors = _first(moment_ms(config.anchors_from, "split.anchors_from"), given.anchors)
     if anchors is None:
-        train = ordered[ordered < validation]
-        anchors = _quantile(train, config.anchor_fraction) if len(train) else validation
-    counts = np.diff(np.searchsorted(ordered, [validation, test]), prepend=0)
-    n_test = len(ordered) - int(counts.sum())
-    if anchors > validation or validation >= test or 0 in counts or n_test == 0:
+        anchors = quantile(times, n_train, config.anchor_fraction) if n_train else validation
+    counts = (n_train, n_before - n_train, n - n_before)
+    if anchors > validation or validation >= test or 0 in counts:
         raise DataError(
             "the log cannot be cut into training, validation and test",
             where="exposures -> time",
             must="exposures in every period and anchors <= validation < test",
             got=f"cuts {anchors}, {validation}, {test} ms; "
-            f"{counts[0]} / {counts[1]} / {n_test} exposures",
+            f"{counts[0]} / {counts[1]} / {counts[2]} exposures",
             hint="a longer log, other fractions, or split.*_from moments inside the log",
         )
     return Cuts(anchors=anchors, validation=validation, test=test)
@@ -89,8 +126,9 @@ def _first(*moments: int | None) -> int | None:
     return next((moment for moment in moments if moment is not None), None)
 
 
-def _quantile(ordered: TimeArray, share: float) -> int:
-    return int(ordered[min(int(len(ordered) * share), len(ordered) - 1)])
+def quantile(times: Times, n: int, share: float) -> int:
+    """Return the ``share`` quantile of the first ``n`` moments."""
+    return times.at(min(int(n * share), n - 1))
 
 
 def split_at(time: TimeArray, cuts: Cuts) -> ByteArray:
@@ -118,7 +156,7 @@ def given_cuts(time: TimeArray, split: ByteArray, anchor_fraction: float) -> Cut
     """Return the cuts that a given split implies: the first moments of validation and test."""
     first = [int(time[split == s].min()) if (split == s).any() else None for s in (1, 2)]
     train = np.sort(time[split == TRAIN])
-    anchors = _quantile(train, anchor_fraction) if len(train) else None
+    anchors = quantile(Ordered(train), len(train), anchor_fraction) if len(train) else None
     return Cuts(anchors=anchors, validation=_first(*first), test=first[1])
 
 

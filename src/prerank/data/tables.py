@@ -6,7 +6,8 @@ a bad value is named with its row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,31 +24,53 @@ TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a file from ``first`` on: where a table lies that was read in chunks."""
+
+    file: Path
+    first: int = 0
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+
+Where = Path | Rows
+
+
+def scan_file(file: Path) -> pl.LazyFrame:
+    """Return a file as a query; the columns of CSV are text.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    if not file.is_file():
+        raise DataError("the file is not there", where=str(file), hint="check `prepare.path`")
+    if file.suffix in (".feather", ".arrow", ".ipc"):
+        return pl.scan_ipc(file)
+    if file.suffix in (".csv", ".tsv"):
+        separator = "\t" if file.suffix == ".tsv" else ","
+        return pl.scan_csv(file, separator=separator, infer_schema=False)
+    return pl.scan_parquet(file)
+
+
 def read_frame(
-    file: Path, columns: Sequence[str] = (), keys: pl.DataFrame | None = None
+    file: Path,
+    columns: Sequence[str] = (),
+    keys: pl.DataFrame | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> pl.DataFrame:
     """Read a Parquet, Feather or CSV file; only ``columns`` if any are named.
 
-    With ``keys`` only rows whose values in the columns of ``keys`` stand there, in the file's
-    order; the rest of a large file never is in memory, and no row at all is legal.
+    With ``rows`` only those from the first on: (first, how many). With ``keys`` only rows whose
+    values in the columns of ``keys`` stand there, in the file's order; the rest of a large file
+    never is in memory, and no row at all is legal.
 
     Raises:
         DataError: the file is missing, unreadable, empty, or lacks a column.
     """
-    if not file.is_file():
-        raise DataError("the file is not there", where=str(file), hint="check `prepare.path`")
-    scan: Callable[[Path], pl.LazyFrame]
-    if file.suffix in (".feather", ".arrow", ".ipc"):
-        scan = pl.scan_ipc
-    elif file.suffix in (".csv", ".tsv"):
-        separator = "\t" if file.suffix == ".tsv" else ","
-
-        def scan(path: Path) -> pl.LazyFrame:
-            return pl.scan_csv(path, separator=separator, infer_schema=False)
-    else:
-        scan = pl.scan_parquet
     try:
-        lazy = scan(file)
+        lazy = scan_file(file)
         present = lazy.collect_schema().names()
         missing = [name for name in columns if name not in present]
         if missing:
@@ -59,6 +82,7 @@ def read_frame(
                 hint='map your column names in the recipe: `columns = {ours = "yours"}`',
             )
         chosen = lazy.select(columns) if columns else lazy
+        chosen = chosen.slice(*rows) if rows else chosen
         if keys is not None:
             numbered = chosen.with_row_index(ROW)
             found = numbered.join(keys.lazy(), on=keys.columns, how="semi")
@@ -79,7 +103,7 @@ def read_frame(
 
 
 def complain(
-    values: pl.Series, bad: pl.Series, what: str, where: Path, must: str, hint: str = ""
+    values: pl.Series, bad: pl.Series, what: str, where: Where, must: str, hint: str = ""
 ) -> None:
     """Raise DataError naming the first row where ``bad`` is true; do nothing if there is none."""
     n = int(bad.sum() or 0)
@@ -88,6 +112,7 @@ def complain(
     row = int(bad.fill_null(False).arg_max() or 0)
     value = values[row]
     shown = "null" if value is None else repr(value)[:80]
+    row += where.first if isinstance(where, Rows) else 0
     raise DataError(
         what,
         where=f"{where} -> {values.name}, row {row + 1}",
@@ -97,7 +122,7 @@ def complain(
     )
 
 
-def wrong_type(values: pl.Series, file: Path, must: str, hint: str = "") -> DataError:
+def wrong_type(values: pl.Series, file: Where, must: str, hint: str = "") -> DataError:
     """Return the error for a column of a type that cannot be read."""
     return DataError(
         f"column `{values.name}` has the wrong type",
@@ -108,7 +133,7 @@ def wrong_type(values: pl.Series, file: Path, must: str, hint: str = "") -> Data
     )
 
 
-def as_ids(values: pl.Series, file: Path) -> pl.Series:
+def as_ids(values: pl.Series, file: Where) -> pl.Series:
     """Read ids: text or integers, never null or empty. Returns text."""
     if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise wrong_type(values, file, "text or integers", "cast the ids to text")
@@ -117,7 +142,7 @@ def as_ids(values: pl.Series, file: Path) -> pl.Series:
     return text
 
 
-def as_numbers(values: pl.Series, file: Path) -> pl.Series:
+def as_numbers(values: pl.Series, file: Where) -> pl.Series:
     """Read numbers; null and NaN mean missing, infinity is an error. Returns float64."""
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean)):
         raise wrong_type(values, file, "numbers")
@@ -129,7 +154,7 @@ def as_numbers(values: pl.Series, file: Path) -> pl.Series:
     return numbers.fill_nan(None)
 
 
-def as_whole(values: pl.Series, file: Path) -> pl.Series:
+def as_whole(values: pl.Series, file: Where) -> pl.Series:
     """Read whole numbers from 0; null means unknown. Returns int64."""
     numbers = as_numbers(values, file)
     bad = (numbers < 0) | (numbers != numbers.floor())
@@ -137,7 +162,7 @@ def as_whole(values: pl.Series, file: Path) -> pl.Series:
     return numbers.cast(pl.Int64)
 
 
-def as_click(values: pl.Series, file: Path) -> pl.Series:
+def as_click(values: pl.Series, file: Where) -> pl.Series:
     """Read clicks: 1, 0, or null = unknown. Returns int8 with nulls."""
     numbers = as_numbers(values, file)
     complain(
@@ -150,7 +175,7 @@ def as_click(values: pl.Series, file: Path) -> pl.Series:
     return numbers.cast(pl.Int8)
 
 
-def as_probability(values: pl.Series, file: Path) -> pl.Series:
+def as_probability(values: pl.Series, file: Where) -> pl.Series:
     """Read propensities in (0, 1]; null means unknown. Returns float64."""
     numbers = as_numbers(values, file)
     bad = (numbers <= 0) | (numbers > 1)
@@ -158,14 +183,14 @@ def as_probability(values: pl.Series, file: Path) -> pl.Series:
     return numbers
 
 
-def as_share(values: pl.Series, file: Path) -> pl.Series:
+def as_share(values: pl.Series, file: Where) -> pl.Series:
     """Read numbers in [0, 1]; null means unknown. Returns float64."""
     numbers = as_numbers(values, file)
     complain(values, (numbers < 0) | (numbers > 1), "a share is out of range", file, "in [0, 1]")
     return numbers
 
 
-def as_time(values: pl.Series, file: Path, unit: str) -> pl.Series:
+def as_time(values: pl.Series, file: Where, unit: str) -> pl.Series:
     """Read times as UTC milliseconds, int64.
 
     Integers (and text of integers) are in ``unit``: s, ms, us, or auto = seconds if all lie in
@@ -193,7 +218,7 @@ def as_time(values: pl.Series, file: Path, unit: str) -> pl.Series:
     return time
 
 
-def _numeric_time(values: pl.Series, numbers: pl.Series, file: Path, unit: str) -> pl.Series:
+def _numeric_time(values: pl.Series, numbers: pl.Series, file: Where, unit: str) -> pl.Series:
     complain(values, numbers.is_null() | numbers.is_nan(), "a time is missing", file, "a moment")
     complain(values, numbers < 0, "a time is negative", file, "a moment from 1970 on")
     if unit == "auto":
@@ -232,7 +257,7 @@ def _text_time(values: pl.Series) -> pl.Series:
     return frame.select(pl.coalesce(parsed))["t"]
 
 
-def as_vectors(values: pl.Series, file: Path) -> FloatArray:
+def as_vectors(values: pl.Series, file: Where) -> FloatArray:
     """Read given vectors, (N, D) float32; a null row is missing and becomes NaN.
 
     Lists or arrays of any numbers (float32, float16, int8 ...), or text: base64 of little-endian
@@ -271,7 +296,7 @@ def as_vectors(values: pl.Series, file: Path) -> FloatArray:
     return vectors
 
 
-def as_lists(values: pl.Series, file: Path, separator: str) -> pl.Series:
+def as_lists(values: pl.Series, file: Where, separator: str) -> pl.Series:
     """Read several values a row: lists, or text cut at ``separator``. Returns lists of text.
 
     Empty and null values are dropped; a row without any is an empty list.
@@ -308,7 +333,7 @@ def frequent_lists(values: pl.Series, *, max_values: int, unique: bool) -> pl.Se
     return frame.select(pl.col("v").list.eval(element))["v"].alias(values.name)
 
 
-def _from_base64(values: pl.Series, file: Path) -> pl.Series:
+def _from_base64(values: pl.Series, file: Where) -> pl.Series:
     """Return vectors written as base64 of float32 as a column of arrays; empty text is null."""
     values = values.str.strip_chars().replace("", None)
     raw = values.str.decode("base64", strict=False)
@@ -327,7 +352,7 @@ def _from_base64(values: pl.Series, file: Path) -> pl.Series:
     return vectors.gather(row.set(values.is_null(), None)).alias(values.name)
 
 
-def no_repeats(ids: pl.Series, file: Path, what: str) -> None:
+def no_repeats(ids: pl.Series, file: Where, what: str) -> None:
     """Raise DataError at the first id that stands there a second time."""
     complain(
         ids,

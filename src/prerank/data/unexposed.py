@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 from prerank.artifacts import (
     TEST,
     TRAIN,
+    Cuts,
     Dataset,
     FloatArray,
     IntArray,
     Table,
     TimeArray,
 )
+
+Whole = TypeVar("Whole", np.int32, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +85,25 @@ def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
 
 
 def propose_pairs(
-    dataset: Dataset, n_per_user: int, power: float, rng: np.random.Generator
+    dataset: Dataset,
+    n_per_user: int,
+    power: float,
+    rng: np.random.Generator,
+    counts: TimeArray | None = None,
+    moment: int | None = None,
 ) -> UnexposedPairs:
     """Draw unexposed pairs from a stated proposal distribution, for logs without candidates.
 
     ``n_per_user`` items a user with any interaction, drawn with probability proportional to
     (interactions + 1) ** power (0: uniform, .75: the usual one); known pairs and repeats are
     dropped, so a user may get fewer. Time is just after training (all histories count).
+
+    Where ``dataset`` is a part, ``counts`` are the interactions of the whole and ``moment`` is
+    just after its training; parts in their order draw what the whole would draw.
     """
-    weight = (interaction_counts(dataset) + 1.0) ** power
-    active = np.unique(dataset.interactions.user)
+    counts = interaction_counts(dataset) if counts is None else counts
+    weight = (counts + 1.0) ** power
+    active = sorted_unique(dataset.interactions.user)
     item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
     key = sorted_unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
     key = key[~contains(known_pairs(dataset), key)]
@@ -98,18 +111,23 @@ def propose_pairs(
     return UnexposedPairs(
         user=user,
         item=item_of,
-        time=np.full(len(key), _after_training(dataset), dtype=np.int64),
+        time=np.full(
+            len(key), after_training(dataset) if moment is None else moment, dtype=np.int64
+        ),
         truth=np.full(len(key), np.nan, dtype=np.float32),
     )
 
 
-def _after_training(dataset: Dataset) -> int:
+def after_training(dataset: Dataset) -> int:
+    """Return a moment at which all histories of training count, 0 without time."""
     if dataset.time_unit == "none":
         return 0
-    cuts = (dataset.cuts.validation, dataset.cuts.test)
-    known = [cut for cut in cuts if cut is not None]
-    last = int(dataset.interactions.time.max(initial=0)) + 1
-    return min([last, *known])
+    return earliest(int(dataset.interactions.time.max(initial=0)) + 1, dataset.cuts)
+
+
+def earliest(moment: int, cuts: Cuts) -> int:
+    """Return the earliest of a moment and the held-out periods' first ones."""
+    return min([moment, *(cut for cut in (cuts.validation, cuts.test) if cut is not None)])
 
 
 def contains(sorted_keys: TimeArray, keys: TimeArray) -> NDArray[np.bool_]:
@@ -121,7 +139,7 @@ def contains(sorted_keys: TimeArray, keys: TimeArray) -> NDArray[np.bool_]:
     return found
 
 
-def sorted_unique(keys: TimeArray) -> TimeArray:
+def sorted_unique(keys: NDArray[Whole]) -> NDArray[Whole]:
     """Return the distinct ``keys``, ascending; by sorting, as hashing them is slower by far."""
     ordered = np.sort(keys)
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

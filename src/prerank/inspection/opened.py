@@ -42,7 +42,7 @@ from prerank.evaluation.segments import item_segments
 from prerank.evaluation.view import View, view
 from prerank.inspection.asked import not_found
 from prerank.inspection.tree import SidTree
-from prerank.store import MANIFEST, Manifest, Store
+from prerank.store import MANIFEST, Manifest, Store, table_files
 
 if TYPE_CHECKING:
     from prerank.ranking.pre_ranker import PreRanker
@@ -85,7 +85,6 @@ class LabelTable:
         about: ``source`` and ``fit``.
     """
 
-    path: Path
     frame: pl.LazyFrame
     offsets: TimeArray | None
     count: TimeArray
@@ -94,13 +93,12 @@ class LabelTable:
     @classmethod
     def open(cls, folder: Path, n_users: int) -> LabelTable:
         """Open the table in an artifact's folder."""
-        path = folder / "labels.parquet"
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(table_files(folder, "labels"))
         user = frame.select("user").collect()["user"].to_numpy()
         is_sorted = bool((np.diff(user) >= 0).all())
         offsets = np.searchsorted(user, np.arange(n_users + 1)) if is_sorted else None
         about = json.loads((folder / "labels.json").read_text())
-        return cls(path, frame, offsets, np.bincount(user, minlength=n_users), about)
+        return cls(frame, offsets, np.bincount(user, minlength=n_users), about)
 
     def of_user(self, user: int) -> pl.DataFrame:
         """Return the rows of one user."""

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset, FloatArray, IntArray, TimeArray
 from prerank.data.auc import grouped_auc
 from prerank.data.history import anchor_ends
-from prerank.data.unexposed import pair_keys
+from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.errors import DataError
 
 DoubleArray = NDArray[np.float64]
@@ -44,7 +44,7 @@ class LabelMap:
     score: DoubleArray
     logit: DoubleArray
 
-    def logits(self, score: FloatArray) -> DoubleArray:
+    def logits(self, score: NDArray[np.floating]) -> DoubleArray:
         """Return the logit of the label of each score, (N,) float64."""
         return np.interp(score.astype(np.float64), self.score, self.logit)
 
@@ -68,8 +68,8 @@ def held_out_rows(dataset: Dataset) -> TimeArray:
         held |= (rows.split == TRAIN) & (rows.time >= dataset.cuts.anchors)
     past = dataset.interactions
     visible = np.arange(len(past)) < anchor_ends(dataset)[past.user]
-    known = np.unique(pair_keys(past.user[visible], past.item[visible]))
-    held &= (rows.click >= 0) & ~np.isin(pair_keys(rows.user, rows.item), known)
+    known = sorted_unique(pair_keys(past.user[visible], past.item[visible]))
+    held &= (rows.click >= 0) & ~contains(known, pair_keys(rows.user, rows.item))
     return np.flatnonzero(held).astype(np.int64)
 
 
@@ -113,17 +113,76 @@ def _logistic(score: FloatArray, click: NDArray[np.int8]) -> LabelMap:
     return LabelMap(ends, slope * ends + float(model.intercept_[0]))
 
 
-def prior_shift(logits: DoubleArray, prior: float) -> float:
-    """Return the d for which mean(sigmoid(logits + d)) equals ``prior``, in (0, 1)."""
+def prior_shift(
+    logits: DoubleArray, prior: float, weight: NDArray[np.integer] | None = None
+) -> float:
+    """Return the d for which mean(sigmoid(logits + d)) equals ``prior``, in (0, 1).
+
+    ``weight``: how many times each logit counts; None: once.
+    """
     target = float(logit(prior))
     low, high = target - float(logits.max()), target - float(logits.min())
     if high - low < FLAT:
         return low
 
     def excess(shift: float) -> float:
-        return float(expit(logits + shift).mean()) - prior
+        label = expit(logits + shift)
+        mean = label.mean() if weight is None else (label * weight).sum() / weight.sum()
+        return float(mean) - prior
 
     return float(brentq(excess, low - FLAT, high + FLAT, xtol=1e-12, rtol=1e-12))
+
+
+@dataclass(frozen=True)
+class PriorCounts:
+    """What the prior is estimated from; those of parts add up to those of the whole.
+
+    Attributes:
+        exposed, clicks: exposures before test, and the clicked ones among them.
+        known: training exposures with a known click.
+        unlogged: those of them without a propensity.
+        uncertain: those of them with a propensity below 1.
+        odds, clicked_odds: sums of (1 - e) / e over them, and over the clicked ones.
+    """
+
+    exposed: int = 0
+    clicks: int = 0
+    known: int = 0
+    unlogged: int = 0
+    uncertain: int = 0
+    odds: float = 0.0
+    clicked_odds: float = 0.0
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> PriorCounts:
+        """Count a dataset, or a part of one."""
+        rows = dataset.exposures
+        train = (rows.split == TRAIN) & (rows.click >= 0)
+        click = rows.click[train].astype(np.float64)
+        propensity = rows.propensity[train].astype(np.float64)
+        odds = (1 - propensity) / propensity
+        return cls(
+            exposed=int((rows.split != TEST).sum()),
+            clicks=int(((rows.click == 1) & (rows.split != TEST)).sum()),
+            known=len(click),
+            unlogged=int(np.isnan(propensity).sum()),
+            uncertain=int((propensity < 1).sum()),
+            odds=float(odds.sum()),
+            clicked_odds=float((click * odds).sum()),
+        )
+
+    def __add__(self, other: PriorCounts) -> PriorCounts:
+        sums = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return PriorCounts(**sums)
+
+    def prior(self, n_unexposed: int) -> tuple[float, str]:
+        """Return what `estimate_prior` returns."""
+        if self.known and not self.unlogged and self.uncertain:
+            rate, how = self.clicked_odds / self.odds, "inverse propensity"
+        else:
+            rate = self.clicks / max(self.exposed + n_unexposed, 1)
+            how = "observed clicks over recalled pairs"
+        return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
 
 
 def estimate_prior(dataset: Dataset, n_unexposed: int) -> tuple[float, str]:
@@ -137,18 +196,7 @@ def estimate_prior(dataset: Dataset, n_unexposed: int) -> tuple[float, str]:
     Returns:
         The prior, strictly between 0 and 1, and its name for the report.
     """
-    rows = dataset.exposures
-    train = (rows.split == TRAIN) & (rows.click >= 0)
-    click = rows.click[train].astype(np.float64)
-    propensity = rows.propensity[train].astype(np.float64)
-    if len(click) and not np.isnan(propensity).any() and (propensity < 1).any():
-        odds = (1 - propensity) / propensity
-        rate, how = float((click * odds).sum() / odds.sum()), "inverse propensity"
-    else:
-        exposed = int((rows.split != TEST).sum())
-        clicks = int(((rows.click == 1) & (rows.split != TEST)).sum())
-        rate, how = clicks / max(exposed + n_unexposed, 1), "observed clicks over recalled pairs"
-    return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
+    return PriorCounts.of(dataset).prior(n_unexposed)
 
 
 def skill(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) -> dict[str, Any]:

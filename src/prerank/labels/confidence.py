@@ -6,6 +6,7 @@ probability of the language model. C: their forms and the way they are combined.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ NEUTRAL = 0.5
 """Normalised rank of a pair that lacks a factor which others have."""
 DECIMALS = 5
 """Factors are compared at this precision: float noise must not make ranks out of ties."""
+GRID = 10**DECIMALS + 10
+"""Grid points on either side of 0; a cosine may exceed 1 by float noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,16 +168,50 @@ def rank_normalised(values: FloatArray) -> NDArray[np.float64]:
     return np.where(known, share, NEUTRAL)
 
 
+class RankTable:
+    """`rank_normalised` of values that come in parts: how many lie at each of the grid's points."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(2 * GRID + 1, np.int64)
+
+    def add(self, values: FloatArray) -> None:
+        """Count the known ones of ``values``, each in [-1, 1]."""
+        known = values[~np.isnan(values)]
+        self._counts += np.bincount(_on_grid(known), minlength=len(self._counts))
+
+    def ranks(self, values: FloatArray) -> NDArray[np.float64]:
+        """Return what `rank_normalised` would return for ``values`` among all that were added."""
+        ends = np.cumsum(self._counts)
+        if not ends[-1]:
+            return np.ones(len(values))
+        known = ~np.isnan(values)
+        share = np.full(len(values), NEUTRAL)
+        share[known] = ends[_on_grid(values[known])] / ends[-1]
+        return share
+
+
+def _on_grid(values: FloatArray) -> NDArray[np.int64]:
+    """Return the grid point of each value; equal ones are equal when rounded to `DECIMALS`."""
+    point = np.rint(values.astype(np.float64) * 10.0**DECIMALS).astype(np.int64)
+    return np.asarray(np.clip(point, -GRID, GRID) + GRID, dtype=np.int64)
+
+
+def weights(ranks: Sequence[NDArray[np.float64]], n: int, floor: float) -> NDArray[np.float64]:
+    """Return (n,) the product of the factors' ranks, clipped to [floor, 1]."""
+    weight = np.ones(n)
+    for rank in ranks:
+        weight = weight * rank
+    return np.clip(weight, floor, 1)
+
+
 def combine(parts: tuple[FloatArray, ...], labelled: NDArray[np.bool_], floor: float) -> FloatArray:
     """Return the confidence of each pair, (N,) float32, mean 1 over the labelled ones.
 
     Product of the rank-normalised factors, clipped to [floor, 1], divided by its mean; 0 where the
     pair abstains. No factor at all gives 1 everywhere.
     """
-    weight = np.ones(int(labelled.sum()))
-    for part in parts:
-        weight = weight * rank_normalised(part[labelled])
-    weight = np.clip(weight, floor, 1)
+    ranks = [rank_normalised(part[labelled]) for part in parts]
+    weight = weights(ranks, int(labelled.sum()), floor)
     confidence = np.zeros(len(labelled), dtype=np.float32)
     if len(weight):
         confidence[labelled] = weight / weight.mean()

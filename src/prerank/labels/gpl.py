@@ -23,9 +23,10 @@ from prerank.artifacts import (
 from prerank.data.unexposed import UnexposedPairs
 from prerank.labels.calibration import (
     DoubleArray,
+    LabelMap,
+    PriorCounts,
     brier_skill,
     cross_fitted,
-    estimate_prior,
     fit_map,
     folds_of_users,
     held_out_rows,
@@ -152,9 +153,9 @@ def gpl_labels(
         fold=folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds")),
     )
     match = world.match(pairs.user, pairs.item)
-    held = _held_out(world)
-    prior, prior_source = _prior(dataset, n_unexposed, config)
-    parts = _factors(world, pairs, match, config)
+    held = held_out(world)
+    prior, prior_source = prior_of(PriorCounts.of(dataset), n_unexposed, config)
+    parts = factors_of_pairs(world, pairs, match, config)
     if config.map == "joint":
         stream = rng(seed, "labels", "joint")
         mapped = _joint(world, pairs, n_unexposed, match, held, prior, config, stream, teacher)
@@ -196,56 +197,108 @@ def gpl_labels(
     )
 
 
-def _held_out(world: World) -> HeldOut:
+def held_out(world: World, users: NDArray[np.bool_] | None = None) -> HeldOut:
+    """Return the held-out rows that have a relevance; only of ``users`` (U,) bool, if given."""
     exposures = world.dataset.exposures
     rows = held_out_rows(world.dataset)
+    if users is not None:
+        rows = rows[users[exposures.user[rows]]]
     user, item, click = exposures.user[rows], exposures.item[rows], exposures.click[rows]
     match = world.match(user, item)
     return HeldOut(rows, user, item, click, match, world.fold[user]).only(match.anchor >= 0)
 
 
-def _prior(dataset: Dataset, n_unexposed: int, config: LabelConfig) -> tuple[float | None, str]:
+def prior_of(
+    counts: PriorCounts, n_unexposed: int, config: LabelConfig
+) -> tuple[float | None, str]:
+    """Return the mean that labels are shifted to, None if they are not, and where it is from."""
     if config.map in ("linear", "two-threshold") or config.prior == "keep":
         return None, "kept"
     if config.prior == "auto":
-        return estimate_prior(dataset, n_unexposed)
+        return counts.prior(n_unexposed)
     return float(config.prior), "given"
 
 
-def _factors(
+def factors_of_pairs(
     world: World, pairs: UnexposedPairs, match: Match, config: LabelConfig
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return dispersion, history and llm of each pair, (N,) float32."""
     found = factors(world.dataset, world.embeddings, world.anchors, config.history_length)
     by = "user" if config.confidence == "user" else "pair"
     return of_pairs(found, world.anchors, pairs.user, match.anchor, by)
 
 
+@dataclass(frozen=True, eq=False)
+class RelevanceMap:
+    """How a relevance becomes a label.
+
+    Attributes:
+        config: of the label stage; its map is not ``joint``.
+        curve: fitted on held-out rows; None where nothing is fitted.
+        about: of the fit, plain JSON values.
+    """
+
+    config: LabelConfig
+    curve: LabelMap | None
+    about: dict[str, Any]
+
+    @classmethod
+    def of(cls, held: HeldOut, config: LabelConfig) -> RelevanceMap:
+        """Fit the map on held-out rows."""
+        if config.map in ("linear", "two-threshold"):
+            return cls(config, None, {})
+        score = held.match.relevance
+        curve = fit_map(score, held.click, config.calibrator)
+        cross = cross_fitted(score, held.click, held.fold, config.calibrator)
+        about = {
+            "reliability": reliability(cross, held.click),
+            "brier_skill": brier_skill(cross, held.click),
+        }
+        return cls(config, curve, about)
+
+    def labelled(self, relevance: FloatArray) -> NDArray[np.bool_]:
+        """Say which pairs get a label; those that match nothing (NaN) abstain."""
+        matched = ~np.isnan(relevance)
+        if self.config.map != "two-threshold":
+            return matched
+        return matched & ((relevance >= self.config.high) | (relevance <= self.config.low))
+
+    def labels(self, relevance: FloatArray, shift: float) -> DoubleArray:
+        """Return the label of each relevance, (N,) float64; of NaN that of 0."""
+        known = np.where(np.isnan(relevance), 0, relevance).astype(np.float32)
+        low, high = self.config.low, self.config.high
+        if self.config.map == "linear":
+            share = np.clip((known - low) / (high - low), 0, 1)
+            return np.asarray(share, dtype=np.float64)
+        if self.config.map == "two-threshold":
+            return (known >= high).astype(np.float64)
+        assert self.curve is not None
+        return np.asarray(expit(self.curve.logits(known) + shift))
+
+    def fit(self, shift: float) -> dict[str, Any]:
+        """Return what was fitted, plain JSON values."""
+        low, high = self.config.low, self.config.high
+        if self.config.map == "linear":
+            return {"knots": [[low, 0.0], [high, 1.0]]}
+        if self.config.map == "two-threshold":
+            return {"knots": [[low, 0.0], [low, 0.5], [high, 0.5], [high, 1.0]]}
+        assert self.curve is not None
+        return {
+            "calibrator": self.config.calibrator,
+            "shift": shift,
+            "knots": self.curve.knots(shift),
+            "knots_unshifted": self.curve.knots(0.0),
+            **self.about,
+        }
+
+
 def _by_relevance(match: Match, held: HeldOut, prior: float | None, config: LabelConfig) -> Mapped:
-    matched = match.anchor >= 0
-    relevance = np.where(matched, match.relevance, 0).astype(np.float32)
-    score = held.match.relevance
-    if config.map == "linear":
-        label = np.clip((relevance - config.low) / (config.high - config.low), 0, 1)
-        knots = [[config.low, 0.0], [config.high, 1.0]]
-        return Mapped(label.astype(np.float64), matched, {"knots": knots})
-    if config.map == "two-threshold":
-        sure = matched & ((relevance >= config.high) | (relevance <= config.low))
-        label = (relevance >= config.high).astype(np.float64)
-        knots = [[config.low, 0.0], [config.low, 0.5], [config.high, 0.5], [config.high, 1.0]]
-        return Mapped(label, sure, {"knots": knots})
-    curve = fit_map(score, held.click, config.calibrator)
-    logits = curve.logits(relevance)
-    shift = _shift(logits[matched], prior)
-    cross = cross_fitted(score, held.click, held.fold, config.calibrator)
-    fit = {
-        "calibrator": config.calibrator,
-        "shift": shift,
-        "knots": curve.knots(shift),
-        "knots_unshifted": curve.knots(0.0),
-        "reliability": reliability(cross, held.click),
-        "brier_skill": brier_skill(cross, held.click),
-    }
-    return Mapped(expit(logits + shift), matched, fit)
+    rule, matched = RelevanceMap.of(held, config), match.anchor >= 0
+    relevance = np.where(matched, match.relevance, np.float32(np.nan))
+    shift = 0.0
+    if rule.curve is not None:
+        shift = _shift(rule.curve.logits(relevance[matched]), prior)
+    return Mapped(rule.labels(relevance, shift), rule.labelled(relevance), rule.fit(shift))
 
 
 def _shift(logits: DoubleArray, prior: float | None) -> float:
@@ -301,13 +354,17 @@ def _joint(
 
 
 def _skill(world: World, held: HeldOut, config: LabelConfig) -> dict[str, Any]:
+    return skill_of(held, rate_counts(world.dataset, world.fold, config.n_folds), config)
+
+
+def skill_of(held: HeldOut, counts: NDArray[np.float64], config: LabelConfig) -> dict[str, Any]:
     """Measure the relevance's skill against that of the item click rate; set the weight factor.
 
     The relevance, also under the joint map: what popularity adds there, the exposed log already
     tells the pre-ranker, and it is no evidence that interest tells anything.
     """
     own = skill(held.user, held.click, held.match.relevance)
-    reference = skill(held.user, held.click, item_rate(world, held, config.n_folds))
+    reference = skill(held.user, held.click, item_rate(counts, held))
     enough = max(reference["skill"] or 0.0, config.full_skill)
     factor = weight_factor(own["skill_low"], enough) if config.skill_weight else 1.0
     if factor == 0:
@@ -315,18 +372,25 @@ def _skill(world: World, held: HeldOut, config: LabelConfig) -> dict[str, Any]:
     return {"skill": own, "reference_skill": reference, "pseudo_weight_factor": factor}
 
 
-def item_rate(world: World, held: HeldOut, n_folds: int) -> DoubleArray:
+def rate_counts(dataset: Dataset, fold: IntArray, n_folds: int) -> NDArray[np.float64]:
+    """Return (2, n_folds, I): exposures and clicks before test, of each fold's users and item."""
+    rows = dataset.exposures
+    known = (rows.split != TEST) & (rows.click >= 0)
+    n_items = len(dataset.items)
+    cell = fold[rows.user[known]] * np.int64(n_items) + rows.item[known]
+    size = n_folds * n_items
+    shown = np.bincount(cell, minlength=size)
+    clicks = np.bincount(cell, rows.click[known], minlength=size)
+    both = np.stack([shown.astype(np.float64), clicks])
+    return both.reshape(2, n_folds, n_items)
+
+
+def item_rate(counts: NDArray[np.float64], held: HeldOut) -> DoubleArray:
     """Return the smoothed click rate of each held-out row's item among users of other folds.
 
     What the exposed clicks say without any interest: the reference that a label must match.
     """
-    rows = world.dataset.exposures
-    known = (rows.split != TEST) & (rows.click >= 0)
-    n_items = len(world.dataset.items)
-    cell = world.fold[rows.user[known]] * np.int64(n_items) + rows.item[known]
-    size = n_folds * n_items
-    shown = np.bincount(cell, minlength=size).reshape(n_folds, n_items)
-    clicks = np.bincount(cell, rows.click[known], minlength=size).reshape(n_folds, n_items)
+    shown, clicks = counts
     other_shown, other_clicks = shown.sum(axis=0) - shown, clicks.sum(axis=0) - clicks
     mean = clicks.sum() / max(shown.sum(), 1)
     rate = (other_clicks + RATE_SMOOTHING * mean) / (other_shown + RATE_SMOOTHING)

@@ -67,7 +67,8 @@ def label(
                 must="`negatives` or `truth` where no anchors are made",
                 got="gpl",
             )
-        _check(dataset, embeddings, anchors)
+        sizes = len(dataset.users), len(dataset.items)
+        require_fit(*sizes, embeddings, anchors.n_users, anchors.vectors.shape[1])
         asked = _needed(teacher) if config.joint_teacher else None
         labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed, asked)
     elif config.source == "plugin":
@@ -77,7 +78,9 @@ def label(
     else:
         labels = _without_model(dataset, pairs, config)
     labels = _mixed(_shuffled(labels, config, seed), teacher, config)
-    return replace(labels, fit={**labels.fit, **_summary(labels, config, n_unexposed)})
+    summary = Summary(config, n_unexposed)
+    summary.add(labels)
+    return replace(labels, fit={**labels.fit, **summary.values()})
 
 
 def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[UnexposedPairs, int]:
@@ -100,33 +103,41 @@ def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[Unex
     if wanted != "logged":
         stream = rng(seed, "labels", "proposal")
         drawn = propose_pairs(dataset, config.proposed_per_user, config.proposal_power, stream)
-        pairs = drawn if wanted == "proposed" else _union(logged, drawn)
+        pairs = drawn if wanted == "proposed" else union(logged, drawn)
     n_unexposed = len(pairs)
     if config.max_pairs is not None and n_unexposed > config.max_pairs:
         sample = rng(seed, "labels", "sample")
         keep = np.sort(sample.choice(n_unexposed, size=config.max_pairs, replace=False))
-        pairs = _take(pairs, keep)
+        pairs = take(pairs, keep)
     return pairs, n_unexposed
 
 
-def _union(first: UnexposedPairs, second: UnexposedPairs) -> UnexposedPairs:
+def union(first: UnexposedPairs, second: UnexposedPairs) -> UnexposedPairs:
+    """Return the pairs of both, each once; of equal ones the first."""
     names = first.columns()
     joined = UnexposedPairs(
         **{n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in names}
     )
     # np.unique keeps the first of equals: the logged one.
-    return _take(joined, np.unique(pair_keys(joined.user, joined.item), return_index=True)[1])
+    return take(joined, np.unique(pair_keys(joined.user, joined.item), return_index=True)[1])
 
 
-def _take(pairs: UnexposedPairs, rows: NDArray[np.integer]) -> UnexposedPairs:
+def take(pairs: UnexposedPairs, rows: NDArray[np.integer]) -> UnexposedPairs:
+    """Return some rows of the pairs."""
     return UnexposedPairs(**{name: values[rows] for name, values in pairs.columns().items()})
 
 
-def _check(dataset: Dataset, embeddings: ItemEmbeddings, anchors: InterestAnchors) -> None:
+def require_fit(
+    n_users: int, n_items: int, embeddings: ItemEmbeddings, n_anchored: int, dim: int
+) -> None:
+    """Raise DataError unless embeddings and anchors are of so many users and items.
+
+    ``n_anchored`` and ``dim``: users and dimensions of the anchors.
+    """
     for what, got, must in (
-        ("items of the embeddings", len(embeddings.vectors), len(dataset.items)),
-        ("users of the anchors", anchors.n_users, len(dataset.users)),
-        ("dimensions of the anchors", anchors.vectors.shape[1], embeddings.vectors.shape[1]),
+        ("items of the embeddings", len(embeddings.vectors), n_items),
+        ("users of the anchors", n_anchored, n_users),
+        ("dimensions of the anchors", dim, embeddings.vectors.shape[1]),
     ):
         if got != must:
             raise DataError(
@@ -197,18 +208,37 @@ def _shuffled(labels: PseudoLabels, config: LabelConfig, seed: int) -> PseudoLab
     return replace(labels, **{column: values})
 
 
-def _summary(labels: PseudoLabels, config: LabelConfig, n_unexposed: int) -> dict[str, object]:
-    labelled = labels.confidence > 0
-    kept = labels.label[labelled].astype(np.float64)
-    relevance = labels.relevance[~np.isnan(labels.relevance)]
-    return {
-        "source": config.source,
-        "pairs": config.pairs,
-        "shuffle": config.shuffle,
-        "n_unexposed": n_unexposed,
-        "n_pairs": len(labels),
-        "n_labelled": int(labelled.sum()),
-        "mean_label": float(kept.mean()) if len(kept) else None,
-        "label_histogram": np.histogram(kept, HISTOGRAM_BINS, (0, 1))[0].tolist(),
-        "relevance_histogram": np.histogram(relevance, HISTOGRAM_BINS, (-1, 1))[0].tolist(),
-    }
+class Summary:
+    """What a report says of the labels; parts of them are added one after the other."""
+
+    def __init__(self, config: LabelConfig, n_unexposed: int) -> None:
+        self._config, self._n_unexposed = config, n_unexposed
+        self._n = self._n_labelled = 0
+        self._sum = 0.0
+        self._labels = np.zeros(HISTOGRAM_BINS, np.int64)
+        self._relevance = np.zeros(HISTOGRAM_BINS, np.int64)
+
+    def add(self, labels: PseudoLabels) -> None:
+        """Count labels."""
+        labelled = labels.confidence > 0
+        kept = labels.label[labelled].astype(np.float64)
+        relevance = labels.relevance[~np.isnan(labels.relevance)]
+        self._n += len(labels)
+        self._n_labelled += len(kept)
+        self._sum += float(kept.sum())
+        self._labels += np.histogram(kept, HISTOGRAM_BINS, (0, 1))[0]
+        self._relevance += np.histogram(relevance, HISTOGRAM_BINS, (-1, 1))[0]
+
+    def values(self) -> dict[str, object]:
+        """Return plain JSON values."""
+        return {
+            "source": self._config.source,
+            "pairs": self._config.pairs,
+            "shuffle": self._config.shuffle,
+            "n_unexposed": self._n_unexposed,
+            "n_pairs": self._n,
+            "n_labelled": self._n_labelled,
+            "mean_label": self._sum / self._n_labelled if self._n_labelled else None,
+            "label_histogram": self._labels.tolist(),
+            "relevance_histogram": self._relevance.tolist(),
+        }

@@ -6,7 +6,7 @@ The schema is docs/reference/log-schema.md. Every wrong row is named by file, co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from prerank.data.config import (
 )
 from prerank.data.split import moment_ms
 from prerank.data.tables import (
+    Where,
     as_click,
     as_ids,
     as_lists,
@@ -42,7 +43,7 @@ from prerank.data.tables import (
 )
 from prerank.errors import ConfigError, DataError
 
-Parser = Callable[[pl.Series, Path], pl.Series]
+Parser = Callable[[pl.Series, Where], pl.Series]
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 SUFFIXES = (".parquet", ".csv", ".feather")
@@ -67,35 +68,24 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
         DataError: naming file, column, row and value of the first thing wrong.
         ConfigError: a column mapping names a column that prerank does not know.
     """
-    items, vectors = _items(path, config.items)
-    users = _users(path, config.users)
+    items, vectors = read_items(path, config.items)
+    users = read_users(path, config.users)
     catalog = items["item"]
     notes: list[str] = []
-    read = partial(_events, path, config, catalog, notes)
-    given = ("split",) if split.method == "given" else ()
-    optional = ("request", "time", "click", "position", "propensity")
-    exposures = read("exposures", config.exposures, ("user", "item", *given), optional)
+    shown = exposures_table(config, split)
+    exposures = _events(path, config, catalog, notes, shown)
     if exposures is None:
-        raise DataError(
-            "there is no table `exposures`",
-            where=str(path),
-            must="exposures.parquet, exposures.csv, a folder `exposures`, or logs.exposures.file",
-        )
-    timed = ("time",) if "time" in exposures.columns else ()
-    more = ("request", "stage", "score", "truth")
-    candidates = read("candidates", config.candidates, ("user", "item", *timed), more)
-    interactions = read("interactions", config.interactions, ("user", "item", *timed), ())
-    _one_user_a_request(exposures, path / "exposures")
-    if not timed:
-        notes.append("the log has no time")
+        raise no_exposures(path)
+    timed = "time" in exposures.columns
+    candidates = _events(path, config, catalog, notes, candidates_table(config, timed))
+    interactions = _events(path, config, catalog, notes, interactions_table(config, timed))
+    one_user_a_request(exposures, path / "exposures")
+    strangers = 0
     if users is not None:
-        strangers = exposures["user"].unique().is_in(users["user"].implode())
-        if not strangers.all():
-            notes.append(f"{int((~strangers).sum())} users of the exposures have no features")
-    if "click" not in exposures.columns:
-        notes.append("the exposures have no click: every click is unknown")
-    if interactions is None:
-        notes.append("interactions are the clicked exposures")
+        known = exposures["user"].unique().is_in(users["user"].implode())
+        strangers = int((~known).sum())
+    has_click = "click" in exposures.columns
+    notes += notes_of(timed, strangers, has_click, interactions is not None)
     return Logs(
         name=path.name or "logs",
         time_unit="ms" if timed else "none",
@@ -109,6 +99,61 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
         stages=config.stages,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class EventTable:
+    """A table of events: which of our columns it must and may have."""
+
+    name: str
+    table: TableConfig
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def theirs(self, ours: str) -> str:
+        """Return how the files call one of our columns."""
+        return self.table.columns.get(ours, ours)
+
+
+def exposures_table(config: LogsConfig, split: SplitConfig) -> EventTable:
+    """Return the columns of the exposures."""
+    given = ("split",) if split.method == "given" else ()
+    optional = ("request", "time", "click", "position", "propensity")
+    return EventTable("exposures", config.exposures, ("user", "item", *given), optional)
+
+
+def candidates_table(config: LogsConfig, timed: bool) -> EventTable:
+    """Return the columns of the candidates; ``timed``: the exposures have a time."""
+    required = ("user", "item", *(("time",) if timed else ()))
+    more = ("request", "stage", "score", "truth")
+    return EventTable("candidates", config.candidates, required, more)
+
+
+def interactions_table(config: LogsConfig, timed: bool) -> EventTable:
+    """Return the columns of the interactions; ``timed``: the exposures have a time."""
+    required = ("user", "item", *(("time",) if timed else ()))
+    return EventTable("interactions", config.interactions, required)
+
+
+def no_exposures(path: Path) -> DataError:
+    """Return the error for a folder without exposures."""
+    return DataError(
+        "there is no table `exposures`",
+        where=str(path),
+        must="exposures.parquet, exposures.csv, a folder `exposures`, or logs.exposures.file",
+    )
+
+
+def notes_of(timed: bool, strangers: int, has_click: bool, has_interactions: bool) -> list[str]:
+    """Return what a reader of results must know of the tables; ``strangers``: see there."""
+    found = [] if timed else ["the log has no time"]
+    if strangers:
+        found.append(f"{strangers} users of the exposures have no features")
+    if not has_click:
+        found.append("the exposures have no click: every click is unknown")
+    if not has_interactions:
+        found.append("interactions are the clicked exposures")
+    return found
 
 
 def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
@@ -134,10 +179,19 @@ def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
     return files
 
 
+def raw_rows(file: Path, spec: EventTable, rows: tuple[int, int] | None = None) -> pl.DataFrame:
+    """Read one file of events, or some ``rows`` of it; columns keep the file's names."""
+    return _raw(file, spec.name, spec.table, spec.required, spec.optional, rows)
+
+
 def _raw(
-    file: Path, name: str, config: TableConfig, required: Sequence[str], optional: Sequence[str]
+    file: Path,
+    name: str,
+    config: TableConfig,
+    required: Sequence[str],
+    optional: Sequence[str],
+    rows: tuple[int, int] | None = None,
 ) -> pl.DataFrame:
-    """Read one file; columns keep the file's names."""
     allowed = (*required, *optional)
     strange = [ours for ours in config.columns if ours not in allowed]
     if strange:
@@ -148,7 +202,7 @@ def _raw(
             got=strange[0],
             hint="write it as {our name = your name}",
         )
-    frame = read_frame(file)
+    frame = read_frame(file, rows=rows)
     wanted = [config.columns.get(ours, ours) for ours in required]
     wanted += list(config.columns.values())
     missing = [theirs for theirs in wanted if theirs not in frame.columns]
@@ -169,68 +223,89 @@ def _column(frame: pl.DataFrame, config: TableConfig, ours: str) -> pl.Series | 
 
 
 def _events(
-    path: Path,
-    config: LogsConfig,
-    catalog: pl.Series,
-    notes: list[str],
-    name: str,
-    table: TableConfig,
-    required: Sequence[str],
-    optional: Sequence[str],
+    path: Path, config: LogsConfig, catalog: pl.Series, notes: list[str], spec: EventTable
 ) -> pl.DataFrame | None:
     """Read a table of events; None if it is not there."""
     parts = []
-    last = moment_ms(config.log_end, "logs.log_end")
-    for file in table_files(path, name, table):
-        raw = _raw(file, name, table, required, optional)
-        columns = {}
-        for ours in (*required, *optional):
-            values = _column(raw, table, ours)
-            if values is None:
-                continue
-            if ours == "time":
-                columns[ours] = as_time(values, file, config.time_unit)
-                unit = inferred_unit(values) if config.time_unit == "auto" else None
-                if unit:
-                    notes.append(f"{file.name}: times were read as {UNIT_NAMES[unit]}, by size")
-                _check_order(values, columns[ours], file, table.sorted, last)
-            elif ours == "stage":
-                columns[ours] = _codes(
-                    values, file, {n: code for code, n in enumerate(config.stages)}
-                )
-            elif ours == "split":
-                columns[ours] = _codes(values, file, SPLIT_CODES)
-            else:
-                columns[ours] = CAST[ours](values, file)
-        complain(
-            raw[table.columns.get("item", "item")],
-            ~columns["item"].is_in(catalog.implode()),
-            f"{name} name an item that the items table does not have",
-            file,
-            "an id of the items table",
-            "add the items or drop the rows",
-        )
+    for file in table_files(path, spec.name, spec.table):
+        raw = raw_rows(file, spec)
+        columns = event_columns(raw, file, config, spec, config.time_unit)
+        if "time" in columns and config.time_unit == "auto":
+            notes += unit_notes(file, inferred_unit(raw[spec.theirs("time")]))
+        require_items(raw, ~columns["item"].is_in(catalog.implode()), file, spec)
         parts.append(pl.DataFrame(columns))
     return pl.concat(parts) if parts else None
 
 
+def event_columns(
+    raw: pl.DataFrame, where: Where, config: LogsConfig, spec: EventTable, unit: str
+) -> dict[str, pl.Series]:
+    """Return the columns of a table of events, or of some rows of it, checked one by one.
+
+    Args:
+        raw: columns under the file's names.
+        where: the file, for complaints.
+        config: of the logs.
+        spec: the table.
+        unit: of integer times: auto, s, ms or us.
+    """
+    columns = {}
+    for ours in (*spec.required, *spec.optional):
+        values = _column(raw, spec.table, ours)
+        if values is None:
+            continue
+        if ours == "time":
+            columns[ours] = as_time(values, where, unit)
+            last = moment_ms(config.log_end, "logs.log_end")
+            _check_order(values, columns[ours], where, spec.table.sorted, last)
+        elif ours == "stage":
+            columns[ours] = _codes(values, where, {n: code for code, n in enumerate(config.stages)})
+        elif ours == "split":
+            columns[ours] = _codes(values, where, SPLIT_CODES)
+        else:
+            columns[ours] = CAST[ours](values, where)
+    return columns
+
+
+def unit_notes(file: Path, unit: str | None) -> list[str]:
+    """Return the note on a unit of time that was told from the size of the numbers."""
+    return [f"{file.name}: times were read as {UNIT_NAMES[unit]}, by size"] if unit else []
+
+
+def require_items(raw: pl.DataFrame, bad: pl.Series, where: Where, spec: EventTable) -> None:
+    """Raise DataError at the first row that is ``bad``: its item is not in the items table."""
+    complain(
+        raw[spec.theirs("item")],
+        bad,
+        f"{spec.name} name an item that the items table does not have",
+        where,
+        "an id of the items table",
+        "add the items or drop the rows",
+    )
+
+
 def _check_order(
-    values: pl.Series, time: pl.Series, file: Path, claims_order: bool, last: int | None
+    values: pl.Series, time: pl.Series, file: Where, claims_order: bool, last: int | None
 ) -> None:
     if claims_order:
-        complain(
-            values,
-            time.diff() < 0,
-            "the times run backwards",
-            file,
-            "not before the row above, as the recipe says `sorted = true`",
-            "sort the file by time, or drop `sorted`",
-        )
+        complain_of_order(values, time.diff() < 0, file)
     if last is not None:
         complain(values, time > last, "a time lies after the end of the log", file, "<= log_end")
 
 
-def _codes(values: pl.Series, file: Path, codes: dict[str, int]) -> pl.Series:
+def complain_of_order(values: pl.Series, bad: pl.Series, where: Where) -> None:
+    """Raise DataError at the first row that is ``bad``: its time lies before the row above."""
+    complain(
+        values,
+        bad,
+        "the times run backwards",
+        where,
+        "not before the row above, as the recipe says `sorted = true`",
+        "sort the file by time, or drop `sorted`",
+    )
+
+
+def _codes(values: pl.Series, file: Where, codes: dict[str, int]) -> pl.Series:
     """Return the code of each name, int8."""
     if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
         raise wrong_type(values, file, f"text, one of {', '.join(codes)}")
@@ -240,7 +315,8 @@ def _codes(values: pl.Series, file: Path, codes: dict[str, int]) -> pl.Series:
     return text.replace_strict(codes, return_dtype=pl.Int8)
 
 
-def _one_user_a_request(rows: pl.DataFrame, where: Path) -> None:
+def one_user_a_request(rows: pl.DataFrame, where: Where) -> None:
+    """Raise DataError at the first row whose request has another user in an earlier row."""
     if "request" not in rows.columns:
         return
     first = pl.col("user").first().over("request")
@@ -255,7 +331,8 @@ def _one_user_a_request(rows: pl.DataFrame, where: Path) -> None:
     )
 
 
-def _items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArray | None]:
+def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, FloatArray | None]:
+    """Read the items table and the vectors that it gives."""
     frames, vectors = [], []
     files = table_files(path, "items", config)
     for file in files:
@@ -317,7 +394,8 @@ def _places(values: pl.Series, folder: Path) -> pl.Series:
     return frame.select(place=joined)["place"]
 
 
-def _users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
+def read_users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
+    """Read the users table; None if it is not there."""
     frames = []
     files = table_files(path, "users", config)
     for file in files:

@@ -1,0 +1,141 @@
+"""Logs in chunks: complaints name the same row as without, and cuts are the same moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prerank.artifacts import Dataset, TimeArray
+from prerank.data.config import PrepareConfig
+from prerank.data.parted import Moments, is_large, prepare_parts
+from prerank.data.prepare import prepare
+from prerank.errors import DataError
+from prerank.store import load
+
+START, ROWS, PART_ROWS = 1_700_000_000_000, 60, 20
+
+
+def sound() -> pl.DataFrame:
+    """60 exposures of 6 users, in time order, one request a row."""
+    n = np.arange(ROWS)
+    return pl.DataFrame(
+        {
+            "request": n,
+            "user": [f"u{k}" for k in n % 6],
+            "item": [f"i{k}" for k in n % 5],
+            "time": START + n * 1000,
+            "click": n % 3 // 2,
+        }
+    )
+
+
+def write(folder: Path, rows: pl.DataFrame) -> Path:
+    folder.mkdir()
+    pl.DataFrame({"item": [f"i{k}" for k in range(5)]}).write_parquet(folder / "items.parquet")
+    rows.write_parquet(folder / "exposures.parquet")
+    return folder
+
+
+def config_of(folder: Path, more: dict[str, object] | None = None) -> PrepareConfig:
+    split = {"method": "given"} if more and "split" in more else {}
+    logs = {"exposures": {"sorted": True}}
+    return PrepareConfig.parse(
+        {"source": "logs", "path": str(folder), "logs": logs, "split": split}
+    )
+
+
+def set_at(column: str, row: int, value: object) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    def change(rows: pl.DataFrame) -> pl.DataFrame:
+        values = rows[column].to_list()
+        values[row] = value
+        return rows.with_columns(pl.Series(column, values))
+
+    return change
+
+
+BREAKS = {
+    "unknown item": set_at("item", 33, "i9"),
+    "empty user": set_at("user", 41, ""),
+    "null user": set_at("user", 20, None),
+    "odd click": set_at("click", 25, 7),
+    "negative time": set_at("time", 45, -5),
+    "null time": set_at("time", 59, None),
+    "falls inside a chunk": set_at("time", 30, START + 29_500 - 1_000),
+    "falls between chunks": set_at("time", 40, START + 38_500),
+    "mixed units": set_at("time", 50, 1_700_000_000),
+    "no unit": lambda rows: rows.with_columns(time=pl.col("time") - START),
+    "request of two users": set_at("request", 44, 3),
+    "no user column": lambda rows: rows.drop("user"),
+    "users are floats": lambda rows: rows.with_columns(user=pl.lit(1.5)),
+    "users are lists": lambda rows: rows.with_columns(user=pl.lit([1, 2])),
+    "no rows": lambda rows: rows[:0],
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_complaints_are_those_of_the_whole(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "logs", BREAKS[name](sound()))
+    config = config_of(folder)
+    with pytest.raises(DataError) as whole:
+        prepare(config, 0)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError) as parts:
+        prepare_parts(config, folder, 0, tmp_path / "out", tmp_path, PART_ROWS)
+    assert str(parts.value) == str(whole.value)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "logs", sound())
+    file = folder / "exposures.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40] + bytes(30) + whole[70:])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="cannot be read") as error:
+        prepare_parts(config_of(folder), folder, 0, tmp_path / "out", tmp_path, PART_ROWS)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_given_split_and_times_as_text(tmp_path: Path, text: bool) -> None:
+    rows = sound().with_columns(
+        split=pl.Series(["train"] * 40 + ["validation"] * 10 + ["test"] * 10)
+    )
+    if text:
+        rows = rows.with_columns(
+            time=pl.from_epoch("time", time_unit="ms").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            request=pl.format("r{}", "request"),
+        )
+    folder = write(tmp_path / "logs", rows)
+    config, out = config_of(folder, {"split": "given"}), tmp_path / "out"
+    out.mkdir()
+    prepare_parts(config, folder, 0, out, tmp_path, PART_ROWS)
+    assert load(out, Dataset).cuts == prepare(config, 0).cuts
+
+
+def test_large_means_more_rows_than_a_part(tmp_path: Path) -> None:
+    folder = write(tmp_path / "logs", sound())
+    config = config_of(folder)
+    assert is_large(folder, config, ROWS - 1)
+    assert not is_large(folder, config, ROWS)
+    assert not is_large(tmp_path / "absent", config, 1)
+    other = write(tmp_path / "untimed", sound().drop("time"))
+    assert not is_large(other, config_of(other), 1)  # a log without time is split at random
+
+
+@pytest.mark.parametrize("span", [1, 7, 1 << 21, 1 << 45])
+def test_order_statistics_by_counting(span: int) -> None:
+    rng = np.random.default_rng(span)
+    time = rng.integers(START, START + span, 500)
+
+    def chunks() -> Iterator[TimeArray]:
+        yield from (time[:0], time[:200], time[200:])
+
+    found, ordered = Moments(chunks), np.sort(time)
+    assert len(found) == 500
+    assert [found.at(k) for k in range(0, 500, 9)] == ordered[::9].tolist()
+    for moment in (START, int(ordered[250]), START + span):
+        assert found.below(moment) == int((time < moment).sum())
