@@ -168,7 +168,8 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     written = stages.pop("write")
     floor = read_seconds(folder / "log")
     dataset = json.loads((run / "dataset" / "dataset.json").read_text())
-    counts["parts"] = len(dataset.get("parts", [0, 0])) - 1
+    bounds = dataset.get("parts", [0, 0])
+    counts["parts"], counts["users_seen"] = len(bounds) - 1, bounds[-1]
     labels = json.loads((run / "labels/gpl-history/labels.json").read_text())["fit"]
     anchors = run / "anchors/history/anchors.safetensors"
     from prerank.store import stored_arrays

@@ -5,7 +5,8 @@
 Every stage of a simulated world of 3,000 users and 3,000 items on one thread, counted in processor
 seconds: they hold on a machine that others use too. What costs products (fine-tuning, generating,
 tokenizing) is counted in floating-point operations a second, all else in rows a second. --quick
-measures a smaller world and writes nothing.
+measures a smaller world and writes nothing. What a log in parts reaches is taken from
+benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.train import train
 from prerank.recipe import Recipe, parse_recipe
 from prerank.semantic_ids.tokenize import tokenize
-from run_recipe import hardware
+from run_recipe import RESULTS, hardware
 
 MODELS = ("two-tower", "three-tower", "int-tower", "cold", "din")
 
@@ -125,6 +126,16 @@ def measure(recipe: Recipe, folder: Path) -> dict[str, float]:
     return rates
 
 
+def rates_of_parts() -> dict[str, float]:
+    """Return the rates of a log in parts, as benchmarks/bench_scale.py measured them."""
+    found = json.loads((RESULTS / "scale.json").read_text())
+    counts, stages = found["counts"], found["stages"]
+    return {
+        "prepare_parts_rows_per_second": counts["rows"] / stages["prepare"]["cpu_seconds"],
+        "label_parts_pairs_per_second": counts["pairs"] / stages["label"]["cpu_seconds"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true")
@@ -141,7 +152,7 @@ def main() -> None:
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        rates = measure(recipe, Path(folder))
+        rates = measure(recipe, Path(folder)) | rates_of_parts()
     values = {
         "command": "python benchmarks/run_rates.py",
         "hardware": hardware(),

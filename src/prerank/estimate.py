@@ -22,7 +22,8 @@ from prerank.data.config import LogsConfig
 from prerank.data.world_config import WorldConfig
 from prerank.embeddings.config import EncodeConfig, EncoderConfig
 from prerank.errors import ConfigError, PrerankError
-from prerank.labels.config import LabelConfig
+from prerank.labels.config import LabelConfig, has_parts
+from prerank.parts import PART_ROWS
 from prerank.pipeline import Run, Step
 from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe
@@ -375,7 +376,14 @@ class _Reckoner:
     def _prepare(self, step: Step) -> Cost:
         rows = self.counts.rows
         size = rows * self.rates["dataset_bytes_per_row"]
-        return self._rows(rows, "rows", "prepare_rows_per_second", size)
+        rate = "prepare_parts_rows_per_second" if self._in_parts else "prepare_rows_per_second"
+        return self._rows(rows, "rows", rate, size)
+
+    @property
+    def _in_parts(self) -> bool:
+        """Say whether the log is prepared and labelled in parts."""
+        rows = self.counts.exposures + self.counts.candidates
+        return self.run.recipe.prepare.source == "logs" and rows > PART_ROWS
 
     def _encode(self, step: Step) -> Cost:
         config = EncodeConfig.parse(step.config)
@@ -440,6 +448,11 @@ class _Reckoner:
         # A match is a product of a pair's vector with its user's anchors.
         measured = self.rates["label_dim"] * self.rates["label_anchors"]
         slower = max(1.0, self._dim(step) * n_anchors / measured)
+        if self._in_parts and has_parts(config):
+            # One process, part after part: its own work, measured with few anchors, and the match.
+            products = slower / self.rates["label_pairs_per_second"]
+            rate = 1 / (products + 1 / self.rates["label_parts_pairs_per_second"])
+            return Cost(pairs, "pairs", rate, pairs / rate, pairs * LABEL_BYTES, "core")
         rate = self.rates["label_pairs_per_second"] / slower * self.machine.cores
         return Cost(pairs, "pairs", rate, pairs / rate, pairs * LABEL_BYTES, "cores")
 

@@ -666,9 +666,9 @@ def teach(run: Run, step: Step, out: Path) -> None:
 
 def label(run: Run, step: Step, out: Path) -> None:
     """InterestAnchors, or a teacher, and unexposed candidates -> PseudoLabels."""
-    from prerank.labels.config import LabelConfig
+    from prerank.labels.config import LabelConfig, has_parts
     from prerank.labels.label import label as make
-    from prerank.labels.parts import has_parts, label_parts
+    from prerank.labels.parts import label_parts
 
     config = LabelConfig.parse(step.config)
     space = run.embeddings(step)

@@ -15,9 +15,9 @@ from prerank.anchors.controls import history_anchors
 from prerank.data.config import PrepareConfig
 from prerank.data.parted import prepare_parts
 from prerank.data.prepare import prepare
-from prerank.labels.config import LabelConfig
+from prerank.labels.config import LabelConfig, has_parts
 from prerank.labels.label import label
-from prerank.labels.parts import has_parts, label_parts
+from prerank.labels.parts import label_parts
 from prerank.parts import DatasetParts, StoredAnchors, save_anchors
 
 PART_ROWS, N_ITEMS, DIM = 700, 60, 8
@@ -174,6 +174,13 @@ def test_many_held_out_rows_are_sampled_by_user(tmp_path: Path) -> None:
     save_anchors(made, (history_anchors(part, sids, space, 5) for part in parts), work)
     stored = StoredAnchors.open(made)
     label_parts(parts, space, stored, LabelConfig(), 5, out, work, max_held=600)
+    made_first = (out / "labels-00001.parquet").read_bytes()
     fit = store.load(out, a.PseudoLabels).fit
+    # Killed after some matches: what stands is taken, what was cut short is made again.
+    kept = (work / "match-00000.safetensors").stat().st_mtime_ns
+    (work / "match-00002.safetensors").write_bytes(b"cut short")
+    label_parts(parts, space, stored, LabelConfig(), 5, out, work, max_held=600)
+    assert (work / "match-00000.safetensors").stat().st_mtime_ns == kept
+    assert (out / "labels-00001.parquet").read_bytes() == made_first
     assert 300 < fit["skill"]["n_rows"] < 900
     assert fit["pseudo_weight_factor"] > 0.5  # the planted clicks follow the kinds of items

@@ -163,3 +163,21 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert found["counts"]["users"] == 1000 and found["machine"]["gpus"] == 2
     assert not list(tmp_path.glob("run*"))
+
+
+def test_a_large_log_costs_what_parts_cost(tmp_path: Path) -> None:
+    logs = {"source": "logs", "path": str(tmp_path / "far")}
+    recipe = parse_recipe({"prepare": logs, "methods": {"gpl-history": {"anchors": "history"}}})
+    given = {"users": 10**6, "items": 10**5, "exposures": 10**8, "history": 5.0}
+    rates = json.loads(estimate.RATES.read_text())["rates"]
+    machine = estimate.Machine(cores=64)
+
+    def steps_of(rows: int) -> dict[str, dict[str, float]]:
+        found = estimate.estimate(recipe, given | {"exposures": rows}, machine)
+        return {step["stage"]: step for step in found["steps"]}
+
+    large, small = steps_of(10**8), steps_of(10**5)
+    assert large["prepare"]["rate"] == rates["prepare_parts_rows_per_second"]
+    assert small["prepare"]["rate"] == rates["prepare_rows_per_second"]
+    assert large["label"]["rate"] < rates["label_parts_pairs_per_second"] < small["label"]["rate"]
+    assert large["label"]["on"] == "core"

@@ -148,3 +148,9 @@ class LabelConfig(PluginConfig):
         if self.mix != "none" and self.source in ("unlabeled", "none", self.mix):
             raise ValueError(f"mix = {self.mix} needs labels of another source to be mixed into")
         return self
+
+
+def has_parts(config: LabelConfig) -> bool:
+    """Say whether labels of these settings can be made part by part; others read the whole."""
+    plain = config.mix == config.shuffle == "none"
+    return config.source == "gpl" and config.map != "joint" and plain

@@ -54,12 +54,6 @@ FACTORS = ("dispersion", "history", "llm")
 Columns = dict[str, NDArray[Any]]
 
 
-def has_parts(config: LabelConfig) -> bool:
-    """Say whether labels of these settings can be made part by part; others read the whole."""
-    plain = config.mix == config.shuffle == "none"
-    return config.source == "gpl" and config.map != "joint" and plain
-
-
 @dataclass(frozen=True, eq=False)
 class Counts:
     """What is counted over all parts before any pair is matched.
