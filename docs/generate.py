@@ -325,8 +325,8 @@ def _measured_scale(found: dict[str, Any]) -> list[str]:
     return [
         "",
         f"**Measured** (`benchmarks/results/scale.json`, {found['hardware']}): {counts['rows']:,} "
-        f"exposures, {counts['users']:,} users (of whom {counts['users_seen']:,} were shown something), "
-        f"{counts['items']:,} items, {counts['pairs']:,} "
+        f"exposures, {counts['users']:,} users (of whom {counts['users_seen']:,} were "
+        f"shown something), {counts['items']:,} items, {counts['pairs']:,} "
         f"unexposed pairs, {counts['anchors']:,} history anchors, in {counts['parts']} parts. "
         f"{rates['prepare_rows_per_s']:,} rows/s prepared, {rates['label_pairs_per_s']:,} pairs/s "
         f"matched and labelled; at most {found['peak_mb'] / 1000:.2f} GB of memory.",
