@@ -3,21 +3,38 @@ import torch
 
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
-from prerank.ranking.rows import Draw, exposed_rows, pseudo_rows
+from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
 
 CPU = torch.device("cpu")
 
 
+def numbered(n_rows: int) -> Rows:
+    """Return rows whose user is their number."""
+    number, nothing = torch.arange(n_rows), torch.zeros(n_rows)
+    return Rows(number, 10 * number, number, number.int(), nothing, nothing)
+
+
 def test_draw_gives_each_row_once_a_pass() -> None:
-    draw = Draw(5, np.random.default_rng(0))
-    taken = torch.cat([draw.take(3) for _ in range(5)]).tolist()
+    draw = Draw(numbered(5), np.random.default_rng(0), CPU)
+    taken = torch.cat([draw.take(3)[0] for _ in range(5)]).tolist()
     passes = [sorted(taken[start : start + 5]) for start in (0, 5, 10)]
     assert passes == [[0, 1, 2, 3, 4]] * 3
 
 
-def test_draw_does_not_depend_on_the_size_of_its_sips() -> None:
-    one, two = Draw(7, np.random.default_rng(3)), Draw(7, np.random.default_rng(3))
-    assert one.take(20).tolist() == torch.cat([two.take(5) for _ in range(4)]).tolist()
+def test_draw_does_not_depend_on_the_size_of_its_sips_or_blocks(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    one = Draw(numbered(7), np.random.default_rng(3), CPU).take(20)[0]
+    monkeypatch.setattr("prerank.ranking.rows.BLOCK_ROWS", 3)
+    two = Draw(numbered(7), np.random.default_rng(3), CPU)
+    assert one.tolist() == torch.cat([two.take(5)[0] for _ in range(4)]).tolist()
+
+
+def test_drawn_rows_are_those_of_their_numbers() -> None:
+    draw = Draw(numbered(7), np.random.default_rng(3), CPU)
+    for count in (3, 9, 1):
+        index, rows = draw.take(count)
+        assert len(rows) == count
+        assert rows.user.tolist() == index.tolist()
+        assert rows.item.tolist() == (10 * index).tolist()
 
 
 def test_exposed_rows_are_training_rows_with_known_clicks(world, content) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ import numpy as np
 import pytest
 
 from prerank.serving import wire
+from prerank.serving.app import create_app
 from prerank.serving.bundle import Bundle
+from prerank.serving.config import ServeConfig
 from prerank.serving.export import load_trained
 from prerank.serving.users import fill_redis
 from serving.servers import TOKEN, Running, free_port, redis_server, serving
@@ -275,6 +279,20 @@ def test_full_server_sheds_with_retry_after_and_recovers(bundle: Bundle, tmp_pat
             link.close()
         assert rank(client, user="121", candidates=ITEMS)["user"] == "known"
         assert 'prerank_requests_total{status="503"} 3.0' in client.get("/metrics").text
+
+
+def test_whole_requests_that_come_at_once_are_shed_too(bundle: Bundle) -> None:
+    """A request whose body is there already must not run to its end before the next is counted."""
+    app = create_app(bundle.path, ServeConfig(queue=3))
+
+    async def ask() -> Counter[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            body = {"user": "121", "candidates": ITEMS}
+            calls = [client.post("/v1/rank", json=body) for _ in range(10)]
+            return Counter(answer.status_code for answer in await asyncio.gather(*calls))
+
+    assert asyncio.run(ask()) == {200: 3, 503: 7}
 
 
 def test_hot_swap_loses_no_request(bundle: Bundle, exposed_bundle: Bundle, tmp_path: Path) -> None:

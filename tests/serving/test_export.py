@@ -278,3 +278,11 @@ def test_axes_that_became_constants_are_refused(run_folder: Path, tmp_path: Path
     fixed = dataclasses.replace(graph, axes=({}, ({},) * (len(graph.inputs) - 1)))
     with pytest.raises(ArtifactError, match="one number of rows"):
         write_graph(fixed, tmp_path / "item.onnx")
+
+
+def test_any_number_of_threads_gives_the_same_bytes(bundle: Bundle) -> None:
+    one, two = Scorer(bundle), Scorer(bundle, threads=2)
+    one._tile = two._tile = 7
+    state = Users(bundle, one).state("121")
+    items = np.arange(50, dtype=np.int32) % one.n_items
+    np.testing.assert_array_equal(one.logits(state, items), two.logits(state, items))

@@ -138,6 +138,10 @@ class Histories:
             end_B: (B,) int64 row of the interactions where the history ends.
             left_out_B: (B,) int32 item to leave out, -1 for none.
         """
+        if not len(self.item):
+            return self.item, torch.zeros(
+                len(user_B) + 1, dtype=torch.int32, device=self.item.device
+            )
         start_B = self.offsets.index_select(0, user_B)
         if not self.is_set:
             start_B = torch.maximum(start_B, end_B - self.max_history)

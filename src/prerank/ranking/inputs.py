@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from prerank.artifacts import FloatArray
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.features import FeatureTable, ListTable
+from prerank.ranking.fused import lookup
 from prerank.ranking.optimizer import RowTable
 from prerank.ranking.pooling import ragged_mean, ragged_rows, ragged_softmax, ragged_sum
 
@@ -69,8 +69,10 @@ class FeatureFields(nn.Module):
 
     def forward(self, index_B: Tensor) -> list[Tensor]:
         """Return the fields, each (B, width)."""
-        embedded_BFD = self.embedding(self.codes.index_select(0, index_B))
-        fields = list(embedded_BFD.unbind(1))
+        fields: list[Tensor] = []
+        if self.codes.shape[1]:
+            embedded_BFD = self.embedding(self.codes.index_select(0, index_B))
+            fields += embedded_BFD.unbind(1)
         if self.numeric.shape[1]:
             fields.append(self.numeric.index_select(0, index_B))
         fields += [lists(index_B, self.embedding) for lists in self.lists]
@@ -175,9 +177,8 @@ class Ids(nn.Module):
 
     def _embedded(self, row_N: Tensor) -> Tensor:
         if self.touched is not None:
-            return functional.embedding(self.touched.place(row_N), self.touched.values[0])
-        embedded_ND: Tensor = self.embedding(row_N)
-        return embedded_ND
+            return lookup(self.touched.values[0], self.touched.place(row_N))
+        return lookup(self.embedding.weight, row_N)
 
     def touch(self, table: RowTable, index: Sequence[Tensor]) -> None:
         """Read the rows of ``index`` (ids) from ``table`` until `release`.
@@ -355,8 +356,8 @@ class Inputs(nn.Module):
     def _item_bias(self, row_B: Tensor) -> Tensor:
         touched = None if self.item_id is None else self.item_id.touched
         if touched is not None:
-            return touched.values[1].index_select(0, touched.place(row_B))
-        return self.item_bias.index_select(0, row_B)
+            return lookup(touched.values[1], touched.place(row_B))
+        return lookup(self.item_bias, row_B)
 
 
 def _sized(switches: dict[str, bool], dim: int) -> Widths:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prerank.ranking.config import TrainConfig
+from prerank.ranking.fused import joined, mlp
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
 
@@ -47,7 +48,7 @@ class IntTower(PreRankerModel):
 
     def user_parts(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Parts:
         """Return the heads of all user layers, (B, Q, D)."""
-        layer_BN = torch.cat(self.inputs.user(user_B, item_T, offsets_B1), dim=1)
+        layer_BN = joined(self.inputs.user(user_B, item_T, offsets_B1))
         heads = [self.user_heads[0](layer_BN)]
         for layer, project in zip(self.user_layers, list(self.user_heads)[1:], strict=True):
             layer_BN = layer(layer_BN)
@@ -58,7 +59,7 @@ class IntTower(PreRankerModel):
     def item_parts(self, item_B: Tensor) -> Parts:
         """Return the item's heads (B, H, D) and biases (B,)."""
         fields, bias_B = self.inputs.item(item_B)
-        heads: Tensor = self.item_tower(torch.cat(fields, dim=1))
+        heads = mlp(self.item_tower, joined(fields))
         return heads.view(-1, self.n_heads, self.head_dim), bias_B
 
     def combine(self, user_parts: Parts, item_parts: Parts) -> Tensor:

@@ -102,6 +102,71 @@ class RowTable:
                 table.index_copy_(0, self.rows, rows)
 
 
+class WholeAdamW:
+    """`torch.optim.AdamW`, its one fused kernel called without what surrounds it.
+
+    Args:
+        weights: to train.
+        learning_rate, weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], learning_rate: float, weight_decay: float
+    ) -> None:
+        self.weights = list(weights)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self._kept: list[Tensor] = []
+        self._state: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def keep(self, weight: Tensor) -> None:
+        """Zero this weight's gradient between steps instead of dropping it: it is large."""
+        weight.grad = torch.zeros_like(weight)
+        self._kept.append(weight)
+
+    def forget(self) -> None:
+        """Forget all gradients."""
+        kept = [weight.grad for weight in self._kept]
+        for weight in self.weights:
+            weight.grad = None
+        for weight, grad in zip(self._kept, kept, strict=True):
+            weight.grad = None if grad is None else grad.zero_()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the weights that have a gradient against it."""
+        moved = [(weight, weight.grad) for weight in self.weights if weight.grad is not None]
+        weights, grads = [weight for weight, _ in moved], [grad for _, grad in moved]
+        means, squares, steps = (
+            list(of) for of in zip(*(self._moments(weight) for weight in weights), strict=True)
+        )
+        torch._foreach_add_(steps, 1.0)
+        torch._fused_adamw_(
+            weights,
+            grads,
+            means,
+            squares,
+            [],
+            steps,
+            lr=self.learning_rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=self.weight_decay,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _moments(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if id(weight) not in self._state:
+            steps = torch.zeros((), dtype=torch.float32, device=weight.device)
+            self._state[id(weight)] = (
+                torch.zeros_like(weight),
+                torch.zeros_like(weight),
+                steps,
+            )
+        return self._state[id(weight)]
+
+
 class Optimizer:
     """AdamW: dense for small parameters, by touched rows for large id tables.
 
@@ -129,12 +194,11 @@ class Optimizer:
             tables = [item_id.embedding.weight, self.inputs.item_bias]
             self.items = RowTable([_frozen(table) for table in tables], **settings)
         self.shared = [weight for weight in model.parameters() if weight.requires_grad]
-        self.dense = torch.optim.AdamW(
-            [*self.shared, *more],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.dense = WholeAdamW([*self.shared, *more], **settings)
+        tables = [ids.embedding.weight for ids in (user_id, item_id) if ids is not None]
+        for table in (*tables, self.inputs.item_bias):
+            if table.requires_grad:
+                self.dense.keep(table)
 
     @contextmanager
     def reading(self, user_B: Tensor, item_B: Tensor, item_T: Tensor) -> Iterator[None]:
@@ -158,7 +222,7 @@ class Optimizer:
 
     def step(self, loss: Tensor) -> None:
         """Descend ``loss``, a scalar computed while `reading`."""
-        self.dense.zero_grad(set_to_none=True)
+        self.dense.forget()
         loss.backward()  # type: ignore[no-untyped-call]
         tables = [table for table in (self.users, self.items) if table is not None]
         values = [leaf for table in tables for leaf in table.values]

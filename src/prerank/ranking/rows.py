@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from prerank.artifacts import (
 from prerank.ranking.context import ScoringContext
 
 CHUNK_ROWS = 1 << 20  # rows made at once where they go to disk
+BLOCK_ROWS = 1 << 16  # rows drawn at once
+CUT_STEPS = 32  # most steps whose rows are cut from a block at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +58,20 @@ class Rows:
         """Return the rows on ``device``."""
         return Rows(*(getattr(self, column.name).to(device) for column in fields(self)))
 
-    def joined(self, other: Rows) -> Rows:
-        """Return these rows followed by the ``other`` ones."""
-        names = [column.name for column in fields(self)]
-        return Rows(*(torch.cat([getattr(self, n), getattr(other, n)]) for n in names))
+    def joined(self, *others: Rows) -> Rows:
+        """Return these rows followed by the ``others``."""
+        names, parts = [column.name for column in fields(self)], (self, *others)
+        return Rows(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+    def split(self, count: int) -> tuple[Rows, Rows]:
+        """Return the first ``count`` rows and the rest, as views."""
+        parts = [getattr(self, column.name) for column in fields(self)]
+        return Rows(*(part[:count] for part in parts)), Rows(*(part[count:] for part in parts))
+
+    def cut(self, count: int) -> list[Rows]:
+        """Return all rows as parts of ``count``, as views; the last part may be shorter."""
+        columns = (torch.split(getattr(self, column.name), count) for column in fields(self))
+        return [Rows(*parts) for parts in zip(*columns, strict=True)]
 
 
 def _rows(
@@ -78,7 +91,13 @@ def _rows(
         target.astype(np.float32),
         weight.astype(np.float32),
     )
-    return Rows(*(torch.from_numpy(column).to(device) for column in columns))
+    return Rows(*(_column(column).to(device) for column in columns))
+
+
+def _column(values: NDArray[Any]) -> Tensor:
+    """Return ``values`` as a tensor; as one value seen many times where all are equal."""
+    column = torch.from_numpy(values)
+    return column[:1].expand(len(column)) if len(values) and (values == values[0]).all() else column
 
 
 def exposed_rows(
@@ -140,16 +159,53 @@ def pseudo_rows(labels: PseudoLabels, context: ScoringContext, device: torch.dev
 
 
 class Draw:
-    """Draws rows without replacement, pass after pass, each pass in a new seeded order."""
+    """Draws rows without replacement, pass after pass, each pass in a new seeded order.
 
-    def __init__(self, n_rows: int, rng: np.random.Generator) -> None:
-        self._n_rows = n_rows
-        self._rng = rng
+    Rows are gathered a block of many steps at a time: a step's own are slices of it.
+
+    Args:
+        rows: to draw from.
+        rng: of the order.
+        device: where drawn rows go.
+    """
+
+    def __init__(self, rows: Rows, rng: np.random.Generator, device: torch.device) -> None:
+        self._rows, self._rng, self._device = rows, rng, device
         self._left: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._index = torch.zeros(0, dtype=torch.int64, device=device)
+        self._block = self._gathered(self._index)
+        self._ready: list[tuple[Tensor, Rows]] = []  # cut for the next steps, the last one first
 
-    def take(self, count: int) -> Tensor:
-        """Return the next ``count`` row numbers, (count,) int64."""
+    def take(self, count: int) -> tuple[Tensor, Rows]:
+        """Return the next ``count`` row numbers, (count,) int64, and their rows."""
+        if self._ready and len(self._ready[-1][0]) == count:
+            return self._ready.pop()
+        self._put_back()
+        if count > len(self._index):
+            missing = count - len(self._index)
+            more = self._order(max(missing, min(BLOCK_ROWS, len(self._rows))))
+            self._block = self._block.joined(self._gathered(more))
+            self._index = torch.cat([self._index, more.to(self._device)])
+        # The next steps will want as many rows.
+        n_rows = min(len(self._index) // count, CUT_STEPS) * count
+        whole, self._block = self._block.split(n_rows)
+        index, self._index = self._index[:n_rows], self._index[n_rows:]
+        self._ready = list(zip(torch.split(index, count), whole.cut(count), strict=True))[::-1]
+        return self._ready.pop()
+
+    def _put_back(self) -> None:
+        """Undo what was cut for steps of another size."""
+        if self._ready:
+            indices, blocks = zip(*self._ready[::-1], strict=True)
+            self._index = torch.cat([*indices, self._index])
+            self._block = blocks[0].joined(*blocks[1:], self._block)
+            self._ready = []
+
+    def _gathered(self, index: Tensor) -> Rows:
+        return self._rows.take(index.to(self._rows.user.device)).to(self._device)
+
+    def _order(self, count: int) -> Tensor:
         while len(self._left) < count:
-            self._left = np.concatenate([self._left, self._rng.permutation(self._n_rows)])
+            self._left = np.concatenate([self._left, self._rng.permutation(len(self._rows))])
         taken, self._left = self._left[:count], self._left[count:]
         return torch.from_numpy(taken)

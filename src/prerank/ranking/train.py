@@ -27,7 +27,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.group import Group
 from prerank.ranking.model import build_model
-from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher, split
+from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
@@ -120,7 +120,7 @@ class _Training:
         if labels is not None:
             rows = self._unexposed_rows(labels)
             self.unexposed = rows if kind.reads_unexposed and weighs and len(rows) else None
-        self.draw_exposed = Draw(len(self.exposed), seeds.rng(seed, "train", "exposed"))
+        self.draw_exposed = Draw(self.exposed, seeds.rng(seed, "train", "exposed"), self.device)
         self.validation = validation_rows(dataset, config.validation)
         self.histories = Histories(self.context, config.max_history, self.device)
         # Laplace's rule keeps the starting bias finite where every click is equal.
@@ -149,7 +149,8 @@ class _Training:
         self.optimizer = Optimizer(self.model, self.objective.parameters(), config, self.group)
         self.draw_unexposed = None
         if self.unexposed is not None:
-            self.draw_unexposed = Draw(len(self.unexposed), seeds.rng(seed, "train", "pseudo"))
+            rng = seeds.rng(seed, "train", "pseudo")
+            self.draw_unexposed = Draw(self.unexposed, rng, self.device)
         self.records: list[dict[str, Any]] = []
         self.scorer = self._ranker()
         held = self.validation
@@ -231,17 +232,19 @@ class _Training:
 
     def _batch(self, n_exposed: int, epoch: int, reading: ExitStack) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
-        index_N = self.draw_exposed.take(n_exposed).to(self.device)
-        rows = self.exposed.take(index_N.to(self.exposed.user.device)).to(self.device)
-        beside_N = index_N[:0]
-        if self.unexposed is not None and self.draw_unexposed and self.objective.draws(epoch):
+        index_N, shown = self.draw_exposed.take(n_exposed)
+        beside_N, beside = index_N[:0], shown.split(0)[0]
+        rows = shown
+        if self.draw_unexposed is not None and self.objective.draws(epoch):
             n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
-            beside_N = self.draw_unexposed.take(n_unexposed).to(self.device)
-            rows = rows.joined(self.unexposed.take(beside_N))
+            beside_N, beside = self.draw_unexposed.take(n_unexposed)
+            rows = shown.joined(beside)
         logit_B, hidden_BD = self._outputs(rows, reading)
-        shown, beside = split(rows, n_exposed)
+        logit_N, hidden_ND = logit_B, hidden_BD
+        if len(beside):
+            logit_N, hidden_ND = logit_B[:n_exposed], hidden_BD[:n_exposed]
         return Batch(
-            Part(index_N, shown, logit_B[:n_exposed], hidden_BD[:n_exposed]),
+            Part(index_N, shown, logit_N, hidden_ND),
             Part(beside_N, beside, logit_B[n_exposed:], hidden_BD[n_exposed:]),
             epoch,
         )

@@ -6,11 +6,11 @@ user vector and one matrix product (method.md section 7, S: light and plug-in; t
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking.config import TrainConfig
+from prerank.ranking.fused import joined, meeting, mlp
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
 
@@ -35,19 +35,24 @@ class TwoTower(PreRankerModel):
 
     def user_parts(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Parts:
         """Return the user vectors, (B, D)."""
-        fields = self.inputs.user(user_B, item_T, offsets_B1)
-        user_BD: Tensor = self.user_tower(torch.cat(fields, dim=1))
+        user_BD = self._user(user_B, item_T, offsets_B1)
         if self.cosine:
             user_BD = functional.normalize(user_BD, dim=1) / self.temperature
         return (user_BD,)
 
     def item_parts(self, item_B: Tensor) -> Parts:
         """Return the item vectors (B, D) and biases (B,)."""
-        fields, bias_B = self.inputs.item(item_B)
-        item_BD: Tensor = self.item_tower(torch.cat(fields, dim=1))
+        item_BD, bias_B = self._item(item_B)
         if self.cosine:
             item_BD = functional.normalize(item_BD, dim=1)
         return item_BD, bias_B
+
+    def _user(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
+        return mlp(self.user_tower, joined(self.inputs.user(user_B, item_T, offsets_B1)))
+
+    def _item(self, item_B: Tensor) -> tuple[Tensor, Tensor]:
+        fields, bias_B = self.inputs.item(item_B)
+        return mlp(self.item_tower, joined(fields)), bias_B
 
     def combine(self, user_parts: Parts, item_parts: Parts) -> Tensor:
         """Return (B, C) logits."""
@@ -60,10 +65,19 @@ class TwoTower(PreRankerModel):
         self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits of pairs and (B, D), the product of both vectors behind each."""
-        item_BD, bias_B = self.item_parts(item_B)
-        (user_BD,) = self.user_parts(user_B, item_T, offsets_B1)
-        hidden_BD = user_BD * item_BD
-        return hidden_BD.sum(1) + bias_B, hidden_BD
+        met_B, hidden_BD, bias_B = self._meet(user_B, item_B, item_T, offsets_B1)
+        return met_B + bias_B, hidden_BD
+
+    def _meet(
+        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (B,) scores of pairs, (B, D) products behind each, and (B,) biases."""
+        item_BD, bias_B = self._item(item_B)
+        user_BD = self._user(user_B, item_T, offsets_B1)
+        met_B, hidden_BD = meeting(user_BD, item_BD, cosine=self.cosine)
+        if self.cosine and self.temperature != 1:
+            met_B, hidden_BD = met_B / self.temperature, hidden_BD / self.temperature
+        return met_B, hidden_BD, bias_B
 
 
 def _tower(width: int, config: TrainConfig) -> nn.Sequential:

@@ -330,6 +330,9 @@ class Service:
         except TimeoutError:
             raise RefusedError(503, "no turn in time", headers=RETRY_AFTER) from None
         try:
+            # Requests that came meanwhile are counted, or turned away, before this one is scored;
+            # without a pause none of them would be seen until all before it are done.
+            await asyncio.sleep(0)
             best, logits = loaded.scorer.rank(state, rows, top_k)
         finally:
             self._turn.release()

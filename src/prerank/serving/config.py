@@ -15,15 +15,15 @@ class ServeConfig(Config):
     precision: Literal["float32", "float16", "int8"] = Field(
         "float32", description="item rows in memory"
     )
-    threads: int = Field(1, ge=1, description="threads of one scoring call")
+    threads: int = Field(
+        1, ge=1, description="threads of one scoring call; more pay from some thousand candidates"
+    )
     max_candidates: int = Field(20_000, ge=1, description="most candidates of a request")
     max_body: int = Field(2 << 20, ge=1024, description="most bytes of a request's body")
     timeout_s: float = Field(
         1.0, gt=0, description="seconds to receive a body, and to wait for a turn"
     )
-    queue: int = Field(
-        16, ge=1, description="requests inside the server at once; more are told 503"
-    )
+    queue: int = Field(8, ge=1, description="requests inside the server at once; more are told 503")
     user_store: str = Field("embedded", description="embedded, or redis://host:port/db")
     store_timeout_s: float = Field(0.05, gt=0, description="seconds to wait for the user store")
     shutdown_s: int = Field(10, ge=0, description="seconds that running requests get at the end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -31,8 +32,8 @@ class UserState:
     history: IntArray
 
 
-def session(path: str | bytes, threads: int = 1) -> Any:
-    """Open an ONNX graph with a fixed number of threads that sleep when idle."""
+def session(path: str | bytes) -> Any:
+    """Open an ONNX graph that runs in the thread that calls it."""
     try:
         import onnxruntime as ort
     except ImportError:
@@ -40,9 +41,8 @@ def session(path: str | bytes, threads: int = 1) -> Any:
             "onnxruntime is absent", hint='pip install "prerank[export]"'
         ) from None
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -79,7 +79,7 @@ class Scorer:
     Args:
         bundle: what to score with.
         precision: of the item rows; the graphs stay float32.
-        threads: of one ONNX Runtime call.
+        threads: over which the candidates of one call are spread, tile by tile.
     """
 
     def __init__(self, bundle: Bundle, precision: Precision = "float32", threads: int = 1) -> None:
@@ -92,8 +92,10 @@ class Scorer:
         if len(ids) != self.n_items:
             raise ArtifactError("schema and vocabulary differ", where=str(bundle.path))
         self._row_of = dict(zip(ids, range(len(ids)), strict=True))
-        self._user = session(str(bundle.path / graph_file("user")), threads)
-        self._scorer = session(str(bundle.path / graph_file("scorer")), threads)
+        self._user = session(str(bundle.path / graph_file("user")))
+        self._scorer = session(str(bundle.path / graph_file("scorer")))
+        # Both NumPy's gather and ONNX Runtime let go of the interpreter while they work.
+        self._pool = ThreadPoolExecutor(threads, "scorer") if threads > 1 else None
         self._parts = [
             ItemRows(*bundle.item_part(part, precision)) for part in range(len(about["item_parts"]))
         ]
@@ -146,14 +148,20 @@ class Scorer:
             state: the user.
             item_C: (C,) int32 item rows in 0..I; I = unknown.
         """
-        feed = dict(self.user_parts(state))
-        logit_C = np.empty(len(item_C), dtype=np.float32)
-        for start in range(0, len(item_C), self._tile):
+        feed, logit_C = self.user_parts(state), np.empty(len(item_C), dtype=np.float32)
+
+        def score(start: int) -> None:
             tile = slice(start, start + self._tile)
+            given = dict(feed)
             for k, part in enumerate(self._parts):
-                feed[f"item_part_{k}"] = part.take(item_C[tile])
-            used = {name: value for name, value in feed.items() if name in self._scorer_inputs}
+                given[f"item_part_{k}"] = part.take(item_C[tile])
+            used = {name: value for name, value in given.items() if name in self._scorer_inputs}
             logit_C[tile] = self._scorer.run(None, used)[0][0]
+
+        # A tile's logits do not depend on the others: any number of threads, the same bytes.
+        run = map if self._pool is None else self._pool.map
+        for _ in run(score, range(0, len(item_C), self._tile)):
+            pass
         return logit_C
 
     def rank(

@@ -3,7 +3,7 @@ from math import log
 import pytest
 import torch
 
-from prerank.ranking.objectives.base import Batch, Part, split
+from prerank.ranking.objectives.base import Batch, Part
 from prerank.ranking.objectives.pointwise import Pointwise
 from prerank.ranking.rows import Rows
 
@@ -20,7 +20,7 @@ def part(logits: list[float], target: float = 0.0, weight: float = 1.0) -> Part:
 
 
 def test_split_gives_views_of_the_first_and_of_the_rest() -> None:
-    first, rest = split(rows(5), 2)
+    first, rest = rows(5).split(2)
     assert first.user.tolist() == [0, 1]
     assert rest.item.tolist() == [2, 3, 4]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -147,7 +147,7 @@ class Setup:
     def hidden_width(self) -> int:
         """Return D of the model's hidden vectors."""
         with torch.no_grad():
-            return int(self.outputs(self.model, split(self.exposed, 1)[0])[1].shape[1])
+            return int(self.outputs(self.model, self.exposed.split(1)[0])[1].shape[1])
 
     def cross_logits(self, rows: Rows) -> Tensor:
         """Return (N, N) logits: the user and history of row n with the item of row m."""
@@ -189,13 +189,6 @@ class Objective(Protocol):
     def after_step(self) -> None:
         """Follow the model after the optimiser's step."""
         return
-
-
-def split(rows: Rows, n_exposed: int) -> tuple[Rows, Rows]:
-    """Return the first ``n_exposed`` rows and the rest, as views."""
-    names = [column.name for column in fields(rows)]
-    first = Rows(*(getattr(rows, name)[:n_exposed] for name in names))
-    return first, Rows(*(getattr(rows, name)[n_exposed:] for name in names))
 
 
 def twin(model: PreRankerModel) -> PreRankerModel:
