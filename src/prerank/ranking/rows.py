@@ -206,6 +206,7 @@ class Draw:
 
     def _order(self, count: int) -> Tensor:
         while len(self._left) < count:
-            self._left = np.concatenate([self._left, self._rng.permutation(len(self._rows))])
+            order = self._rng.permutation(len(self._rows))
+            self._left = np.concatenate([self._left, order]) if len(self._left) else order
         taken, self._left = self._left[:count], self._left[count:]
         return torch.from_numpy(taken)
