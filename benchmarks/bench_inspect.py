@@ -1,7 +1,8 @@
 """How long the inspector's pages take on a run of 100,000 users and 1,000,000 items.
 
 The run is generated: random content, codes, anchors, labels and two untrained pre-rankers, laid out
-as the pipeline does. Each page is asked for over the app, in process, the first time and again.
+as the pipeline does. Each page is asked for over the app, in process, the first time and again;
+then all labels are downloaded as CSV. Memory is the largest resident size, mapped files included.
 The floor beside them is what an exact nearest-neighbour page cannot go below: one pass over the
 item vectors.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +25,7 @@ from prerank import progress
 from prerank import store as stores
 from prerank.evaluation.explain import describe_labels
 from prerank.evaluation.overview import catalog_map, describe_cascade
+from prerank.memory import peak_bytes, reset_peak
 from prerank.store import Manifest, Store
 from prerank.vocabulary import Vocabulary
 
@@ -186,6 +189,8 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     from starlette.testclient import TestClient
 
     from prerank.inspection.app import create_app, warm_pages
+    from prerank.inspection.asked import Download
+    from prerank.inspection.labels import file_rows, write_rows
     from prerank.inspection.opened import OpenedRun
 
     started = time.perf_counter()
@@ -194,6 +199,8 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     app = create_app([run])
     warm_pages(app)
     opened = time.perf_counter() - started
+    resident = {"open": peak_bytes()}
+    reset_peak()
     client = TestClient(app, base_url="http://localhost")
     n = len(run.dataset.users)
     users = [str(run.dataset.users.ids[k]) for k in np.linspace(0, n - 1, repeats + 1).astype(int)]
@@ -202,6 +209,7 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         "overview": ["/"],
         "users": ["/users"],
         "users, search": [f"/users?q={user[:5]}" for user in users],
+        "users, other pair": ["/users?left=exposed-only&right=gpl"],
         "user": [f"/user?id={user}" for user in users],
         "items": ["/items"],
         "items, search": ["/items?q=warm+lamp"],
@@ -211,8 +219,11 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         "labels": ["/labels"],
         "labels, filtered": ["/labels?label_min=0.9&confidence_min=0.5"],
         "labels, title": ["/labels?title=warm+lamp"],
+        "labels, popularity": ["/labels?popularity=5&confidence=5"],
         "labels, sorted": ["/labels?sort=label"],
+        "labels, all of it": ["/labels?title=warm&label_min=0.5&confidence=5&sort=relevance"],
         "compare": ["/compare"],
+        "artifact": ["/artifact?key=labels/gpl"],
     }
     found = {}
     for name, urls in pages.items():
@@ -223,6 +234,14 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
             times.append(1000 * (time.perf_counter() - begin))
             assert answer.status_code == 200, (urls[k % len(urls)], answer.text[:500])
         found[name] = {"first_ms": times[0], "again_ms": float(np.median(times[1:]))}
+    resident["pages"] = peak_bytes()
+    reset_peak()
+    begin = time.perf_counter()
+    everything = Download()
+    with tempfile.TemporaryDirectory() as folder_:
+        write_rows(file_rows(run, everything), everything, Path(folder_) / "labels.csv")
+    download = time.perf_counter() - begin
+    resident["download"] = peak_bytes()
     vectors = np.ascontiguousarray(run.space().vectors)
     ask = vectors[:1].copy()
     floor = []
@@ -240,6 +259,8 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         "slowest_first": slowest,
         "slowest_first_ms": found[slowest]["first_ms"],
         "slowest_over_limit": found[slowest]["first_ms"] / LIMIT_MS,
+        "download_s": download,
+        "peak_gb": {name: round(size / 1e9, 2) for name, size in resident.items()},
         "vector_pass_ms": min(floor),
         "item_over_vector_pass": found["item"]["again_ms"] / min(floor),
     }
@@ -258,7 +279,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary) / "large"
         if not (folder / "rankers" / "exposed-only").is_dir():
-            make_run(folder, *sizes)
+            # In a process of its own, so that its memory is not counted.
+            maker = multiprocessing.get_context("spawn").Process(
+                target=make_run, args=(folder, *sizes)
+            )
+            maker.start()
+            maker.join()
         result = measure(folder, 2 if args.quick else 5)
     if args.json:
         print(json.dumps(result, indent=1))
@@ -267,6 +293,8 @@ def main() -> None:
     print(f"opened in {result['open_s']:.1f} s")
     for name, row in result["pages"].items():
         print(f"{name:<18} first {row['first_ms']:7.1f} ms, again {row['again_ms']:7.1f} ms")
+    sizes = ", ".join(f"{name} {size:.2f} GB" for name, size in result["peak_gb"].items())
+    print(f"all labels as CSV in {result['download_s']:.1f} s; peak memory: {sizes}")
     print(
         f"slowest first page: {result['slowest_first']}, {result['slowest_first_ms']:.0f} ms "
         f"(aim {LIMIT_MS}); an item's page takes {result['item_over_vector_pass']:.1f} passes over "

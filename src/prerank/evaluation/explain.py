@@ -27,7 +27,7 @@ HISTOGRAM_BINS = 20
 RELIABILITY_BINS = 10
 N_HISTORY, N_ANCHORS, N_LABELS = 10, 8, 6
 LIFTED = ("knots", "knots_unshifted", "reliability", "label_histogram", "relevance_histogram")
-ITEM_CELLS = 4_000_000  # anchors x items compared at once
+ITEM_CELLS = 1_000_000  # anchors x items compared at once
 FIRST_BLOCK = 4096  # small: all of it is sorted, later blocks are mostly skipped
 
 
@@ -228,13 +228,16 @@ def nearest_items(
         bar = best[:, -1:]
         if np.isinf(bar).any() and high - low > k:
             bar = np.maximum(bar, np.partition(cosine, -k, axis=1)[:, -k, None])
-            row, column = np.nonzero(cosine >= bar)
+            found = np.flatnonzero(cosine >= bar)
         else:
-            row, column = np.nonzero(cosine > bar)
+            found = np.flatnonzero(cosine > bar)
+        if not len(found):
+            continue
+        row, column = np.divmod(found, high - low)
         known = np.repeat(np.arange(len(vectors)), k)
         rows = np.concatenate([known, row])
         items = np.concatenate([item.ravel(), column + low])
-        values = np.concatenate([best.ravel(), cosine[row, column]])
+        values = np.concatenate([best.ravel(), cosine.ravel()[found]])
         order = np.lexsort((items, -values, rows))
         start = np.searchsorted(rows[order], np.arange(len(vectors)))
         chosen = order[start[:, None] + np.arange(k)]

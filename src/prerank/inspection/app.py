@@ -245,23 +245,27 @@ def drawn(app: FastAPI, page: Page, data: Data) -> Mapping[str, list[Plot]]:
     return known[key]
 
 
+def made(app: FastAPI, page: Page, wanted: Asked) -> str:
+    """Return a page as HTML."""
+    with app.state.lock:
+        data = page.data(app.state.runs, wanted)
+        plots = drawn(app, page, data)
+    return render(
+        page.template,
+        app.state.runs,
+        plots,
+        data=data,
+        menu=page.menu,
+        twin=link(page.twin, wanted.model_dump(exclude_defaults=True)),
+        asked=wanted.model_dump(exclude_defaults=True),
+        **page.more(data),
+    )
+
+
 def _html(app: FastAPI, page: Page) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         wanted = asked.parse(page.asked, request.query_params)
-        with app.state.lock:
-            data = page.data(app.state.runs, wanted)
-            plots = drawn(app, page, data)
-        text = render(
-            page.template,
-            app.state.runs,
-            plots,
-            data=data,
-            menu=page.menu,
-            twin=link(page.twin, wanted.model_dump(exclude_defaults=True)),
-            asked=wanted.model_dump(exclude_defaults=True),
-            **page.more(data),
-        )
-        return _answer(text, "text/html; charset=utf-8")
+        return _answer(made(app, page, wanted), "text/html; charset=utf-8")
 
     return answer
 
@@ -343,7 +347,8 @@ def _add_files(app: FastAPI) -> None:
         path = Path(name)
         try:
             with app.state.lock:
-                labels.write_labels(app.state.runs[0], wanted, path)
+                rows = labels.file_rows(app.state.runs[0], wanted)
+            labels.write_rows(rows, wanted, path)
         except BaseException:
             path.unlink()
             raise
@@ -397,12 +402,11 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def warm_pages(app: FastAPI) -> None:
-    """Draw the plots of the front pages before anybody waits for them."""
+    """Make every page that needs no parameter once, so that nobody waits for its plots."""
     for page in PAGES:
-        if page.plots is not _no_plots:
+        if not any(field.is_required() for field in page.asked.model_fields.values()):
             with contextlib.suppress(RefusedError):
-                found = drawn(app, page, page.data(app.state.runs, page.asked()))
-                _ = [plot.json for plots in found.values() for plot in plots]
+                made(app, page, page.asked())
 
 
 def inspect(folders: Sequence[Path], host: str, port: int) -> None:

@@ -115,6 +115,12 @@ class Labels(Asked):
     order: Literal["highest", "lowest"] = "highest"
     page: Page = 1
 
+    @property
+    def filtered(self) -> bool:
+        """Whether some rows are left out."""
+        given = self.model_dump(exclude_defaults=True, exclude={"method", "sort", "order", "page"})
+        return bool(set(given) - {"format"})
+
 
 class Download(Labels):
     """All of some pseudo-labels, as a file."""

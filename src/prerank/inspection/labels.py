@@ -26,6 +26,9 @@ from prerank.inspection.values import (
 SORTED_ROWS = 10_000
 """How far down a sorted list can be paged; the download has all."""
 NUMBERS = ("label", "confidence", "relevance", "dispersion", "history", "llm")
+SHOWN = ("user", "item", "time", *NUMBERS)
+ROW = "row"
+"""The number of a row in the file."""
 FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 """A cell that begins so is a formula to a spreadsheet."""
 
@@ -37,21 +40,8 @@ def labels(run: OpenedRun, asked: Labels) -> dict[str, Any]:
         raise RefusedError(
             404, "this run has no pseudo-labels", "`prerank label RECIPE` makes them"
         )
-    found = _filtered(run, asked, method)
-    n = int(found.select(pl.len()).collect().item())
+    n, rows = _page(run, asked, method)
     page = pager(n, asked.page)
-    if asked.sort:
-        if page["stop"] > SORTED_ROWS:
-            raise RefusedError(
-                422, f"sorted lists can be paged to row {SORTED_ROWS:,}", "download them instead"
-            )
-        best = found.top_k(page["stop"], by=asked.sort, reverse=asked.order == "lowest")
-        rows = best.collect().sort(
-            asked.sort, descending=asked.order == "highest", maintain_order=True, nulls_last=True
-        )
-        rows = rows.slice(page["start"], PAGE_ROWS)
-    else:
-        rows = found.slice(page["start"], PAGE_ROWS).collect()
     audit = run.extra.get("audit", {}).get(method)
     return {
         "method": method,
@@ -64,17 +54,65 @@ def labels(run: OpenedRun, asked: Labels) -> dict[str, Any]:
     }
 
 
+def _page(run: OpenedRun, asked: Labels, method: str) -> tuple[int, pl.DataFrame]:
+    """Return how many rows are asked for, and those of the page.
+
+    One pass over the columns that are asked about finds their numbers, then the few rows of the
+    page are read.
+    """
+    frame = run.labels(method).frame
+    start, stop = (asked.page - 1) * PAGE_ROWS, asked.page * PAGE_ROWS
+    if asked.sort and stop > SORTED_ROWS:
+        raise RefusedError(
+            422, f"sorted lists can be paged to row {SORTED_ROWS:,}", "download them instead"
+        )
+    if not asked.sort and not asked.filtered:
+        shown = frame.select(*SHOWN).slice(start, PAGE_ROWS)
+        return int(run.labels(method).count.sum()), shown.collect()
+    found = _filtered(run, asked, method)
+    if asked.sort:
+        known = found.select(pl.col(asked.sort).fill_nan(None), ROW)
+        fit = known.collect(engine="streaming")
+        picked = _first(fit, asked.sort, stop, down=asked.order == "highest").select(ROW)
+    else:
+        picked = fit = found.select(ROW).collect(engine="streaming")
+    picked = picked.slice(start, PAGE_ROWS).with_row_index("place")
+    return len(fit), _picked(frame.select(*SHOWN), picked)
+
+
+def _first(fit: pl.DataFrame, by: str, stop: int, *, down: bool) -> pl.DataFrame:
+    """Return the first rows by ``by``; equal ones as in the file, unknown ones last."""
+    ends = fit[by].top_k(stop) if down else fit[by].bottom_k(stop)
+    bar = pl.lit(ends.min() if down else ends.max(), dtype=fit[by].dtype)
+    column = pl.col(by)
+    best = fit.filter(column > bar if down else column < bar)
+    level = fit.filter(column == bar).head(stop - len(best))
+    unknown = fit.filter(column.is_null()).head(stop - len(best) - len(level))
+    found = pl.concat([best, level, unknown])
+    return found.sort([by, ROW], descending=[down, False], nulls_last=True)
+
+
+def _picked(frame: pl.LazyFrame, picked: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of ``picked`` numbers, in its order; only their part of the file is read."""
+    if not len(picked):
+        return frame.head(0).collect()
+    first, last = int(picked[ROW].min()), int(picked[ROW].max())  # type: ignore[arg-type]
+    near = frame.slice(first, last - first + 1).with_row_index(ROW, first)
+    rows = near.filter(pl.col(ROW).is_in(picked[ROW].implode())).collect(engine="streaming")
+    return picked.join(rows, on=ROW, how="left").sort("place")
+
+
 def _filtered(run: OpenedRun, asked: Labels, method: str) -> pl.LazyFrame:
-    """Return the rows asked for, in the order of the file."""
+    """Return the rows asked for, in the order of the file, with their number in it as `ROW`."""
     table = run.labels(method)
-    frame = table.frame
+    frame = table.frame.with_row_index(ROW)
     if asked.user:
         who = user_index(run, asked.user)
         if table.offsets is None:
             frame = frame.filter(pl.col("user") == who)
         else:
             start, stop = int(table.offsets[who]), int(table.offsets[who + 1])
-            frame = frame.slice(start, stop - start)
+            frame = table.frame.slice(start, stop - start).with_row_index(ROW, start)
     if asked.item:
         frame = frame.filter(pl.col("item") == item_index(run, asked.item))
     for name, low_, high_ in (
@@ -94,17 +132,13 @@ def _filtered(run: OpenedRun, asked: Labels, method: str) -> pl.LazyFrame:
         keep = inside if keep is None else keep & inside
         frame = frame.filter(pl.col("confidence") > 0)
     if keep is not None:
-        frame = frame.filter(pl.col("item").map_batches(_among(keep), return_dtype=pl.Boolean))
+        kept = pl.Series(np.flatnonzero(keep).astype(np.int32))
+        frame = frame.filter(pl.col("item").is_in(kept.implode()))
     if asked.confidence is not None:
         low, high = _part(run, method, "by_confidence", asked.confidence)
         sure = pl.col("confidence").cast(pl.Float64)
         frame = frame.filter((sure > 0) & (sure >= low) & (sure <= high))
     return frame
-
-
-def _among(keep: Any) -> Any:
-    """Return what tells for a column of items which are kept."""
-    return lambda item: pl.Series(keep[item.to_numpy()], dtype=pl.Boolean)
 
 
 def _part(run: OpenedRun, method: str, key: str, number: int) -> tuple[float, float]:
@@ -157,11 +191,10 @@ def audit_sheets_of(data: dict[str, Any]) -> list[Any]:
 # ---- the file --------------------------------------------------------------------------------
 
 
-def write_labels(run: OpenedRun, asked: Download, path: Path) -> None:
-    """Write all labels asked for to ``path``, with ids, titles and the truth where known.
+def file_rows(run: OpenedRun, asked: Download) -> pl.LazyFrame:
+    """Return all labels asked for, with ids, titles and the truth where known, to be written.
 
-    Rows stream from file to file, so that memory does not grow with them. In CSV, texts that a
-    spreadsheet would take for a formula get an apostrophe in front.
+    In CSV, texts that a spreadsheet would take for a formula get an apostrophe in front.
     """
     method = run.choose(asked.method, run.labelled, run.config.method)
     if not method:
@@ -170,14 +203,15 @@ def write_labels(run: OpenedRun, asked: Download, path: Path) -> None:
         _texts(run.dataset.users.ids, "user", "user_id"),
         _texts(run.dataset.items.ids, "item", "item_id"),
         _texts(run.dataset.catalog.title, "item", "title"),
-        pl.struct("user", "item").map_batches(_truth(run), return_dtype=pl.Float32).alias("truth"),
+        pl.struct("user", "item")
+        .map_batches(_truth(run), return_dtype=pl.Float32, is_elementwise=True)
+        .alias("truth"),
     )
     chosen = frame.select("user_id", "item_id", "title", "time", *NUMBERS, "anchor", "truth")
     if asked.sort:
         chosen = chosen.sort(asked.sort, descending=asked.order == "highest", nulls_last=True)
     if asked.format == "parquet":
-        chosen.sink_parquet(path)
-        return
+        return chosen
     safe = [
         pl.when(pl.col(name).str.contains(FORMULA))
         .then(pl.lit("'") + pl.col(name))
@@ -185,7 +219,15 @@ def write_labels(run: OpenedRun, asked: Download, path: Path) -> None:
         .alias(name)
         for name in ("user_id", "item_id", "title")
     ]
-    chosen.with_columns(safe).sink_csv(path)
+    return chosen.with_columns(safe)
+
+
+def write_rows(rows: pl.LazyFrame, asked: Download, path: Path) -> None:
+    """Write rows to ``path``; they stream from file to file, so that memory does not grow."""
+    if asked.format == "parquet":
+        rows.sink_parquet(path)
+    else:
+        rows.sink_csv(path)
 
 
 def _texts(values: Any, column: str, name: str) -> pl.Expr:
@@ -194,7 +236,8 @@ def _texts(values: Any, column: str, name: str) -> pl.Expr:
             np.asarray(values[index.to_numpy()], dtype=object).tolist(), dtype=pl.String
         )
 
-    return pl.col(column).map_batches(texts, return_dtype=pl.String).alias(name)
+    made = pl.col(column).map_batches(texts, return_dtype=pl.String, is_elementwise=True)
+    return made.alias(name)
 
 
 def _truth(run: OpenedRun) -> Any:
