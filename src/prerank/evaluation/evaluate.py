@@ -21,6 +21,7 @@ from prerank.errors import DataError
 from prerank.evaluation import metrics, significance
 from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.extra import Bin, EvaluationExtra, PoolExtra, TestExtra
+from prerank.evaluation.pairing import OnMeasured
 from prerank.evaluation.segments import SEGMENTS, item_segments
 from prerank.evaluation.significance import UserSums
 from prerank.evaluation.view import AT, COMPETING, Role, ordered_roles
@@ -52,7 +53,7 @@ class _Pool:
     name: str
     rows: Rows
     user: Rows
-    n_users: int
+    users: NDArray[np.integer]
     request: Rows
     owner: Rows
     item: Rows
@@ -60,6 +61,10 @@ class _Pool:
     inside: Mapping[str, Mask]
     available: Mask
     item_inside: Mapping[str, Mask]
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
 
     @property
     def n_requests(self) -> int:
@@ -90,6 +95,7 @@ def evaluate(
     seed: int,
     *,
     label_scores: Mapping[str, Scores] | None = None,
+    on_measured: OnMeasured | None = None,
 ) -> Report:
     """Measure every method on every test pool and segment, and its difference to the baselines.
 
@@ -103,6 +109,7 @@ def evaluate(
         seed: of the bootstrap and the order of ties.
         label_scores: method -> (1, N) a label score alone (no pre-ranker); it is measured like
             the others, but calibration error is null: it is no logit.
+        on_measured: told what each user of a pool adds to the metrics, method by method.
 
     Returns:
         Report with ``extra["evaluation"]`` filled and the differences of every method to every
@@ -144,6 +151,8 @@ def evaluate(
                 for one in held
             }
         measured = references.get(name) or _measure(pool, in_pool, embeddings, config, is_logit)
+        if on_measured is not None:
+            on_measured(pool.name, name, pool.users, measured.sums)
         drawn = _drawn(measured, config, seed)
         records += _records(pool, name, measured, drawn, config)
         for reference in against[name]:
@@ -228,7 +237,7 @@ def _pools(pools: Pools, segment: NDArray[np.int8], seed: int) -> Iterator[_Pool
             name=name,
             rows=rows,
             user=user.astype(np.int64),
-            n_users=len(users),
+            users=users,
             request=of_request.astype(np.int64),
             owner=owner.astype(np.int64),
             item=item.astype(np.int64),
@@ -369,6 +378,11 @@ def _drawn(
     return dict(zip(measured.sums, found, strict=True))
 
 
+def tested(config: EvaluateConfig) -> tuple[str, ...]:
+    """Return the metrics that methods and runs are compared on, user by user."""
+    return "gauc", "auc", f"hr@{max(config.ks)}", f"ndcg@{config.list_size}"
+
+
 def _tests(
     pool: _Pool,
     method: str,
@@ -378,7 +392,7 @@ def _tests(
     config: EvaluateConfig,
 ) -> list[TestExtra]:
     """Return the paired comparison of two methods on the metrics people decide by."""
-    wanted = ("gauc", "auc", f"hr@{max(config.ks)}", f"ndcg@{config.list_size}")
+    wanted = tested(config)
     found: list[TestExtra] = []
     for (segment, metric), sums in less.sums.items():
         p = significance.p_value(drawn[segment, metric])

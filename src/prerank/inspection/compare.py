@@ -1,24 +1,32 @@
-"""Methods of a run side by side, runs side by side, and the days of a simulated A/B test."""
+"""Methods of a run side by side, runs side by side, and the days of a simulated A/B test.
+
+Runs that test the same users are compared user by user, the first one with each of the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from prerank.evaluation import sections
+import numpy as np
+
+from prerank.evaluation import pairing, sections
 from prerank.evaluation.extra import TestExtra
 from prerank.evaluation.plots import Plot
 from prerank.evaluation.sheets import references, verdict
+from prerank.evaluation.significance import holm
 from prerank.evaluation.summary import main_pool, summarise
-from prerank.evaluation.view import View
+from prerank.evaluation.view import COMPETING, View
 from prerank.inspection.asked import Compare, not_found
 from prerank.inspection.opened import OpenedRun
 
 
 def compare(runs: Sequence[OpenedRun], asked: Compare) -> dict[str, Any]:
     """Return methods by segment with intervals and marks, for one run or several."""
-    seen = zip(_names(runs), (run.seen for run in runs), strict=True)
-    known = {name: one for name, one in seen if one is not None and one.pools}
+    opened = dict(zip(_names(runs), runs, strict=True))
+    known = {name: run.seen for name, run in opened.items() if run.seen and run.seen.pools}
     simulated = [run for run in runs if run.simulation is not None]
     if not known:
         if not simulated:
@@ -26,6 +34,7 @@ def compare(runs: Sequence[OpenedRun], asked: Compare) -> dict[str, Any]:
         return {
             "runs": [],
             "n_runs": len(runs),
+            "pairs": [],
             "simulations": [_simulation(run) for run in simulated],
         }
     first = next(iter(known.values()))
@@ -56,6 +65,10 @@ def compare(runs: Sequence[OpenedRun], asked: Compare) -> dict[str, Any]:
                 "methods": _methods(one, pool, metric, against, shown),
             }
             for name, one in known.items()
+        ],
+        "pairs": [
+            _paired(opened[next(iter(known))], opened[name], name, (pool, metric), shown)
+            for name in list(known)[1:]
         ],
         "simulations": [_simulation(run) for run in simulated],
     }
@@ -116,6 +129,68 @@ def _methods(
         if cells:
             rows.append({"name": name, "role": role, "segments": cells})
     return rows
+
+
+def _paired(
+    first: OpenedRun, second: OpenedRun, name: str, asked: tuple[str, str], shown: Sequence[str]
+) -> dict[str, Any]:
+    """Return ``second`` minus ``first``, paired by the users that both test."""
+    pool, metric = asked
+    files = [run.store.path("report") / pairing.FILE for run in (first, second)]
+    found: dict[str, Any] = {"name": name, "n_shared": 0, "why": "", "methods": []}
+    if not all(file.is_file() for file in files):
+        return {**found, "why": "one of them was evaluated before values of users were kept"}
+    users = [pairing.read_users(file, pool) for file in files]
+    if users[0] is None or users[1] is None:
+        return {**found, "why": f"only one of them has the pool {pool}"}
+    same = first.artifacts["dataset"].fingerprint == second.artifacts["dataset"].fingerprint
+    rows = [np.arange(len(users[0]))] * 2
+    if not same:
+        one, other = (
+            run.dataset.users.ids[of] for run, of in zip((first, second), users, strict=True)
+        )
+        _, *rows = np.intersect1d(one, other, assume_unique=True, return_indices=True)
+    found |= {"n_shared": len(rows[0]), "same_data": same}
+    if not len(rows[0]):
+        return {**found, "why": "no user is tested in both"}
+    methods = _paired_methods((first, second), files, rows, asked, shown)
+    why = "" if methods else f"no method has {metric} user by user in both"
+    return {**found, "methods": methods, "why": why}
+
+
+def _paired_methods(
+    runs: tuple[OpenedRun, OpenedRun],
+    files: Sequence[Path],
+    rows: Sequence[Any],
+    asked: tuple[str, str],
+    shown: Sequence[str],
+) -> list[dict[str, Any]]:
+    pool, metric = asked
+    seen = runs[0].seen
+    assert seen is not None
+    roles, level = dict(seen.methods), seen.config.interval
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in roles if name in shown}
+    for segment in seen.segments:
+        cells = {}
+        for name in found:
+            kept = [pairing.read_kept(file, name, pool, segment, metric) for file in files]
+            if kept[0] is None or kept[1] is None:
+                continue
+            gap = pairing.paired(kept[0].take(rows[0]), kept[1].take(rows[1]), level)
+            if gap is not None:
+                cells[name] = gap
+        # One family: the methods in competition, on one metric, segment and pool.
+        family = [name for name in cells if roles[name] in COMPETING]
+        corrected = dict(zip(family, holm([cells[name].p for name in family]), strict=True))
+        for name, gap in cells.items():
+            p = corrected.get(name, gap.p)
+            mark = "tie" if p > 1 - level else "win" if gap.value > 0 else "loss"
+            found[name][segment] = {**asdict(gap), "p_holm": corrected.get(name), "mark": mark}
+    return [
+        {"name": name, "role": roles[name], "segments": cells}
+        for name, cells in found.items()
+        if cells
+    ]
 
 
 def _simulation(run: OpenedRun) -> dict[str, Any]:
