@@ -32,7 +32,7 @@ from prerank.artifacts import (
     TimeArray,
 )
 from prerank.data.unexposed import exposure_counts
-from prerank.errors import ArtifactError
+from prerank.errors import ArtifactError, PrerankError
 from prerank.evaluation.audit import KnownTruth
 from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.explain import describe_labels
@@ -42,6 +42,7 @@ from prerank.evaluation.segments import item_segments
 from prerank.evaluation.view import View, view
 from prerank.inspection.asked import not_found
 from prerank.inspection.tree import SidTree
+from prerank.progress import log
 from prerank.store import MANIFEST, Manifest, Store, table_files
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class OpenedRun:
     Attributes:
         root: the folder.
         artifacts: key -> manifest of every finished artifact.
+        unreadable: method -> why its pre-ranker cannot be read, of those that were tried.
     """
 
     def __init__(self, root: Path) -> None:
@@ -168,6 +170,7 @@ class OpenedRun:
         self._anchors: dict[str, AnchorTable] = {}
         self._spaces: dict[str, ItemEmbeddings] = {}
         self._rankers: dict[str, PreRanker] = {}
+        self.unreadable: dict[str, str] = {}
 
     # ---- what the run is -------------------------------------------------------------------
 
@@ -431,8 +434,22 @@ class OpenedRun:
             self._rankers[key] = PreRanker.load(self._folder(key), self.dataset, space)
         return self._rankers[key]
 
-    def scores(self, method: str, user: IntArray, item: IntArray, time: TimeArray) -> FloatArray:
-        """Return the logits that a method gives pairs, (N,) float32."""
+    def can_score(self, method: str) -> bool:
+        """Say whether a method's pre-ranker can be read; `unreadable` says why not."""
+        if method not in self.unreadable:
+            try:
+                self.ranker(method)
+            except PrerankError as error:
+                self.unreadable[method] = error.what
+                log(f"inspect: the pre-ranker of {method} is left out: {error.what}")
+        return method not in self.unreadable
+
+    def scores(
+        self, method: str, user: IntArray, item: IntArray, time: TimeArray
+    ) -> FloatArray | None:
+        """Return the logits that a method gives pairs, (N,) float32; None if it cannot be read."""
+        if not self.can_score(method):
+            return None
         return self.ranker(method).score_few(user, item, time)
 
     def warm(self) -> None:
@@ -453,4 +470,4 @@ class OpenedRun:
             self.described(main)
             self.anchors(main)
         for name in {self.choose("", self.rankers, self.config.method), self.baseline} - {""}:
-            self.ranker(name)
+            self.can_score(name)

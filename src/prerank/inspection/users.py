@@ -65,6 +65,7 @@ def users(run: OpenedRun, asked: Users) -> dict[str, Any]:
         "left": left,
         "right": right,
         "methods": list(run.rankers),
+        "unreadable": dict(run.unreadable),
         "users": rows,
         "n_users": len(ids),
         "compared": 0 if asked.q else int((~np.isnan(apart)).sum()),
@@ -130,7 +131,10 @@ def _disagreements(
     if not len(user):
         return nothing
     group = np.unique(user, return_inverse=True)[1]
-    ranks = [ranks_in(group, run.scores(name, user, item, moments)) for name in (left, right)]
+    scores = [run.scores(name, user, item, moments) for name in (left, right)]
+    ranks = [ranks_in(group, of) for of in scores if of is not None]
+    if len(ranks) < 2:
+        return nothing
     size = np.bincount(group)
     apart = np.bincount(group, weights=np.abs(ranks[0] - ranks[1])) / (size**2 // 2)
     order = np.argsort(-apart, kind="stable")
@@ -286,6 +290,7 @@ def _candidates(
         "n_requests": rows["n_requests"],
         "candidates": found,
         "disagreement": footrule,
+        "unreadable": {name: run.unreadable[name] for name in pair if name in run.unreadable},
         **page,
     }
 
