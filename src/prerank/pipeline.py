@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -55,17 +55,21 @@ from prerank.progress import log, log_step, track
 from prerank.progress import stage as progress_stage
 from prerank.recipe import AT, STAGES, VARIED, Recipe
 from prerank.store import Manifest, Store
-from prerank.tracking.measures import measures, prefix
+from prerank.tracking.measures import epoch, measures, prefix
 from prerank.tracking.open import open_tracking
-from prerank.tracking.tracker import Tracking
+from prerank.tracking.tracker import Forward, Measures, Tracking
 from prerank.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     from prerank.ranking.pre_ranker import PreRanker
 
 HASHED_BYTES = 1 << 20
+HEARD_EVERY_S = 1.0
+"""How often the first process takes what the others tell of their epochs."""
 SAMPLE_USERS = 3
 SCORED, SCORED_USERS, SCORED_ROWS = "scored.safetensors", 50, 5000
 """File in a pre-ranker's folder: its logits of so many users' rows, to score once more later."""
@@ -661,7 +665,8 @@ def teach(run: Run, step: Step, out: Path) -> None:
         wanted = LabelConfig.parse(step.config["label"])
         pairs = make_labels(run.dataset, space, None, wanted, step.seed)
     config = TrainConfig.parse(step.config["train"])
-    _save_ranker(run, make(run.dataset, space, pairs, config, step.seed), out)
+    told = on_epoch(run, step)
+    _save_ranker(run, make(run.dataset, space, pairs, config, step.seed, on_epoch=told), out)
 
 
 def label(run: Run, step: Step, out: Path) -> None:
@@ -695,7 +700,19 @@ def train(run: Run, step: Step, out: Path) -> None:
         earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
         config = config.model_copy(update={"pseudo_weight": earned})
     space, teacher = run.embeddings(step), run.teacher(step)
-    _save_ranker(run, make(run.dataset, space, labels, config, step.seed, teacher), out)
+    told = on_epoch(run, step)
+    _save_ranker(run, make(run.dataset, space, labels, config, step.seed, teacher, told), out)
+
+
+def on_epoch(run: Run, step: Step) -> Callable[[Mapping[str, float | None]], None]:
+    """Return what sends an epoch's record to the trackers as it ends."""
+    start = prefix(step.stage, step.key)
+
+    def told(record: Mapping[str, float | None]) -> None:
+        number, figures = epoch(record, start)
+        run.tracking.log(figures, number)
+
+    return told
 
 
 def _save_ranker(run: Run, ranker: PreRanker, out: Path) -> None:
@@ -714,11 +731,14 @@ def _save_ranker(run: Run, ranker: PreRanker, out: Path) -> None:
 def evaluate(run: Run, step: Step, out: Path) -> None:
     """Scores of every pre-ranker on the test pools -> Report, as JSON and as one HTML page."""
     from prerank.evaluation.evaluate import evaluate as make
-    from prerank.evaluation.evaluate import test_rows
+    from prerank.evaluation.evaluate import test_rows, tested
     from prerank.evaluation.extra import with_extra
+    from prerank.evaluation.pairing import FILE, UserValues
     from prerank.evaluation.report_html import write_html
 
     pools = run.dataset.pools.take(test_rows(run.dataset))
+    # AUC is no mean over users.
+    users = UserValues([one for one in tested(run.recipe.evaluate) if one != "auc"])
     report = make(
         run.dataset,
         run.space,
@@ -726,7 +746,9 @@ def evaluate(run: Run, step: Step, out: Path) -> None:
         run.recipe.evaluate,
         step.seed,
         label_scores=label_scores(run, pools),
+        on_measured=users.add,
     )
+    users.save(out / FILE)
     report = with_extra(report, explain(run))
     stores.save(out, report)
     write_html(report, out / "report.html", title=run.recipe.name)
@@ -922,7 +944,7 @@ def tracked(run: Run) -> Iterator[None]:
 
 
 def _track_step(run: Run, step: Step) -> None:
-    """Log the figures of a finished artifact; those of finetune's epochs are logged already."""
+    """Log the figures of a finished artifact; those of epochs were mostly logged as they ended."""
     folder = run.store.path(step.key)
     for number, figures in measures(step.stage, step.key, folder, run.recipe.evaluate.method):
         run.tracking.log(figures, number)
@@ -993,11 +1015,19 @@ def in_workers(
         for name in names:
             yield name, work(run, name)
         return
-    with ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (run.recipe,)) as pool:
+    context = get_context("spawn")
+    told: SimpleQueue[Measures] = context.SimpleQueue()
+    with ProcessPoolExecutor(count, context, _start_worker, (run.recipe, told.put)) as pool:
         waiting = {pool.submit(_in_worker, work, name): name for name in names}
+        left = set(waiting)
         try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
+            while left:
+                ended, left = wait(left, HEARD_EVERY_S, FIRST_COMPLETED)
+                while not told.empty():
+                    number, figures = told.get()
+                    run.tracking.log(figures, number)
+                for future in ended:
+                    yield waiting[future], future.result()
         except (KeyboardInterrupt, SystemExit):  # do not wait for work that nobody will read
             pool.shutdown(wait=False, cancel_futures=True)
             for child in active_children():
@@ -1008,7 +1038,7 @@ def in_workers(
 _worker_run: Run | None = None
 
 
-def _start_worker(recipe: Recipe) -> None:
+def _start_worker(recipe: Recipe, tell: Callable[[Measures], None]) -> None:
     """Give each worker its share of the cores: two pools of threads on one core collapse."""
     import torch
 
@@ -1016,6 +1046,7 @@ def _start_worker(recipe: Recipe) -> None:
     die_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // recipe.workers))
     _worker_run = Run(recipe)
+    _worker_run.tracking = Tracking({"first process": lambda: Forward(tell)})
 
 
 def _in_worker(work: Callable[[Run, str], T], name: str) -> T:

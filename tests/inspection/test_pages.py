@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from inspection.small_run import FORMULA, ITEM_IDS, SCRIPT, TITLES, USER_IDS, user_id
-from prerank.artifacts import InterestAnchors, PseudoLabels
+from prerank.artifacts import TEST, InterestAnchors, PseudoLabels
 from prerank.errors import ArtifactError
 from prerank.inspection import users
 from prerank.inspection.app import PAGES, create_app
+from prerank.inspection.labels import _first
 from prerank.inspection.opened import OpenedRun
 from prerank.inspection.tree import SidTree
 from prerank.store import load
+from prerank.vocabulary import Vocabulary
 
 KNOWN: dict[str, dict[str, Any]] = {
     "/artifact": {"key": "labels/gpl"},
@@ -296,6 +300,28 @@ def test_filters_and_downloads_agree(client: TestClient, run_folder: Path, run: 
     assert set(one["title"].to_list()) == {SCRIPT}
 
 
+def test_pages_of_a_list_are_the_download(client: TestClient) -> None:
+    for asked in ({}, {"label_min": 0.1}, {"label_min": 0.1, "sort": "label", "order": "lowest"}):
+        first = get(client, "/labels.json", **asked).json()
+        assert first["pages"] > 1
+        shown = list(first["labels"])
+        for page in range(2, first["pages"] + 1):
+            shown += get(client, "/labels.json", page=page, **asked).json()["labels"]
+        whole = frame_of(client, **asked)
+        assert [one["label"] for one in shown] == pytest.approx(whole["label"].to_list())
+        pairs = set(zip(whole["user_id"], whole["item_id"], strict=True))
+        assert {(one["user"], one["item"]["id"]) for one in shown} == pairs
+
+
+def test_first_rows_by_hand() -> None:
+    fit = pl.DataFrame({"label": [0.5, None, 0.9, 0.5, 0.5], "row": [0, 1, 2, 3, 4]})
+    assert _first(fit, "label", 3, down=True)["row"].to_list() == [2, 0, 3]
+    assert _first(fit, "label", 4, down=False)["row"].to_list() == [0, 3, 4, 2]
+    assert _first(fit, "label", 9, down=False)["row"].to_list() == [0, 3, 4, 2, 1]
+    empty = fit.head(0)
+    assert not len(_first(empty, "label", 3, down=True))
+
+
 def test_parts_are_those_of_the_tables(client: TestClient) -> None:
     about = get(client, "/labels.json").json()["about"]
     for key, name in (("by_popularity", "popularity"), ("by_confidence", "confidence")):
@@ -336,9 +362,39 @@ def test_compare_marks_what_the_report_tests(client: TestClient, run: OpenedRun)
     assert data["simulations"][0]["result"]["by_day"][SCRIPT]
 
 
-def test_runs_side_by_side(run: OpenedRun) -> None:
-    both = TestClient(create_app([run, OpenedRun(run.root)]), base_url="http://localhost")
-    assert "Side by side" in get(both, "/compare").text
+def test_runs_side_by_side(run: OpenedRun, run_folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run_folder, old)
+    (old / "report" / "users.safetensors").unlink()
+    runs = [run, OpenedRun(run.root), OpenedRun(old)]
+    both = TestClient(create_app(runs), base_url="http://localhost")
+    page = get(both, "/compare").text
+    assert "Side by side" in page and "on the same candidates" in page
+    assert "evaluated before values of users were kept" in page
+    same, before = get(both, "/compare.json").json()["pairs"]
+    assert same["same_data"] and not before["methods"] and before["n_shared"] == 0
+    row = next(one for one in same["methods"] if one["name"] == "gpl")["segments"]["all"]
+    assert row["value"] == 0 and row["mark"] == "tie" and row["n"] > 1
+    assert get(both, "/compare.json", metric="auc").json()["pairs"][0]["why"]
+
+
+def test_runs_of_other_data_are_paired_by_user_id(
+    run: OpenedRun, run_folder: Path, tmp_path: Path
+) -> None:
+    """The other run knows its users in another order, and one of them under another id."""
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    manifest = json.loads((other / "dataset" / "manifest.json").read_text())
+    (other / "dataset" / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "x"}))
+    opened = OpenedRun(other)
+    ids = opened.dataset.users.ids.astype(object)
+    ids[int(opened.dataset.users.lookup(["u005"])[0])] = "u005 of the others"
+    opened.__dict__["dataset"] = replace(opened.dataset, users=Vocabulary(ids.astype(np.str_)))
+    both = TestClient(create_app([run, opened]), base_url="http://localhost")
+    pair = get(both, "/compare.json").json()["pairs"][0]
+    users = len(np.unique(run.dataset.pools.user[run.dataset.pools.split == TEST]))
+    assert not pair["same_data"] and pair["n_shared"] == users - 1
+    assert "the datasets differ" in get(both, "/compare").text
 
 
 # ---- runs that are not finished --------------------------------------------------------------
@@ -355,6 +411,26 @@ def test_a_run_that_is_half_made_says_so(run_folder: Path, tmp_path: Path) -> No
     get(part, "/user", id="u005")
     for path in ("/sids", "/labels", "/compare", "/report"):
         get(part, path, 404)
+
+
+def test_a_pre_ranker_that_cannot_be_read_takes_no_page_with_it(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(run_folder, folder)
+    about = folder / "rankers" / "gpl" / "seed0" / "pre_ranker.json"
+    about.write_text("{}")
+    manifest = about.with_name("manifest.json")
+    values = json.loads(manifest.read_text())
+    values["files"]["pre_ranker.json"] = sha256(b"{}").hexdigest()
+    manifest.write_text(json.dumps(values))
+    opened = OpenedRun(folder)
+    opened.warm()
+    old = TestClient(create_app([opened]), base_url="http://localhost")
+    assert "gpl cannot be read" in get(old, "/users").text
+    assert "gpl cannot be read" in get(old, "/user", id="u005").text
+    rows = get(old, "/user.json", id="u005").json()["candidates"]
+    assert {row["left"] for row in rows} == {None} and None not in {row["right"] for row in rows}
 
 
 def test_a_folder_without_artifacts_is_no_run(tmp_path: Path) -> None:

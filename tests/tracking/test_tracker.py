@@ -12,7 +12,7 @@ from prerank.tracking import open as opening
 from prerank.tracking.config import TrackingConfig
 from prerank.tracking.measures import measures, prefix
 from prerank.tracking.open import flat, open_tracking
-from prerank.tracking.tracker import JsonLines, Tracking
+from prerank.tracking.tracker import Forward, JsonLines, Measures, Tracking
 
 
 class Notes:
@@ -61,12 +61,29 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning() -> None:
     both = Tracking({"bad": lambda: bad, "good": lambda: good})
     both.log({"x": 1})
     with pytest.warns(PrerankWarning, match="bad failed.*ConnectionError: the server is gone") as w:
-        both.log({"x": 2})
+        both.log({"x": 2}, 1)
         both.log({"x": 3}, 7)
     assert len(w) == 1 and "and more" not in str(w[0].message)
     both.close()
     assert bad.seen == [({"x": 1}, 0)] and bad.closed
-    assert good.seen == [({"x": 1}, 0), ({"x": 2}, 0), ({"x": 3}, 7)] and good.closed
+    assert good.seen == [({"x": 1}, 0), ({"x": 2}, 1), ({"x": 3}, 7)] and good.closed
+
+
+def test_a_figure_of_a_step_is_sent_once() -> None:
+    notes = Notes()
+    tracking = Tracking({"notes": lambda: notes})
+    tracking.log({"loss": 1.0}, 0)
+    tracking.log({"loss": 1.0, "gauc": 0.5}, 0)  # once more, from the finished artifact
+    tracking.log({"loss": 0.5}, 1)
+    assert notes.seen == [({"loss": 1.0}, 0), ({"gauc": 0.5}, 0), ({"loss": 0.5}, 1)]
+
+
+def test_figures_are_handed_to_another_process() -> None:
+    sent: list[Measures] = []
+    tracking = Tracking({"first process": lambda: Forward(sent.append)})
+    tracking.log({"loss": 1.0}, 3)
+    tracking.close()
+    assert sent == [(3, {"loss": 1.0})]
 
 
 def test_a_tracker_that_cannot_be_opened_is_dropped_too() -> None:

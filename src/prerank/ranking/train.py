@@ -10,7 +10,7 @@ Same seed, same bytes, given the same machine, torch and number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
 from prerank.ranking.validation import quality, selection, validation_rows
 
+OnEpoch = Callable[[Mapping[str, float | None]], None]
 GATE_ROWS = 50_000  # exposed rows over which the importance of a field is averaged
 
 
@@ -44,6 +45,7 @@ def train(
     config: TrainConfig,
     seed: int,
     teacher: Teacher | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> PreRanker:
     """Train a pre-ranker on clicks and, where ``labels`` are given, on pseudo-labels.
 
@@ -58,22 +60,24 @@ def train(
         config: of model and training.
         seed: of weights, dropout and the order of rows.
         teacher: scores exposed rows, for objectives that distil.
+        on_epoch: told each epoch's record as it ends: its number, losses and what was validated.
 
     Raises:
         DataError: no exposed training row with a known click, or inputs that do not fit.
         ConfigError: unknown device or validation pool, or an objective that lacks its inputs.
     """
 
-    def run(config: TrainConfig) -> PreRanker:
+    def run(config: TrainConfig, on_epoch: OnEpoch | None) -> PreRanker:
         with _torch_state(config.threads, seeds.derive(seed, "train", "torch"), config.device):
-            return _Training(dataset, embeddings, labels, config, seed, teacher).run()
+            return _Training(dataset, embeddings, labels, config, seed, teacher).run(on_epoch)
 
-    ranker = run(config)
-    if config.model == "cold" and config.top_features and not config.kept_features:
+    chooses = config.model == "cold" and config.top_features and not config.kept_features
+    ranker = run(config, None if chooses else on_epoch)
+    if chooses:
         weight = ranker.importance
         kept = sorted(weight, key=lambda name: -weight[name])[: config.top_features]
         log(f"train: fields kept: {', '.join(kept)}")
-        ranker = run(config.model_copy(update={"kept_features": tuple(sorted(kept))}))
+        ranker = run(config.model_copy(update={"kept_features": tuple(sorted(kept))}), on_epoch)
     return ranker
 
 
@@ -171,13 +175,15 @@ class _Training:
             require(inside, f"{name} index out of range", where="pseudo-labels")
         return pseudo_rows(labels, self.context, self.device)
 
-    def run(self) -> PreRanker:
+    def run(self, on_epoch: OnEpoch | None = None) -> PreRanker:
         """Train, keep the best epoch, and return it."""
         best, best_weights, since = -np.inf, None, 0
         warmup = self.objective.warmup_epochs
         for epoch in track(range(warmup + self.config.epochs), "epochs"):
             record = {"epoch": epoch, **self._epoch(epoch), **self._validate()}
             self.records.append(record)
+            if on_epoch is not None:
+                on_epoch(record)
             value = selection(record)
             if value is None or epoch < warmup:
                 continue

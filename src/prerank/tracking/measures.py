@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-Measures = tuple[int, dict[str, float]]
-"""A step (an epoch, or 0) and its figures."""
+from prerank.tracking.tracker import Measures
+
 STORY = "pre_ranker.json"
 """Holds one record an epoch."""
 
@@ -46,11 +46,16 @@ def measures(stage: str, key: str, folder: Path, main: str) -> Iterator[Measures
             yield 0, _numbers(_read(folder / "labels.json").get("fit", {}), start)
         case "teach" | "train":
             for record in _read(folder / STORY).get("history", ()):
-                yield int(record["epoch"]), _numbers(record, start, leave="epoch")
+                yield epoch(record, start)
         case "evaluate":
             yield 0, _test_figures(_read(folder / "report.json").get("records", ()), main)
     seconds = _read(folder / "manifest.json").get("seconds")
     yield 0, {} if seconds is None else {f"time/{start}": float(seconds)}
+
+
+def epoch(record: Mapping[str, Any], start: str) -> Measures:
+    """Return one epoch's figures, whose names begin with ``start``."""
+    return int(record["epoch"]), _numbers(record, start, leave="epoch")
 
 
 def _read(file: Path) -> Any:

@@ -20,6 +20,8 @@ from prerank.errors import PrerankWarning
 
 FOLDER = "tracking"
 LINES_FILE = "metrics.jsonl"
+Measures = tuple[int, dict[str, float]]
+"""A step (an epoch, or 0) and its figures."""
 
 
 class Tracker(Protocol):
@@ -85,6 +87,20 @@ class JsonLines:
             file.write(data)
 
 
+@dataclass(frozen=True)
+class Forward:
+    """Hands figures to another process, which has the trackers."""
+
+    send: Callable[[Measures], None]
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send figures and their step."""
+        self.send((step, dict(metrics)))
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
 
@@ -99,11 +115,18 @@ class Tracking:
 
     openers: dict[str, Callable[[], Tracker]]
     _open: dict[str, Tracker] = field(default_factory=dict)
+    _sent: set[tuple[str, int]] = field(default_factory=set)
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Send figures to every tracker that has not failed."""
+        """Send figures to every tracker that has not failed, each figure of a step once.
+
+        An epoch's figures come while it trains, and again from the finished artifact, which is all
+        there is where another machine trained it.
+        """
+        metrics = {name: of for name, of in metrics.items() if (name, step) not in self._sent}
         if not metrics:
             return
+        self._sent |= {(name, step) for name in metrics}
         for name in list(self.openers):
             with self._guarded(name):
                 if name not in self._open:
