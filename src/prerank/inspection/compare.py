@@ -6,7 +6,7 @@ Runs that test the same users are compared user by user, the first one with each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +209,12 @@ def compare_plots(runs: Sequence[OpenedRun], data: dict[str, Any]) -> dict[str, 
 
     found: dict[str, list[Plot]] = {"metrics": []}
     if data["runs"]:
-        for run in runs:
+        for name, run in zip(_names(runs), runs, strict=True):
             if run.seen is not None and data["pool"] in run.seen.pools:
-                found["metrics"] += sections.metric_plots(run.seen, data["pool"])
+                plots = sections.metric_plots(run.seen, data["pool"])
+                if len(runs) > 1:
+                    plots = [replace(one, title=f"{name}: {one.title}") for one in plots]
+                found["metrics"] += plots
     for place, one in enumerate(data["simulations"]):
         found[f"simulation{place}"] = ab_plots(one["result"])
     return found
