@@ -366,6 +366,10 @@ def test_runs_side_by_side(run: OpenedRun, run_folder: Path, tmp_path: Path) -> 
     old = tmp_path / "old"
     shutil.copytree(run_folder, old)
     (old / "report" / "users.safetensors").unlink()
+    about = old / "report" / "manifest.json"
+    manifest = json.loads(about.read_text())
+    del manifest["files"]["users.safetensors"]
+    about.write_text(json.dumps(manifest))
     runs = [run, OpenedRun(run.root), OpenedRun(old)]
     both = TestClient(create_app(runs), base_url="http://localhost")
     page = get(both, "/compare").text
