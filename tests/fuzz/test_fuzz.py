@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prerank import store
@@ -105,6 +105,7 @@ COLUMNS = st.one_of(
 
 
 @settings(max_examples=80)
+@example([2.0**63], READERS.index(as_whole))
 @given(COLUMNS, st.sampled_from(range(len(READERS))))
 def test_any_column_is_read_or_named(values: list[Any], reader: int) -> None:
     column = pl.Series("column", values, strict=False)

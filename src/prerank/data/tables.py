@@ -19,6 +19,7 @@ from prerank.errors import DataError, first_line
 # From 1973 on, each range holds the moments of one unit only.
 UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17)}
 ROW = "row in the file"
+END_OF_INT64 = 2.0**63
 TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
@@ -157,7 +158,7 @@ def as_numbers(values: pl.Series, file: Where) -> pl.Series:
 def as_whole(values: pl.Series, file: Where) -> pl.Series:
     """Read whole numbers from 0; null means unknown. Returns int64."""
     numbers = as_numbers(values, file)
-    bad = (numbers < 0) | (numbers != numbers.floor())
+    bad = (numbers < 0) | (numbers != numbers.floor()) | (numbers >= END_OF_INT64)
     complain(values, bad, "not a whole number from 0", file, "0, 1, 2 ... or null")
     return numbers.cast(pl.Int64)
 
@@ -231,6 +232,8 @@ def _numeric_time(values: pl.Series, numbers: pl.Series, file: Where, unit: str)
             got=f"{numbers.to_numpy().min():.0f} .. {numbers.to_numpy().max():.0f}",
             hint='declare it: logs.time_unit = "s", "ms" or "us"',
         )
+    late = numbers * TO_MS[unit] >= END_OF_INT64
+    complain(values, late, "a time is too late", file, "below 2 ** 63 milliseconds")
     if values.dtype.is_integer() and unit == "ms":
         return values.cast(pl.Int64)
     return (numbers * TO_MS[unit]).round().cast(pl.Int64)
