@@ -130,19 +130,31 @@ class Cold(PreRankerModel):
         """Return (B, C) logits."""
         user_gate_BF, share_BGN, *user_cross = user_parts
         item_gate, item_fields, *item_cross, bias = batched(item_parts)
-        cross_BCX = item_fields[..., :0]
+        n_users, n_candidates = share_BGN.shape[0], item_gate.shape[1]
+        cross_BCX = item_gate.new_zeros(n_users, n_candidates, 0)
         if self.cross.names:
             crossed = self.cross.combine(tuple(user_cross), tuple(item_cross))
             cross_BCX = self._kept_cross(crossed)
-        gate_BCF = self._gate(user_gate_BF[:, None] + item_gate, cross_BCX)
+        # What a request adds to every candidate is the weight of a column of ones: to add it to a
+        # large matrix would cost as much as a product.
+        one_BC1 = item_gate.new_ones(n_users, n_candidates, 1)
+        weight_BZF = torch.cat(
+            [self.gates.cross.weight.T.expand(n_users, -1, -1), user_gate_BF[:, None]], dim=1
+        )
+        gate_BCF = (torch.cat([cross_BCX, one_BC1], dim=2) @ weight_BZF + item_gate).sigmoid()
         user_s, item_s, cross_s = self._by_side(gate_BCF)
         # A product with ones spreads the gates ten times faster than a gather along columns.
         gated_BCW = item_fields * (item_s @ self.item_spread)
-        # One product with all weights below each other: sums of large matrices cost as much again.
-        every_BCZ = torch.cat([gated_BCW, cross_s * cross_BCX, user_s], dim=2)
-        shared_ZN = torch.cat([self.first.item.weight, self.first.cross.weight], dim=1).T
-        weight_BZN = torch.cat([shared_ZN.expand(share_BGN.shape[0], -1, -1), share_BGN], dim=1)
-        first_BCN = every_BCZ @ weight_BZN + self.first.user.bias
+        weight_BZN = torch.cat(
+            [
+                self.first.cross.weight.T.expand(n_users, -1, -1),
+                share_BGN,
+                self.first.user.bias.expand(n_users, 1, -1),
+            ],
+            dim=1,
+        )
+        first_BCN = gated_BCW @ self.first.item.weight.T
+        first_BCN = first_BCN + torch.cat([cross_s * cross_BCX, user_s, one_BC1], 2) @ weight_BZN
         logit_BC1: Tensor = self.out(self.rest(first_BCN))
         return logit_BC1.squeeze(2) + bias
 

@@ -144,5 +144,7 @@ class CrossFields(nn.Module):
 
     def _by_feature(self, value_BCP: Tensor) -> Tensor:
         """Return (B, C, features): the sum over each feature's slots."""
+        if len(self.widths) == value_BCP.shape[2]:
+            return value_BCP  # one slot each
         parts = torch.split(value_BCP, self.widths, dim=2)
         return torch.cat([part.sum(2, keepdim=True) for part in parts], dim=2)
