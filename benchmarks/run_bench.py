@@ -3,12 +3,14 @@
     python benchmarks/run_bench.py NAME bench_tokenize.py --items 1000000 --codebook-size 1024
 
 Writes ``benchmarks/results/bench-NAME.json``: what the benchmark printed with ``--json``, its
-command, hardware and versions. ``docs/generate.py`` makes docs/benchmarks.md from these files.
+command, hardware, versions and what the environment says of threads. ``docs/generate.py`` makes
+docs/benchmarks.md from these files.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -30,6 +32,7 @@ def main() -> None:
         "hardware": hardware(),
         "python": platform.python_version(),
         "packages": versions(),
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "MKL_"))},
         "found": json.loads(done.stdout),
     }
     path = RESULTS / f"bench-{name}.json"

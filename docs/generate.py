@@ -212,9 +212,80 @@ def _lift(line: dict[str, Any]) -> str:
     return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
 
 
+# What people ask first: the figure, its benchmark and name there, and what it should be.
+IN_SHORT = (
+    (
+        "anchors: users/s over Hugging Face's constrained beams",
+        "generate",
+        "ours_over_hugging_face",
+        ">= 15",
+    ),
+    ("anchors: users/s over the prefill alone, float32", "generate", "ours_over_prefill", ">= 0.7"),
+    ("the same, bfloat16", "generate-bf16", "ours_over_prefill", ">= 0.6"),
+    (
+        "the same, shape of Qwen2.5-0.5B, bfloat16",
+        "generate-qwen2.5-0.5b-bf16",
+        "ours_over_prefill",
+        ">= 0.7",
+    ),
+    (
+        "fine-tuning: share of its matrix products' speed, 50 items",
+        "finetune",
+        "runs 2.share_of_all_products",
+        ">= 0.667",
+    ),
+    ("the same, a model of 128 x 2", "finetune-small", "runs 2.share_of_all_products", "-"),
+    ("RQ-KMeans, 1,000,000 x 128, 3 x 1024: seconds", "tokenize-1m", "seconds.ours", "<= 180"),
+    ("the same: peak memory, MiB", "tokenize-1m", "peak_mib", "<= 3072"),
+    (
+        "training, small tables: rows/s over the faster peer",
+        "train",
+        "small tables.ratio_to_fastest_peer_by_second",
+        ">= 4",
+    ),
+    (
+        "training, large tables: the same",
+        "train",
+        "large tables.ratio_to_fastest_peer_by_second",
+        ">= 10",
+    ),
+    (
+        "10,000 candidates, two-tower, 1 thread: p99 ms",
+        "serve",
+        "in_process.two-tower, 1 thread.p99_ms",
+        "<= 2",
+    ),
+    (
+        "10,000 candidates, COLD, 2 threads: p99 ms",
+        "serve",
+        "in_process.cold, 2 threads.p99_ms",
+        "<= 8",
+    ),
+    ("HTTP, 2,000 candidates at 100 requests/s: p99 ms", "serve", "http.steady.p99_ms", "<= 15"),
+    (
+        "HTTP at twice the capacity: accepted p99 over that at capacity",
+        "serve",
+        "http.p99_over_capacity_p99",
+        "<= 2",
+    ),
+)
+
+
+def in_short() -> list[str]:
+    """Return the table of the figures people ask for first."""
+    rows = ["| figure | measured | aim | benchmark |", "|---|---|---|---|"]
+    for said, name, key, aim in IN_SHORT:
+        found = json.loads((RESULTS / f"bench-{name}.json").read_text())["found"]
+        anchor = name.replace(".", "")  # as the site writes the id of a heading
+        value = _short(dict(_flat(found))[key])
+        rows.append(f"| {said} | {value} | {aim} | [{name}](#{anchor}) |")
+    return rows
+
+
 def benchmarks_page() -> str:
     """Return docs/benchmarks.md, from the committed JSON of the speed benchmarks."""
-    parts = [MADE, "# Speed\n", (ROOT / "docs" / "benchmarks-intro.md").read_text()]
+    intro = (ROOT / "docs" / "benchmarks-intro.md").read_text()
+    parts = [MADE, "# Speed\n", intro, "## In short\n", *in_short()]
     for file in sorted(RESULTS.glob("bench-*.json")):
         bench = json.loads(file.read_text())
         rows = [f"| {name} | {_short(value)} |" for name, value in _flat(bench["found"])]
