@@ -24,8 +24,12 @@ layers: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest
 
+# Strict: a package that no advisory service knows fails, else "nothing found" would mean nothing.
+# Builds such as torch's +cpu are looked up as the release that they are a build of.
 audit: $(VENV)/.dev
-	$(BIN)/pip-audit --skip-editable --progress-spinner off
+	mkdir -p build
+	$(BIN)/pip list --format=freeze --exclude-editable | sed 's/+.*//' > build/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r build/installed.txt
 
 secrets: $(VENV)/.dev
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files '^benchmarks/results/.*'

@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py --json > benchmarks/results/soak.json
 
-Half of the time a server answers requests of a tiny run's bundle (every ten seconds it loads the
-bundle anew), half of the time a process of its own generates the same anchors again. Memory is read
-every few seconds; the slope is a least-squares line over the second half of the readings, when
-caches are full.
+A server answers requests of a tiny run's bundle (every ten seconds it loads the bundle anew), and
+beside it a process of its own generates the same anchors again, both for ``--minutes``. Memory is
+read every few seconds; the slope is a least-squares line over the second half of the readings, when
+caches are full. ``--rate`` and ``--pause`` leave the machine to others meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +36,31 @@ sys.path.insert(0, str(ROOT / "tests"))
 EVERY_S, RELOAD_S = 5.0, 10.0
 
 GENERATE = """
-import sys, tempfile
+import shutil, sys, tempfile, time
 from pathlib import Path
 from chaos.small import small_recipe
 from prerank import progress
 from prerank.pipeline import Run, VERBS
 progress.silence()
+pause = float(sys.argv[2])
 run = Run(small_recipe(Path(sys.argv[1])))
 step = run.steps["anchors/llm"]
 while True:
     run._cache.clear()
     with tempfile.TemporaryDirectory() as out:
         VERBS["generate"](run, step, Path(out))
-    import shutil
     shutil.rmtree(run.store.work(step.key, step.fingerprint))
     print("again", flush=True)
+    time.sleep(pause)
 """
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Readings of [second, MiB], and seconds for which this process was stopped meanwhile."""
+
+    readings: list[list[float]]
+    stopped: float
 
 
 def resident_mb(pid: int) -> float:
@@ -56,31 +68,44 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def watch(pid: int, seconds: float, poke: Callable[[], None] = lambda: None) -> list[list[float]]:
-    """Return [second, MiB] every few seconds; call ``poke`` each time."""
-    found, started = [], time.monotonic()
-    while (now := time.monotonic() - started) < seconds:
-        found.append([round(now, 1), round(resident_mb(pid), 1)])
+def watch(pid: int, seconds: float, poke: Callable[[], None] = lambda: None) -> Watched:
+    """Read a process's memory every few seconds; call ``poke`` each time.
+
+    Where the machine stops this process for a while, that time does not count.
+    """
+    readings, pause = [], min(EVERY_S, max(0.05, seconds / 20))
+    awake, stopped, last = 0.0, 0.0, time.monotonic()
+    while awake < seconds:
+        readings.append([round(awake, 1), round(resident_mb(pid), 1)])
         poke()
-        time.sleep(min(EVERY_S, max(0.05, seconds / 20)))
-    return found
+        time.sleep(pause)
+        gap, last = time.monotonic() - last, time.monotonic()
+        awake += min(gap, 2 * pause)
+        stopped += max(0.0, gap - 2 * pause)
+    return Watched(readings, stopped)
 
 
-def summary(readings: list[list[float]], count: int) -> dict[str, Any]:
+def summary(watched: Watched, count: int) -> dict[str, Any]:
+    readings = watched.readings
     late = np.array(readings[len(readings) // 2 :])
     slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) if len(late) > 1 else 0.0
     return {
         "count": count,
-        "readings": readings,
         "first_mb": readings[0][1],
         "last_mb": readings[-1][1],
         "highest_mb": max(mb for _, mb in readings),
         "slope_mb_per_hour": round(slope * 3600, 2),
+        "seconds": readings[-1][0],
+        "stopped_seconds": round(watched.stopped, 1),
+        "readings": readings,
     }
 
 
-def serving(seconds: float, folder: Path) -> dict[str, Any]:
-    """Ask a server as fast as two clients can."""
+CLIENTS = 2
+
+
+def serving(seconds: float, folder: Path, rate: float) -> dict[str, Any]:
+    """Ask a server ``rate`` times a second, or, where it is 0, as fast as two clients can."""
     from serving.small_run import make_bundle, make_run, make_world
 
     bundle = make_bundle(make_run(folder / "run", make_world()), folder / "bundle", "gpl")
@@ -106,6 +131,8 @@ def serving(seconds: float, folder: Path) -> dict[str, Any]:
             except (urllib.error.URLError, OSError):
                 failed[0] += not stop.is_set()
                 time.sleep(0.05)
+            if rate:
+                stop.wait(CLIENTS / rate)
 
     last = [time.monotonic()]
 
@@ -116,12 +143,12 @@ def serving(seconds: float, folder: Path) -> dict[str, Any]:
 
     try:
         _ready(f"{url}/readyz", server)
-        clients = [threading.Thread(target=ask, args=(n,), daemon=True) for n in range(2)]
+        clients = [threading.Thread(target=ask, args=(n,), daemon=True) for n in range(CLIENTS)]
         for client in clients:
             client.start()
-        readings = watch(server.pid, seconds, reload)
+        watched = watch(server.pid, seconds, reload)
         stop.set()
-        return {**summary(readings, answered[0]), "failed": failed[0]}
+        return {"failed": failed[0], **summary(watched, answered[0])}
     finally:
         stop.set()
         server.terminate()
@@ -140,7 +167,7 @@ def _ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit("the server did not start")
 
 
-def generating(seconds: float, folder: Path) -> dict[str, Any]:
+def generating(seconds: float, folder: Path, pause: float) -> dict[str, Any]:
     """Generate the same anchors again and again in one process."""
     from chaos.small import small_recipe
     from prerank.pipeline import run_recipe
@@ -148,7 +175,7 @@ def generating(seconds: float, folder: Path) -> dict[str, Any]:
     run_recipe(small_recipe(folder), ("prepare", "encode", "tokenize", "finetune"))
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     worker = subprocess.Popen(
-        [sys.executable, "-c", GENERATE, str(folder)],
+        [sys.executable, "-c", GENERATE, str(folder), str(pause)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
@@ -175,19 +202,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--json", action="store_true", help="the only form there is")
     parser.add_argument("--quick", action="store_true", help="20 seconds")
+    parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: all it can")
+    parser.add_argument("--pause", type=float, default=0, help="seconds between two generations")
+    parser.add_argument("--shared", action="store_true", help="note that others used the machine")
     options = parser.parse_args()
-    seconds = 20.0 if options.quick else options.minutes * 60
+    seconds = 10.0 if options.quick else options.minutes * 60
     from prerank import progress
 
     progress.silence()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as both:
+        served = both.submit(serving, seconds, Path(name, "serving"), options.rate)
+        generated = both.submit(generating, seconds, Path(name, "generating"), options.pause)
         found = {
-            "command": "python benchmarks/soak.py",
+            "command": " ".join(["python", *sys.argv]),
             "minutes": round(seconds / 60, 2),
-            "serving": serving(seconds / 2, Path(name)),
-            "generation": generating(seconds / 2, Path(name)),
+            "machine": "shared with other work" if options.shared else "its own",
+            "serving": served.result(),
+            "generation": generated.result(),
         }
-    print(json.dumps(found, indent=1))
+    print(re.sub(r"\[\s+([\d.]+),\s+([\d.]+)\s+\]", r"[\1, \2]", json.dumps(found, indent=1)))
 
 
 if __name__ == "__main__":

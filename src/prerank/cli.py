@@ -112,7 +112,8 @@ def _print_plan(toml: str, plan: dict[str, Any], stages: tuple[str, ...], as_jso
 def _print_steps(steps: list[dict[str, Any]]) -> None:
     table = Table("stage", "artifact", "fingerprint", "status", box=None)
     for step in steps:
-        table.add_row(step["stage"], step["key"], step["fingerprint"], step["status"])
+        words = (step["stage"], step["key"], step["fingerprint"], step["status"])
+        table.add_row(*map(progress.shown, words))
     Console().print(table)
 
 
@@ -431,7 +432,7 @@ def verify(
         print_rows([{name: vars(one)[name] for name in shown} for one in found])
     bad = [one for one in found if one.state in ("damaged", "differs")]
     for one in bad:
-        print(f"error: {one.key}: {one.problem}", file=sys.stderr)
+        print(progress.plain(f"error: {one.key}: {one.problem}"), file=sys.stderr)
     if bad:
         raise typer.Exit(3)
 
@@ -466,6 +467,8 @@ def doctor(as_json: Json = False) -> None:
 
 STOPPED = {130, 143}
 """Exit codes of a command that was asked to stop: 128 + SIGINT, 128 + SIGTERM."""
+ANEW = {"serve", "inspect", "show", "verify", "drift", "doctor", "skew", "estimate", "export"}
+"""Commands that keep no work of theirs: there is nothing to go on with."""
 
 
 def _terminate(number: int, _: object) -> None:
@@ -484,24 +487,26 @@ def main() -> None:
         app(prog_name="prerank")
     except PrerankError as error:
         if verbose:
-            traceback.print_exc()
+            print(progress.plain(traceback.format_exc()), file=sys.stderr, end="")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code in STOPPED:
-            print("stopped; finished work is kept, run the same command to go on", file=sys.stderr)
+            verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+            rest = "" if verb in ANEW else "; finished work is kept, run the same command to go on"
+            print(f"stopped{rest}", file=sys.stderr)
         raise
     except OSError as error:
         if verbose:
-            traceback.print_exc()
+            print(progress.plain(traceback.format_exc()), file=sys.stderr, end="")
         refused = from_system(error)
         print(f"error: {refused}", file=sys.stderr)
         sys.exit(refused.exit_code)
     except Exception as error:
         if verbose:
-            traceback.print_exc()
+            print(progress.plain(traceback.format_exc()), file=sys.stderr, end="")
         print(
-            f"error: unexpected {type(error).__name__}: {error}\n"
+            f"error: unexpected {type(error).__name__}: {progress.one_line(error)}\n"
             "  hint: run again as `prerank -v ...` for the traceback and report it",
             file=sys.stderr,
         )

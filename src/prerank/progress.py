@@ -8,6 +8,7 @@ that of the outermost loop with more than one turn.
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sys
 import threading
 import time
@@ -19,10 +20,12 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 15.0
 LIVE_INTERVAL_S = 0.1
+BLANKS = "\n\t\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}"
 _quiet = False
 
 
@@ -33,25 +36,36 @@ def silence(quiet: bool = True) -> None:
 
 
 def plain(text: str) -> str:
-    """Return ``text`` with control characters written out, line ends and tabs left.
+    """Return ``text`` with control characters written out, line ends, tabs and blanks left.
 
     Ids and titles come from anybody: they must not move a terminal's cursor or colour it.
     """
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in BLANKS else ascii(c)[1:-1] for c in text)
+
+
+def one_line(value: object) -> str:
+    """Return the text of ``value`` with line ends and tabs written out, too."""
+    return plain(str(value)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def shown(value: object, style: str = "") -> Text:
+    """Return a cell of a table that shows ``value`` as it is: no markup, no control characters."""
+    return Text(plain(str(value)), style=style)
 
 
 def log(message: str) -> None:
     """Write one plain line to stderr, above the live line where there is one.
 
-    Control characters are written out.
+    Control characters are written out; further lines of a message are indented, so that no text
+    of a user's data can pass for a line of the log.
     """
     if _quiet:
         return
+    said = re.sub(r"\n(?! )", "\n  ", plain(message))
     if _screen.live is not None:
-        said = plain(message)
         _screen.live.console.print(said, markup=False, highlight=False, soft_wrap=True)
     else:
-        print(plain(message), file=sys.stderr, flush=True)
+        print(said, file=sys.stderr, flush=True)
 
 
 def log_step(message: str) -> None:

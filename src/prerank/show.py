@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from prerank.artifacts import Dataset, PseudoLabels
@@ -17,6 +16,7 @@ from prerank.evaluation.audit import audit
 from prerank.evaluation.extra import AuditExtra
 from prerank.evaluation.formats import to_rich
 from prerank.evaluation.sheets import label_audit_sheets
+from prerank.progress import shown
 from prerank.store import MANIFEST, Manifest, load, read_manifest, verify
 
 ABOUT = (
@@ -127,20 +127,15 @@ def print_description(description: Mapping[str, Any]) -> None:
     if "artifacts" in description:
         table = Table("artifact", "stage", "fingerprint", "seconds", "created", box=None)
         for row in description["artifacts"]:
-            table.add_row(
-                row["key"],
-                row["stage"],
-                row["fingerprint"],
-                f"{row['seconds']:.1f}",
-                row["created"],
-            )
+            words = (row["key"], row["stage"], row["fingerprint"], f"{row['seconds']:.1f}")
+            table.add_row(*map(shown, words), shown(row["created"]))
         console.print(table)
         return
     table = Table("what", "value", box=None)
     audited: Any = description.get("audit")
     plain = {name: value for name, value in description.items() if name != "audit"}
     for name, value in _flat(plain):
-        table.add_row(name, value)
+        table.add_row(shown(name), shown(value))
     console.print(table)
     if audited is not None:
         console.print()
@@ -153,7 +148,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of equal keys as one table; of a longer text, its first line."""
     table = Table(*rows[0], box=None)
     for row in rows:
-        table.add_row(*(escape(str(value).partition("\n")[0]) for value in row.values()))
+        table.add_row(*(shown(str(value).partition("\n")[0]) for value in row.values()))
     Console().print(table)
 
 

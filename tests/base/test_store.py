@@ -130,6 +130,7 @@ def test_publish_writes_manifest_with_hashes(tmp_path: Path) -> None:
     manifest = stores.read_manifest(path)
     assert manifest is not None
     assert manifest.kind == "label" and manifest.parents == {"dataset": "x"}
+    # pragma: allowlist nextline secret
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
     assert manifest.files == {"data.txt": digest}
     assert not list((tmp_path / ".work").iterdir())

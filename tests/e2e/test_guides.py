@@ -80,7 +80,7 @@ NOT_HERE: dict[str, tuple[str, re.Pattern[str]]] = {
     "python benchmarks/bench_": ("needs a GPU", re.compile("--device cuda")),
     "python benchmarks/run_chaos.py": ("kills for long", re.compile("> benchmarks/results/chaos")),
     "python benchmarks/soak.py": ("serves for long", re.compile("> benchmarks/results/soak")),
-    "pytest tests/chaos": ("is itself a part of the tests", re.compile("tests/chaos")),
+    "pytest tests/": ("is itself a part of the tests", re.compile("tests/(chaos|malformed)")),
     "PRERANK_KILLS=50 pytest": ("kills for long", re.compile("PRERANK_KILLS=50")),
     "python -m prerank.anchors.shards": ("needs a second GPU", re.compile("--device cuda:1")),
     "prerank run recipes/taobao-mm.toml": ("reads 139 GB", re.compile("taobao-mm")),

@@ -1,8 +1,12 @@
-"""Readers fed with noise: they succeed or say PrerankError, and never anything else."""
+"""Readers fed with noise: they succeed or say PrerankError, and never anything else.
+
+``PRERANK_FUZZ=50 pytest tests/fuzz`` tries fifty times as much as every day.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tempfile
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from prerank import store
@@ -30,7 +34,9 @@ from prerank.errors import PrerankError
 from prerank.recipe import Recipe, load_recipe, parse_recipe
 from prerank.serving import wire
 
-SOME = settings(max_examples=40)
+MORE = int(os.environ.get("PRERANK_FUZZ", "1"))
+SLOW = (HealthCheck.too_slow,)  # a busy machine is no failure
+SOME = settings(max_examples=40 * MORE, suppress_health_check=SLOW)
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4)
 )
@@ -104,7 +110,7 @@ COLUMNS = st.one_of(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=80 * MORE, suppress_health_check=SLOW)
 @example([2.0**63], READERS.index(as_whole))
 @given(COLUMNS, st.sampled_from(range(len(READERS))))
 def test_any_column_is_read_or_named(values: list[Any], reader: int) -> None:
@@ -177,7 +183,7 @@ SOUND = {
 }
 
 
-@settings(max_examples=60)
+@settings(max_examples=60 * MORE, suppress_health_check=SLOW)
 @given(st.dictionaries(st.sampled_from([*SOUND, "notes", "x"]), JSON, max_size=3))
 def test_any_manifest_is_read_or_refused(changes: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +208,7 @@ def test_any_bytes_as_a_manifest(content: bytes) -> None:
             assert "manifest" in error.what or "cannot read" in error.what
 
 
-@settings(max_examples=60)
+@settings(max_examples=60 * MORE, suppress_health_check=SLOW)
 @given(st.text(max_size=20) | st.lists(st.sampled_from(["..", ".", "/", "a", "\\"])).map("".join))
 def test_a_name_that_is_inside_stays_inside(name: str) -> None:
     if store.is_inside(name):
@@ -222,7 +228,7 @@ HEADERS = st.tuples(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=80 * MORE, suppress_health_check=SLOW)
 @given(HEADERS, st.binary(max_size=120))
 def test_any_bytes_as_a_binary_request(header: tuple[Any, ...], rest: bytes) -> None:
     try:

@@ -369,6 +369,7 @@ def test_shutdown_ends_running_requests_first(bundle: Bundle, tmp_path: Path) ->
         link.close()
         client.close()
         assert running.process.wait(20) == 128 + signal.SIGTERM
+    assert running.log.read_text().splitlines()[-1] == "stopped"  # a server has no work to keep
 
 
 def refused(running: Running) -> bool:

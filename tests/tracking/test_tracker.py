@@ -119,6 +119,7 @@ def test_an_absent_package_is_told_before_the_run(
         ({"to": ["comet"]}, "`to.0`"),
         ({"to": ["wandb", "wandb"]}, "twice"),
         ({"to": ["mlflow"]}, "needs `mlflow_uri`"),
+        # pragma: allowlist nextline secret
         ({"mlflow_uri": "http://me:secret@host"}, "MLFLOW_TRACKING_PASSWORD"),
     ],
 )

@@ -6,9 +6,9 @@ from typing import Literal
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from prerank.evaluation.sheets import Sheet, SheetRow
+from prerank.progress import shown
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -27,9 +27,9 @@ LATEX = {
 def to_rich(sheet: Sheet) -> Table:
     """Return the sheet as a terminal table, readable without colour."""
     table = Table(
-        title=Text(sheet.title, style="bold"),
+        title=shown(sheet.title, "bold"),
         title_justify="left",
-        caption=Text(sheet.note, style="dim"),
+        caption=shown(sheet.note, "dim"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -37,10 +37,10 @@ def to_rich(sheet: Sheet) -> Table:
     )
     for place, name in enumerate(sheet.header):
         side: Literal["left", "right"] = "right" if place else "left"
-        table.add_column(name, justify=side, no_wrap=not place, overflow="fold")
+        table.add_column(shown(name), justify=side, no_wrap=not place, overflow="fold")
     for row in sheet.rows:
         style = "bold" if row.role == "method" else ""
-        table.add_row(Text(_indented(row)), *(Text(cell) for cell in row.cells), style=style)
+        table.add_row(shown(_indented(row)), *map(shown, row.cells), style=style)
     return table
 
 

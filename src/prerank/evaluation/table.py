@@ -11,6 +11,7 @@ from prerank.artifacts import Record, Report
 from prerank.evaluation.formats import to_rich
 from prerank.evaluation.sheets import ablation_sheet, audit_sheets, comparison_sheets
 from prerank.evaluation.view import View, excludes_zero, half_width, view
+from prerank.progress import shown
 
 WIDTH, WIDE = 100, 160
 BLANK = "\N{NO-BREAK SPACE}"  # rich strips plain spaces at the end of a cell
@@ -50,7 +51,7 @@ def pool_table(seen: View, pool: str) -> Table:
     """Return the table of one pool."""
     columns = _columns(seen)
     table = Table(
-        title=Text(_title(seen, pool), style="bold"),
+        title=shown(_title(seen, pool), "bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -58,17 +59,19 @@ def pool_table(seen: View, pool: str) -> Table:
     )
     table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=21)
     for segment, metric in columns:
-        table.add_column(_header(segment, metric), justify="right", no_wrap=True, min_width=10)
+        table.add_column(
+            shown(_header(segment, metric)), justify="right", no_wrap=True, min_width=10
+        )
     for segment, metric in columns[:2] if seen.baseline else ():
-        header = f"Δ {_header(segment, metric)}"
-        table.add_column(header, justify="right", no_wrap=True, min_width=12)
+        head = shown(f"Δ {_header(segment, metric)}")
+        table.add_column(head, justify="right", no_wrap=True, min_width=12)
     for name, role in seen.main:
         indent = "  " if role == "control" else ""
         cells = [_value(seen.record(name, pool, *column)) for column in columns]
         if seen.baseline:
             cells += [_difference(seen.difference(name, pool, *column)) for column in columns[:2]]
         style = "bold" if role == "method" else ""
-        table.add_row(Text(indent + name), *(Text(cell) for cell in cells), style=style)
+        table.add_row(shown(indent + name), *map(shown, cells), style=style)
     return table
 
 
@@ -122,4 +125,4 @@ def _legend(seen: View) -> Text:
         lines.append(f"Δ paired difference to {seen.baseline}; * its interval excludes 0")
     if any(role == "control" for _, role in seen.methods):
         lines.append("indented: controls of the method above")
-    return Text("\n".join(lines), style="dim")
+    return shown("\n".join(lines), "dim")

@@ -8,7 +8,8 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from prerank.progress import shown
 
 WIDTH = 100
 SHOWN: Mapping[str, str] = {
@@ -41,10 +42,10 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
         out.print()
     level = f"{result['interval']:.0%}"
     out.print(
-        Text(
+        shown(
             f"± half of the {level} interval over replications, paired by common random numbers\n"
             f"* the interval excludes 0; the row of {result['baseline']} holds levels, not lifts",
-            style="dim",
+            "dim",
         )
     )
 
@@ -52,7 +53,7 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
 def _table(result: Mapping[str, Any], block: tuple[str, ...], title: str) -> Table:
     lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
     table = Table(
-        title=Text(title, style="bold"),
+        title=shown(title, "bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -63,7 +64,7 @@ def _table(result: Mapping[str, Any], block: tuple[str, ...], title: str) -> Tab
         table.add_column(SHOWN[metric], justify="right", no_wrap=True, min_width=14)
     for arm in result["arms"]:
         cells = [cell(lines[arm, metric]) for metric in block]
-        table.add_row(Text(arm), *(Text(one) for one in cells))
+        table.add_row(*map(shown, (arm, *cells)))
     return table
 
 
