@@ -37,6 +37,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a key: stage.key=value; may be repeated"),
 ]
+ENGINES = ("local", "ray")
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value on stdout")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="print the resolved recipe and the plan, do nothing")
@@ -79,16 +80,34 @@ def _options(
     progress.silence(quiet)
 
 
-def _run(recipe: Path, overrides: list[str] | None, as_json: bool, dry: bool, *stages: str) -> None:
+def _run(
+    recipe: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    dry: bool,
+    *stages: str,
+    engine: str = "local",
+    address: str = "",
+) -> None:
     from prerank.pipeline import Run, describe, run_recipe
     from prerank.recipe import load_recipe
     from prerank.store import Store
 
+    if engine not in ENGINES:
+        raise ConfigError("unknown engine", where="--engine", must=" or ".join(ENGINES), got=engine)
+    if address and engine != "ray":
+        raise ConfigError("only Ray has an address", where="--ray-address", hint="add --engine ray")
     loaded = load_recipe(recipe, overrides or ())
     if dry:
         _print_plan(loaded.to_toml(), describe(Run(loaded)), stages, as_json)
         return
-    steps = run_recipe(loaded, stages)
+    if engine == "ray":
+        from prerank.engines.on_ray import cluster
+
+        with cluster(address) as on_ray:
+            steps = run_recipe(loaded, stages, on_ray)
+    else:
+        steps = run_recipe(loaded, stages)
     finished = not stages or "evaluate" in stages
     report = Store(loaded.folder).checked("report") if finished else None
     if as_json:
@@ -128,10 +147,20 @@ def _print_report(folder: Path) -> None:
 
 @app.command()
 def run(
-    recipe: RecipePath, set_: Overrides = None, as_json: Json = False, dry_run: DryRun = False
+    recipe: RecipePath,
+    engine: Annotated[str, typer.Option(help="local: this process; ray: a cluster")] = "local",
+    ray_address: Annotated[
+        str,
+        typer.Option(
+            help="auto, HOST or HOST:PORT of a cluster's head; empty: this machine's cores"
+        ),
+    ] = "",
+    set_: Overrides = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run every stage of RECIPE; what is done already is skipped."""
-    _run(recipe, set_, as_json, dry_run)
+    _run(recipe, set_, as_json, dry_run, engine=engine, address=ray_address)
 
 
 @app.command()

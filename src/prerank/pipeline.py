@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from multiprocessing import active_children, get_context
 from pathlib import Path, PurePosixPath
@@ -54,6 +54,7 @@ from prerank.parts import DatasetParts, StoredAnchors, blank, save_anchors
 from prerank.progress import log, log_step, track
 from prerank.progress import stage as progress_stage
 from prerank.recipe import AT, STAGES, VARIED, Recipe
+from prerank.spread import Spread, here
 from prerank.store import Manifest, Store
 from prerank.tracking.measures import epoch, measures, prefix
 from prerank.tracking.open import open_tracking
@@ -65,6 +66,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
+    from prerank.ranking.config import TrainConfig
     from prerank.ranking.pre_ranker import PreRanker
 
 HASHED_BYTES = 1 << 20
@@ -354,6 +356,8 @@ class Run:
         self.store = store or remote.store_at(recipe.folder, recipe.uri)
         self.steps = {step.key: step for step in (plan(recipe) if steps is None else steps)}
         self.tracking = Tracking({})
+        self.spread: Spread = here
+        self.verbs = VERBS
         self._cache: dict[str, Any] = {}
 
     def announce(self, steps: Sequence[Step]) -> None:
@@ -532,7 +536,7 @@ def encode(run: Run, step: Step, out: Path) -> None:
 
     work = run.store.work(step.key, step.fingerprint)
     config = EncodeConfig.parse(step.config)
-    stores.save(out, make(run.catalog, config, step.seed, work))
+    stores.save(out, make(run.catalog, config, step.seed, work, run.spread))
 
 
 def tokenize(run: Run, step: Step, out: Path) -> None:
@@ -544,10 +548,9 @@ def tokenize(run: Run, step: Step, out: Path) -> None:
     if config.append_to:
         folder = Path(config.append_to)
         published = stores.load(Store(folder.parent).checked(folder.name), SemanticIds)
-    items = run.catalog.items
-    stores.save(
-        out, make(run.embeddings(step), config, step.seed, items=items, published=published)
-    )
+    space, items = run.embeddings(step), run.catalog.items
+    made = make(space, config, step.seed, items=items, published=published, spread=run.spread)
+    stores.save(out, made)
 
 
 def finetune(run: Run, step: Step, out: Path) -> None:
@@ -640,7 +643,8 @@ def make_anchors(run: Run, step: Step) -> InterestAnchors:
 
         work = run.store.work(step.key, step.fingerprint)
         model = run.path(run.parents(step, "finetune")[0])
-        return make(data, sids, space, model, config, step.seed, work, run.recipe.workers)
+        workers = run.recipe.workers
+        return make(data, sids, space, model, config, step.seed, work, workers, run.spread)
     if "+" in source:
         joined: InterestAnchors = reduce(controls.join, parts)
         return joined
@@ -684,7 +688,8 @@ def label(run: Run, step: Step, out: Path) -> None:
         label_parts(parts, space, made, config, step.seed, out, work)
         return
     asked = run.teacher_scores(step) if config.needs_teacher else None
-    stores.save(out, make(run.dataset, space, run.anchors(step), config, step.seed, asked))
+    anchors = run.anchors(step)
+    stores.save(out, make(run.dataset, space, anchors, config, step.seed, asked, run.spread))
 
 
 def train(run: Run, step: Step, out: Path) -> None:
@@ -695,10 +700,8 @@ def train(run: Run, step: Step, out: Path) -> None:
     from prerank.ranking.config import TrainConfig
     from prerank.ranking.train import train as make
 
-    config, labels = TrainConfig.parse(step.config), run.labels(step)
-    if labels is not None:
-        earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
-        config = config.model_copy(update={"pseudo_weight": earned})
+    labels = run.labels(step)
+    config = earned_weight(TrainConfig.parse(step.config), labels)
     space, teacher = run.embeddings(step), run.teacher(step)
     told = on_epoch(run, step)
     _save_ranker(run, make(run.dataset, space, labels, config, step.seed, teacher, told), out)
@@ -715,9 +718,22 @@ def on_epoch(run: Run, step: Step) -> Callable[[Mapping[str, float | None]], Non
     return told
 
 
+def earned_weight(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
+    """Return the config with the share of lambda that ``labels`` have earned."""
+    if labels is None:
+        return config
+    earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
+    return config.model_copy(update={"pseudo_weight": earned})
+
+
 def _save_ranker(run: Run, ranker: PreRanker, out: Path) -> None:
     """Write a trained model, and its scores of a few users' pools for `prerank verify`."""
     ranker.save(out)
+    save_scores(run, ranker, out)
+
+
+def save_scores(run: Run, ranker: PreRanker, out: Path) -> None:
+    """Write a trained model's scores of a few users' pools beside it."""
     pools = run.dataset.pools
     users = np.unique(pools.user)
     some = pools.take(np.isin(pools.user, users[:: max(1, len(users) // SCORED_USERS)]))
@@ -904,7 +920,8 @@ def described_arms(recipe: Recipe) -> dict[str, ArmExtra]:
 # ---- running ---------------------------------------------------------------------------------
 
 
-VERBS: Mapping[str, Callable[[Run, Step, Path], None]] = {
+Verb = Callable[[Run, Step, Path], None]
+VERBS: Mapping[str, Verb] = {
     "prepare": prepare,
     "encode": encode,
     "tokenize": tokenize,
@@ -917,6 +934,14 @@ VERBS: Mapping[str, Callable[[Run, Step, Path], None]] = {
 }
 
 
+@dataclass(frozen=True)
+class Engine:
+    """Where work is done: how shards are spread, and the verbs that another cluster runs whole."""
+
+    spread: Spread = here
+    verbs: Mapping[str, Verb] = field(default_factory=dict)
+
+
 def execute(run: Run, step: Step) -> float:
     """Make one step's artifact and publish it; return the seconds it took."""
     start = time.monotonic()
@@ -926,7 +951,7 @@ def execute(run: Run, step: Step) -> float:
     )
     with run.store.publish(step.key, manifest) as out:
         memory.reset_peak()
-        VERBS[step.stage](run, step, out)
+        run.verbs[step.stage](run, step, out)
         notes["peak_bytes"] = memory.peak_bytes()
     return time.monotonic() - start
 
@@ -950,13 +975,20 @@ def _track_step(run: Run, step: Step) -> None:
         run.tracking.log(figures, number)
 
 
-def run_recipe(recipe: Recipe, stages: Sequence[str] = ()) -> list[dict[str, Any]]:
+def run_recipe(
+    recipe: Recipe, stages: Sequence[str] = (), engine: Engine | None = None
+) -> list[dict[str, Any]]:
     """Run the steps of ``stages`` (all by default) that are not done; return what was done.
+
+    Args:
+        engine: where work is done; None: in this process and its children.
 
     Returns:
         One dict a step: stage, key, fingerprint, status (``made`` or ``done before``), seconds.
     """
     run = Run(recipe)
+    if engine is not None:
+        run.spread, run.verbs = engine.spread, {**VERBS, **engine.verbs}
     chosen = [step for step in run.steps.values() if not stages or step.stage in stages]
     with tracked(run), locked(recipe.folder):
         stores.write_whole(recipe.folder / "recipe.toml", recipe.to_toml())
@@ -995,7 +1027,7 @@ def make(run: Run, keys: Sequence[str]) -> None:
 
 def _execute_all(run: Run, steps: Sequence[Step]) -> Iterator[tuple[Step, float]]:
     """Execute steps of one stage; pre-rankers side by side where the recipe has workers."""
-    if not steps or steps[0].stage not in ("teach", "train"):
+    if not steps or steps[0].stage not in ("teach", "train") or run.verbs is not VERBS:
         for step in steps:
             yield step, execute(run, step)
         return

@@ -92,6 +92,7 @@ NOT_HERE: dict[str, tuple[str, re.Pattern[str]]] = {
 }
 """First words -> why they are not run, and what must be in the command for that to be true."""
 ELSEWHERE = {
+    "prerank run recipes/mine.toml --engine ray": ("tests/engines/test_on_ray.py", '"--engine"'),
     "torchrun": ("tests/ranking/test_ddp.py", "prerank.ranking.ddp"),
     "curl -s localhost:8080/v1/rank": ("tests/serving/test_app.py", "/v1/rank"),
     "prerank serve": ("tests/serving/servers.py", '"serve"'),

@@ -145,3 +145,24 @@ def test_same_input_same_bytes():
     case = random_case(np.random.default_rng(1))
     first, second = match_pairs(*case), match_pairs(*case)
     assert first.relevance.tobytes() == second.relevance.tobytes()
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+def test_tasks_of_any_size_equal_brute_force(at_once, monkeypatch):
+    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", at_once)
+    for pool in ("max", "probability-weighted"):
+        case = random_case(np.random.default_rng(at_once))
+        user, _, _, anchors = case
+        pooling, sizes = Pooling(pool), []
+
+        def counting(ready, tasks, sizes=sizes):
+            sizes += [len(task["item"]) for task in tasks]
+            work = ready()
+            return [(n, work(task)) for n, task in reversed(list(enumerate(tasks)))]
+
+        found = match_pairs(*case, pooling, counting)
+        relevance, nearest = brute_force(*case, pooling)
+        np.testing.assert_allclose(found.relevance, relevance, atol=1e-5)
+        np.testing.assert_array_equal(found.anchor, nearest)
+        most = np.bincount(user, minlength=anchors.n_users).max()
+        assert sum(sizes) == len(user) and max(sizes) <= max(at_once, most)

@@ -28,6 +28,16 @@ def test_draw_does_not_depend_on_the_size_of_its_sips_or_blocks(monkeypatch) -> 
     assert one.tolist() == torch.cat([two.take(5)[0] for _ in range(4)]).tolist()
 
 
+def test_a_draw_goes_on_from_its_state() -> None:
+    one, two = (Draw(numbered(7), np.random.default_rng(3), CPU) for _ in range(2))
+    for count in (2, 2, 3, 4):
+        one.take(count)
+    two.restore(*one.state())
+    for count in (5, 9, 1):
+        assert two.take(count)[0].tolist() == one.take(count)[0].tolist()
+        assert two.take(count)[1].user.tolist() == one.take(count)[1].user.tolist()
+
+
 def test_drawn_rows_are_those_of_their_numbers() -> None:
     draw = Draw(numbered(7), np.random.default_rng(3), CPU)
     for count in (3, 9, 1):

@@ -38,6 +38,7 @@ from prerank.anchors.sequences import (
 from prerank.artifacts import Dataset, FloatArray, SemanticIds
 from prerank.devices import resolve_device
 from prerank.errors import DataError
+from prerank.group import Group
 from prerank.progress import log, track
 from prerank.store import read_part, write_part, write_whole
 
@@ -84,6 +85,9 @@ def finetune(
 
     Sequences are each user's positives strictly before ``dataset.cuts.anchors``; popular items are
     down-sampled in training, never in the held-out loss (method.md stage 3).
+
+    Within a `torch.distributed` group every process takes its rows of each batch and gradients are
+    added up: the weights are those of one process, up to the order of float sums.
 
     Args:
         out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``.
@@ -192,6 +196,7 @@ class _Run:
     ) -> None:
         self.model, self.config, self.device, self.codes_IL = model, config, device, codes_IL
         self.dtype = resolve_dtype(config.dtype, device)
+        self.group = Group.current()
         self.parameters = model.trainable()
         self.optimizer = torch.optim.AdamW(
             _decay_groups(self.parameters, config.weight_decay),
@@ -210,16 +215,18 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * rate_at(progress, self.config.warmup)
             batch_items = int(windows.lengths[rows].sum())
-            for part in self._parts(windows, rows):
+            own = rows[self.group.rank :: self.group.size]
+            for part in self._parts(windows, own) if len(own) else []:
                 share = int(windows.lengths[part].sum()) / batch_items
                 loss = self._loss(windows, part).mean() * share
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach()) * batch_items
+            self.group.add_gradients(self.parameters.values())
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_CLIP)
             self.optimizer.step()
             self.optimizer.zero_grad()
             n_items += batch_items
-        return total / max(n_items, 1)
+        return self.group.sum(total) / max(n_items, 1)
 
     @torch.inference_mode()
     def evaluate(self, windows: Sequences) -> list[float]:

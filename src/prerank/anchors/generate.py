@@ -23,11 +23,20 @@ from prerank import seeds
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.config import GenerateConfig
 from prerank.anchors.sequences import Sequences, anchor_sequences, is_unordered
-from prerank.anchors.shards import Decoder, Job, Shard, read_shard, shard_file, work_through
+from prerank.anchors.shards import (
+    Decoder,
+    Job,
+    Shard,
+    decode_elsewhere,
+    read_shard,
+    shard_file,
+    work_through,
+)
 from prerank.anchors.trie import Trie
 from prerank.artifacts import Dataset, FloatArray, InterestAnchors, ItemEmbeddings, SemanticIds
 from prerank.errors import ConfigError
 from prerank.progress import log
+from prerank.spread import Spread, here
 
 BYTES_A_PLACE = 16
 """A shard keeps a leaf and two log-probabilities an anchor."""
@@ -42,6 +51,7 @@ def generate(
     seed: int,
     work: Path,
     workers: int = 1,
+    spread: Spread = here,
 ) -> InterestAnchors:
     """Return every user's most probable semantic IDs as points of content space.
 
@@ -54,6 +64,7 @@ def generate(
         model_dir: what `prerank.anchors.finetune.finetune` wrote.
         work: a folder that survives a kill, for this config, seed and these inputs only.
         workers: processes that decode side by side; cores and GPUs are shared among them.
+        spread: where shards are decoded; elsewhere, ``workers`` does not matter.
 
     Raises:
         ArtifactError: ``model_dir`` holds no anchor model, or the disk is full.
@@ -67,9 +78,11 @@ def generate(
         if read_shard(shard_file(work, number), shard) is None
     ]
     n_processes = max(1, min(workers, len(todo)))
-    with _threads(n_processes):
-        decoder = Decoder.of(job)
-        if todo:
+    if spread is not here:
+        decode_elsewhere(job, todo, work, spread)
+    elif todo:
+        with _threads(n_processes):
+            decoder = Decoder.of(job)
             _announce(decoder, todo, n_processes, embeddings.vectors.shape[1])
             job.save(work)
             with _helpers(work, decoder, n_processes - 1):

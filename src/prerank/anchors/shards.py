@@ -19,10 +19,12 @@ import fcntl
 import json
 import math
 import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from prerank.artifacts import IntArray
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError
 from prerank.progress import log, silence, track
+from prerank.spread import Arrays, Spread
 from prerank.store import read_part, write_part
 
 Shard = dict[str, NDArray[Any]]
@@ -234,6 +237,31 @@ def work_through(decoder: Decoder, folder: Path) -> None:
         ]
         if len(left) == before:  # others work on all that is left; should one die, we take over
             time.sleep(WAIT_S)
+
+
+def decode_elsewhere(job: Job, todo: list[int], work: Path, spread: Spread) -> None:
+    """Decode the shards ``todo`` where ``spread`` likes; each is a file in ``work`` when it comes.
+
+    Workers see neither this machine's files nor its memory: the model travels with the job.
+    """
+    files = {
+        str(file.relative_to(job.model_dir)): np.frombuffer(file.read_bytes(), np.uint8)
+        for file in sorted(job.model_dir.rglob("*"))
+        if file.is_file()
+    }
+    tasks = [{"users": job.shards[number]} for number in todo]
+    for place, shard in track(spread(partial(_ready, job, files), tasks), "generate", len(todo)):
+        _write(shard_file(work, todo[place]), dict(shard))
+
+
+def _ready(job: Job, files: Arrays) -> Callable[[Arrays], Arrays]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            file = Path(folder) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.tobytes())
+        decoder = Decoder.of(replace(job, model_dir=Path(folder)))
+    return lambda task: decoder.decode_shard(task["users"])
 
 
 def _finish(decoder: Decoder, folder: Path, number: int, users: NDArray[np.int64]) -> bool:

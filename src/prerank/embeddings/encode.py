@@ -8,10 +8,15 @@ from prerank.artifacts import Dataset, FloatArray, ItemEmbeddings, require
 from prerank.embeddings.config import EncodeConfig, EncoderConfig, PartConfig
 from prerank.embeddings.quality import quality
 from prerank.progress import log
+from prerank.spread import Spread, here
 
 
 def encode(
-    dataset: Dataset, config: EncodeConfig, seed: int, work: Path | None = None
+    dataset: Dataset,
+    config: EncodeConfig,
+    seed: int,
+    work: Path | None = None,
+    spread: Spread = here,
 ) -> ItemEmbeddings:
     """Return one unit vector per item, from content alone (method.md section 2, stage 1: S).
 
@@ -24,6 +29,7 @@ def encode(
     Args:
         work: a folder that survives a kill, for this data set, config and seed only: encoders with
             a model leave finished shards there and go on from them. None: all in memory.
+        spread: where shards of encoders with a model are computed.
 
     Raises:
         DataError: no item has content, given vectors are unfit, or too many images unreadable.
@@ -33,9 +39,9 @@ def encode(
     """
     require(len(dataset.catalog) > 0, "there is no item to encode", where="catalog")
     if config.encoder == "fusion":
-        vectors = _fused(dataset, config, seed, work)
+        vectors = _fused(dataset, config, seed, work, spread)
     else:
-        vectors = _vectors(dataset, config.encoder, config, seed, work, config.encoder)
+        vectors = _vectors(dataset, config.encoder, config, seed, work, config.encoder, spread)
     about = quality(vectors, dataset.catalog.title, seed)
     log(f"{config.encoder}: {vectors.shape[0]} items, {vectors.shape[1]} dimensions")
     if about["n_without_content"]:
@@ -53,6 +59,7 @@ def _vectors(
     seed: int,
     work: Path | None,
     title: str,
+    spread: Spread,
 ) -> FloatArray:
     """Import one encoder only: a text model takes seconds to import."""
     catalog = dataset.catalog
@@ -71,18 +78,21 @@ def _vectors(
     if encoder == "image":
         from prerank.embeddings.image_model import encode_images
 
-        return encode_images(catalog.image, config, work=work, title=title)
+        return encode_images(catalog.image, config, work=work, title=title, spread=spread)
     from prerank.embeddings.text_model import encode_texts
 
-    return encode_texts(catalog.text, config, plain=encoder == "text-model", work=work, title=title)
+    plain = encoder == "text-model"
+    return encode_texts(catalog.text, config, plain=plain, work=work, title=title, spread=spread)
 
 
-def _fused(dataset: Dataset, config: EncodeConfig, seed: int, work: Path | None) -> FloatArray:
+def _fused(
+    dataset: Dataset, config: EncodeConfig, seed: int, work: Path | None, spread: Spread
+) -> FloatArray:
     from prerank.embeddings.fuse import concat_pca, whitened_mean
 
     def part_vectors(number: int, part: PartConfig) -> FloatArray:
         title = f"{number}-{part.encoder}"
-        return _vectors(dataset, part.encoder, part, seed, work, title)
+        return _vectors(dataset, part.encoder, part, seed, work, title, spread)
 
     parts = [part_vectors(number, part) for number, part in enumerate(config.fusion.parts)]
     weights = [part.weight for part in config.fusion.parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,12 +16,18 @@ from prerank.embeddings.models import DEFAULT_IMAGE, SAFE, load_model, torch_dty
 from prerank.embeddings.shards import encode_in_shards
 from prerank.errors import ConfigError, MissingExtraError
 from prerank.progress import log
+from prerank.spread import Spread, here
 
 WHERE = "catalog.image"
 
 
 def encode_images(
-    images: TextArray | None, config: EncoderConfig, *, work: Path | None, title: str = "image"
+    images: TextArray | None,
+    config: EncoderConfig,
+    *,
+    work: Path | None,
+    title: str = "image",
+    spread: Spread = here,
 ) -> FloatArray:
     """Return image vectors (N, D) float32 unit rows of ``images`` (N,), paths or URIs.
 
@@ -47,12 +54,13 @@ def encode_images(
     places = distinct[rows]
     thing_N = thing_M[index_N]
     vectors_ND = encode_in_shards(
-        _encoder(places, config),
+        partial(_encoder, places, config),
         len(rows),
         thing_N,
         shard_items=config.shard_items,
         title=title,
         work=work,
+        spread=spread,
     )
     _complain(places, thing_N, vectors_ND, config.max_unreadable)
     return vectors_ND

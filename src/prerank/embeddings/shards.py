@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from prerank.artifacts import FloatArray, require
 from prerank.embeddings.vectors import unit_rows
 from prerank.progress import log, track
+from prerank.spread import Arrays, Spread, here
 from prerank.store import read_part, write_part, writing
 
 Encode = Callable[[int, int], FloatArray]
@@ -18,13 +20,14 @@ Encode = Callable[[int, int], FloatArray]
 
 
 def encode_in_shards(
-    encode: Encode,
+    load: Callable[[], Encode],
     n_things: int,
     thing_N: NDArray[np.int64],
     *,
     shard_items: int,
     title: str,
     work: Path | None,
+    spread: Spread = here,
 ) -> FloatArray:
     """Encode ``n_things`` distinct things; return the unit row of each item's thing, (N, D).
 
@@ -33,6 +36,8 @@ def encode_in_shards(
     must belong to these things and settings alone.
 
     Args:
+        load: a function of a module with its arguments; loads the model, where there is work.
+        spread: where shards are computed.
         thing_N: (N,) the thing of each item, -1 for an item without: its row is zeros.
 
     Raises:
@@ -43,15 +48,9 @@ def encode_in_shards(
     files = [work / f"{title}-{n:05d}.safetensors" if work else None for n in range(len(starts))]
     order = np.argsort(thing_N, kind="stable")
     ordered = thing_N[order]
-    n_before = sum(file is not None and file.is_file() for file in files)
-    if n_before:
-        log(f"{title}: {n_before} of {len(starts)} shards were done before")
     out_ND: FloatArray | None = None
-    for start, file in track(list(zip(starts, files, strict=True)), f"encode {title}"):
-        shard_SD = _read(file)
-        if shard_SD is None:
-            shard_SD = _checked(encode(start, min(start + shard_items, n_things)), title)
-            _write(file, shard_SD)
+    shards = _shards(load, starts, files, n_things, title, spread)
+    for start, shard_SD in track(shards, f"encode {title}", len(starts)):
         if out_ND is None:
             out_ND = _zeros((len(thing_N), shard_SD.shape[1]), title, work)
         low, high = np.searchsorted(ordered, [start, start + len(shard_SD)])
@@ -59,6 +58,38 @@ def encode_in_shards(
     if out_ND is None:
         raise ValueError("nothing to encode")  # the encoders refuse this before
     return out_ND
+
+
+def _shards(
+    load: Callable[[], Encode],
+    starts: range,
+    files: list[Path | None],
+    n_things: int,
+    title: str,
+    spread: Spread,
+) -> Iterator[tuple[int, FloatArray]]:
+    """Yield start and vectors of every shard: those that stand, then those computed now."""
+    left = []
+    for start, file in zip(starts, files, strict=True):
+        shard_SD = _read(file)
+        if shard_SD is None:
+            left.append((start, file))
+        else:
+            yield start, shard_SD
+    if 0 < len(left) < len(starts):
+        log(f"{title}: {len(starts) - len(left)} of {len(starts)} shards were done before")
+    ends = [min(start + starts.step, n_things) for start, _ in left]
+    tasks = [{"range": np.array([s, e])} for (s, _), e in zip(left, ends, strict=True)]
+    for number, found in spread(partial(_ready, load), tasks):
+        start, file = left[number]
+        shard_SD = _checked(found["vectors"], title)
+        _write(file, shard_SD)
+        yield start, shard_SD
+
+
+def _ready(load: Callable[[], Encode]) -> Callable[[Arrays], Arrays]:
+    encode = load()
+    return lambda task: {"vectors": encode(*task["range"].tolist())}
 
 
 def _checked(vectors: FloatArray, title: str) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ from prerank.embeddings.config import EncoderConfig
 from prerank.embeddings.models import DEFAULT_TEXT, SAFE, load_model, torch_dtype
 from prerank.embeddings.shards import Encode, encode_in_shards
 from prerank.errors import MissingExtraError
+from prerank.spread import Spread, here
 
 
 def encode_texts(
-    texts: TextArray, config: EncoderConfig, *, plain: bool, work: Path | None, title: str = "text"
+    texts: TextArray,
+    config: EncoderConfig,
+    *,
+    plain: bool,
+    work: Path | None,
+    title: str = "text",
+    spread: Spread = here,
 ) -> FloatArray:
     """Return the model's vectors of ``texts`` (N,): (N, D) float32 unit rows, D the model's.
 
@@ -25,6 +33,7 @@ def encode_texts(
     Args:
         plain: a bare Hugging Face encoder with ``config.pooling``; else sentence-transformers.
         work: a folder for shards that survives a kill, see `shards.encode_in_shards`.
+        spread: where shards are computed.
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
@@ -43,12 +52,13 @@ def encode_texts(
     thing_M[rows] = np.arange(len(rows))
     worded = distinct[rows]
     return encode_in_shards(
-        _pooled(worded, config) if plain else _sentences(worded, config),
+        partial(_pooled if plain else _sentences, worded, config),
         len(rows),
         thing_M[index_N],
         shard_items=config.shard_items,
         title=title,
         work=work,
+        spread=spread,
     )
 
 

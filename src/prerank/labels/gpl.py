@@ -47,6 +47,7 @@ from prerank.labels.matching import Match, Pooling, match_pairs
 from prerank.labels.teacher import ScorePairs
 from prerank.progress import log
 from prerank.seeds import rng
+from prerank.spread import Spread, here
 
 RATE_SMOOTHING = 5.0
 """Exposures at the mean click rate added to each item's own, for the reference score."""
@@ -60,6 +61,7 @@ class World:
         dataset, embeddings, anchors: the artifacts.
         pooling: how cosines become a relevance.
         fold: (U,) int32 fold of each user.
+        spread: where pairs are matched.
     """
 
     dataset: Dataset
@@ -67,10 +69,11 @@ class World:
     anchors: InterestAnchors
     pooling: Pooling
     fold: IntArray
+    spread: Spread = here
 
     def match(self, user: IntArray, item: IntArray) -> Match:
         """Return the match of pairs (N,) with the anchors of their users."""
-        return match_pairs(user, item, self.embeddings, self.anchors, self.pooling)
+        return match_pairs(user, item, self.embeddings, self.anchors, self.pooling, self.spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,7 @@ def gpl_labels(
     config: LabelConfig,
     seed: int,
     teacher: ScorePairs | None = None,
+    spread: Spread = here,
 ) -> PseudoLabels:
     """Label ``pairs`` by their match with the anchors of their user.
 
@@ -141,6 +145,7 @@ def gpl_labels(
         config: of the label stage.
         seed: of the user folds.
         teacher: scores pairs, for the joint map; it must not have seen the validation exposures.
+        spread: where pairs are matched.
 
     Raises:
         DataError: if the label map cannot be fitted.
@@ -151,6 +156,7 @@ def gpl_labels(
         anchors=anchors,
         pooling=Pooling(config.match, config.top_m, config.temperature),
         fold=folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds")),
+        spread=spread,
     )
     match = world.match(pairs.user, pairs.item)
     held = held_out(world)

@@ -24,6 +24,7 @@ from prerank.labels.plain import plain_labels
 from prerank.labels.plugin import plugin_labels
 from prerank.labels.teacher import ScorePairs, teacher_labels
 from prerank.seeds import rng
+from prerank.spread import Spread, here
 
 HISTOGRAM_BINS = 20
 
@@ -35,6 +36,7 @@ def label(
     config: LabelConfig,
     seed: int,
     teacher: ScorePairs | None = None,
+    spread: Spread = here,
 ) -> PseudoLabels:
     """Give the unexposed pairs their pseudo-labels and confidences (method.md stages 5 and 6).
 
@@ -47,6 +49,7 @@ def label(
         seed: of the proposal, the sample of pairs, the folds and the shuffles.
         teacher: scores pairs; needed by the source ``teacher``, by ``joint_teacher`` and to mix a
             teacher in.
+        spread: where pairs are matched.
 
     Returns:
         PseudoLabels of pairs that were neither exposed before test nor interacted with, each once,
@@ -70,7 +73,9 @@ def label(
         sizes = len(dataset.users), len(dataset.items)
         require_fit(*sizes, embeddings, anchors.n_users, anchors.vectors.shape[1])
         asked = _needed(teacher) if config.joint_teacher else None
-        labels = gpl_labels(dataset, embeddings, anchors, pairs, n_unexposed, config, seed, asked)
+        labels = gpl_labels(
+            dataset, embeddings, anchors, pairs, n_unexposed, config, seed, asked, spread
+        )
     elif config.source == "plugin":
         labels = plugin_labels(dataset, embeddings, anchors, pairs, config, seed)
     elif config.source == "teacher":

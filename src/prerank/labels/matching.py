@@ -10,17 +10,23 @@ batched matrix product. No user, pair or anchor is visited by Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import FloatArray, IntArray, InterestAnchors, ItemEmbeddings, TimeArray
+from prerank.spread import Arrays, Spread, here
 
 Pool = Literal["max", "top-m", "log-sum-exp", "probability-weighted"]
 TILE = 1024
+PAIRS_AT_ONCE = 1 << 22
+"""Pairs of a task: memory beyond the result is bounded by it. Blocks never span two tasks, so a
+result does not depend on where tasks are computed."""
 BLOCK_BYTES = 2 << 20
 
 
@@ -74,6 +80,7 @@ def match_pairs(
     embeddings: ItemEmbeddings,
     anchors: InterestAnchors,
     pooling: Pooling = Pooling(),
+    spread: Spread = here,
 ) -> Match:
     """Return the relevance and the nearest anchor of each (user, item) pair.
 
@@ -82,6 +89,7 @@ def match_pairs(
         embeddings: (I, D) unit rows; items without content match nothing.
         anchors: of all users; users without anchors match nothing.
         pooling: how cosines become one relevance.
+        spread: where tasks of at most ``PAIRS_AT_ONCE`` pairs, whole users, are matched.
 
     Returns:
         Match of N rows, in the order given. Memory beyond the result is bounded by ``BLOCK_BYTES``
@@ -89,20 +97,66 @@ def match_pairs(
     """
     order = np.argsort(user, kind="stable")
     bounds = np.searchsorted(user[order], np.arange(anchors.n_users + 1)).astype(np.int64)
-    queries = Groups(embeddings.vectors, item[order], bounds[:-1], np.diff(bounds))
-    keys = Groups(
-        anchors.vectors,
-        np.arange(len(anchors.vectors)),
-        anchors.offsets[:-1],
-        np.diff(anchors.offsets),
-    )
-    found = match_groups(queries, keys, pooling, _shares(anchors))
+    cuts = _cuts(bounds)
+    ordered, share = item[order], None
+    if pooling.pool == "probability-weighted":
+        share = _shares(anchors)
+    tasks = [
+        _task(ordered, bounds[first : last + 1], anchors, share, first)
+        for first, last in pairwise(cuts)
+    ]
     relevance = np.empty(len(user), dtype=np.float32)
     anchor = np.empty(len(user), dtype=np.int64)
-    relevance[order], anchor[order] = found.relevance, found.anchor
+    for number, found in spread(partial(_ready, embeddings.vectors, pooling), tasks):
+        first, last = cuts[number], cuts[number + 1]
+        rows = order[bounds[first] : bounds[last]]
+        matched = found["anchor"] >= 0
+        relevance[rows] = found["relevance"]
+        anchor[rows] = np.where(matched, found["anchor"] + anchors.offsets[first], -1)
     blank = ~np.any(embeddings.vectors, axis=1)[item]
     relevance[blank], anchor[blank] = np.nan, -1
     return Match(relevance, anchor)
+
+
+def _cuts(bounds: TimeArray) -> list[int]:
+    """Return the first user of each task, and the end: `PAIRS_AT_ONCE` pairs, or one user's."""
+    cuts = [0]
+    while cuts[-1] < len(bounds) - 1:
+        most = bounds[cuts[-1]] + PAIRS_AT_ONCE
+        last = int(np.searchsorted(bounds, most, side="right")) - 1
+        cuts.append(min(max(last, cuts[-1] + 1), len(bounds) - 1))
+    return cuts
+
+
+def _task(
+    item: IntArray,
+    bounds: TimeArray,
+    anchors: InterestAnchors,
+    share: FloatArray | None,
+    first: int,
+) -> Arrays:
+    """Return the pairs of some users, and what they are matched with; views, no copies."""
+    offsets = anchors.offsets[first : first + len(bounds)]
+    known = slice(offsets[0], offsets[-1])
+    task: dict[str, NDArray[Any]] = {
+        "item": item[bounds[0] : bounds[-1]],
+        "pairs": np.diff(bounds),
+        "anchors": np.diff(offsets),
+        "vectors": anchors.vectors[known],
+    }
+    return task if share is None else {**task, "share": share[known]}
+
+
+def _ready(vectors: FloatArray, pooling: Pooling) -> Callable[[Arrays], Arrays]:
+    def match(task: Arrays) -> Arrays:
+        pairs, known = task["pairs"], task["anchors"]
+        queries = Groups(vectors, task["item"], np.cumsum(pairs) - pairs, pairs)
+        every = np.arange(len(task["vectors"]))
+        keys = Groups(task["vectors"], every, np.cumsum(known) - known, known)
+        found = match_groups(queries, keys, pooling, task.get("share"))
+        return {"relevance": found.relevance, "anchor": found.anchor}
+
+    return match
 
 
 def _shares(anchors: InterestAnchors) -> FloatArray:

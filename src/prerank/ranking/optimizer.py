@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from prerank.group import Group
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.group import Group
 
 if TYPE_CHECKING:
     from prerank.ranking.model import PreRankerModel
@@ -137,7 +137,7 @@ class WholeAdamW:
         moved = [(weight, weight.grad) for weight in self.weights if weight.grad is not None]
         weights, grads = [weight for weight, _ in moved], [grad for _, grad in moved]
         means, squares, steps = (
-            list(of) for of in zip(*(self._moments(weight) for weight in weights), strict=True)
+            list(of) for of in zip(*(self.moments(weight) for weight in weights), strict=True)
         )
         torch._foreach_add_(steps, 1.0)
         torch._fused_adamw_(
@@ -156,7 +156,8 @@ class WholeAdamW:
             maximize=False,
         )
 
-    def _moments(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean and mean square of a weight's gradients, and how often it moved."""
         if id(weight) not in self._state:
             steps = torch.zeros((), dtype=torch.float32, device=weight.device)
             self._state[id(weight)] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -192,6 +193,17 @@ class Draw:
         index, self._index = self._index[:n_rows], self._index[n_rows:]
         self._ready = list(zip(torch.split(index, count), whole.cut(count), strict=True))[::-1]
         return self._ready.pop()
+
+    def state(self) -> tuple[NDArray[np.int64], Mapping[str, Any]]:
+        """Return the numbers that come next, (N,) int64, and the generator's state after them."""
+        self._put_back()
+        return np.concatenate(
+            [self._index.cpu().numpy(), self._left]
+        ), self._rng.bit_generator.state
+
+    def restore(self, left: NDArray[np.int64], state: Mapping[str, Any]) -> None:
+        """Go on where `state` was asked; for a draw from which nothing was taken yet."""
+        self._left, self._rng.bit_generator.state = left, state
 
     def _put_back(self) -> None:
         """Undo what was cut for steps of another size."""

@@ -12,26 +12,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prerank import seeds
 from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels, require
 from prerank.devices import resolve_device
+from prerank.group import Group
 from prerank.progress import log, track
 from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
-from prerank.ranking.group import Group
 from prerank.ranking.model import build_model
 from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
+from prerank.ranking.state import can_restore, restore_state, store_state
 from prerank.ranking.validation import quality, selection, validation_rows
 
 OnEpoch = Callable[[Mapping[str, float | None]], None]
@@ -46,6 +47,7 @@ def train(
     seed: int,
     teacher: Teacher | None = None,
     on_epoch: OnEpoch | None = None,
+    work: Path | None = None,
 ) -> PreRanker:
     """Train a pre-ranker on clicks and, where ``labels`` are given, on pseudo-labels.
 
@@ -60,7 +62,11 @@ def train(
         config: of model and training.
         seed: of weights, dropout and the order of rows.
         teacher: scores exposed rows, for objectives that distil.
-        on_epoch: told each epoch's record as it ends: its number, losses and what was validated.
+        on_epoch: told each epoch's record as it ends: its number, losses and what was validated;
+            by then the epoch's state is in ``work``.
+        work: a folder that survives a kill, for these arguments only: holds the state after the
+            last epoch, from which training goes on to the same result. Not used by objectives
+            that train more than the model, nor where fields are chosen first.
 
     Raises:
         DataError: no exposed training row with a known click, or inputs that do not fit.
@@ -69,7 +75,8 @@ def train(
 
     def run(config: TrainConfig, on_epoch: OnEpoch | None) -> PreRanker:
         with _torch_state(config.threads, seeds.derive(seed, "train", "torch"), config.device):
-            return _Training(dataset, embeddings, labels, config, seed, teacher).run(on_epoch)
+            training = Training(dataset, embeddings, labels, config, seed, teacher)
+            return training.run(on_epoch, None if chooses else work)
 
     chooses = config.model == "cold" and config.top_features and not config.kept_features
     ranker = run(config, None if chooses else on_epoch)
@@ -96,8 +103,8 @@ def _torch_state(threads: int, seed: int, device: str) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-class _Training:
-    """The state of one training run."""
+class Training:
+    """The state of one training run; what changes from epoch to epoch, `state` writes and reads."""
 
     def __init__(
         self,
@@ -156,6 +163,8 @@ class _Training:
             rng = seeds.rng(seed, "train", "pseudo")
             self.draw_unexposed = Draw(self.unexposed, rng, self.device)
         self.records: list[dict[str, Any]] = []
+        self.best, self.since = float("-inf"), 0
+        self.best_weights: dict[str, Tensor] | None = None
         self.scorer = self._ranker()
         held = self.validation
         self.plan = self.scorer.plan(held.user, held.item, held.time)
@@ -175,31 +184,38 @@ class _Training:
             require(inside, f"{name} index out of range", where="pseudo-labels")
         return pseudo_rows(labels, self.context, self.device)
 
-    def run(self, on_epoch: OnEpoch | None = None) -> PreRanker:
+    def run(self, on_epoch: OnEpoch | None = None, work: Path | None = None) -> PreRanker:
         """Train, keep the best epoch, and return it."""
-        best, best_weights, since = -np.inf, None, 0
         warmup = self.objective.warmup_epochs
-        for epoch in track(range(warmup + self.config.epochs), "epochs"):
+        work = work if can_restore(self.objective) else None
+        if work is not None:
+            restore_state(self, work)
+        for epoch in track(range(len(self.records), warmup + self.config.epochs), "epochs"):
+            if self.since >= self.config.patience > 0:
+                break
             record = {"epoch": epoch, **self._epoch(epoch), **self._validate()}
             self.records.append(record)
+            if epoch >= warmup:
+                self._keep_best(selection(record))
+            if work is not None:
+                store_state(self, work)
             if on_epoch is not None:
                 on_epoch(record)
-            value = selection(record)
-            if value is None or epoch < warmup:
-                continue
-            if value > best:
-                best, since = value, 0
-                weights = self.model.state_dict().items()
-                best_weights = {name: tensor.clone() for name, tensor in weights}
-            else:
-                since += 1
-            if since >= self.config.patience > 0:
-                break
-        if best_weights is None:
+        if self.best_weights is None:
             log("train: nothing to validate on, the last epoch is kept")
         else:
-            self.model.load_state_dict(best_weights)
+            self.model.load_state_dict(self.best_weights)
         return self._ranker(self._importance())
+
+    def _keep_best(self, value: float | None) -> None:
+        if value is None:
+            return
+        if value > self.best:
+            self.best, self.since = value, 0
+            weights = self.model.state_dict().items()
+            self.best_weights = {name: tensor.clone() for name, tensor in weights}
+        else:
+            self.since += 1
 
     def _ranker(self, importance: Mapping[str, float] | None = None) -> PreRanker:
         return PreRanker(

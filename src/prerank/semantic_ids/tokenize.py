@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.artifacts import IntArray, ItemEmbeddings, SemanticIds, require
+from prerank.artifacts import FloatArray, IntArray, ItemEmbeddings, SemanticIds, require
 from prerank.errors import ArtifactError
 from prerank.progress import log
 from prerank.semantic_ids import gate
@@ -15,9 +17,10 @@ from prerank.semantic_ids.capacity import relocate
 from prerank.semantic_ids.config import TokenizeConfig
 from prerank.semantic_ids.item_ids import item_ids
 from prerank.semantic_ids.quality import quality, residuals
-from prerank.semantic_ids.rqkmeans import RqKMeans
+from prerank.semantic_ids.rqkmeans import ROWS, RqKMeans
 from prerank.semantic_ids.rqvae import RqVae
 from prerank.semantic_ids.tokenizer import Tokenizer
+from prerank.spread import Arrays, Spread, here
 from prerank.vocabulary import Vocabulary
 
 LATENT = "latent_books"
@@ -30,6 +33,7 @@ def tokenize(
     *,
     items: Vocabulary | None = None,
     published: SemanticIds | None = None,
+    spread: Spread = here,
 ) -> SemanticIds:
     """Return the semantic IDs of all items, from content alone (method.md section 2, stage 2: S).
 
@@ -45,6 +49,7 @@ def tokenize(
         items: the ids of the items; needed to append to these semantic IDs one day.
         published: semantic IDs to append to: their codebooks are taken as they are, no item of
             theirs gets another ID, and the trainer's settings do not matter.
+        spread: where items get their codes, once the codebooks are fitted.
 
     Raises:
         DataError: no item has content; the quality gate is not passed; or the embeddings are not
@@ -63,7 +68,7 @@ def tokenize(
     about: dict[str, Any] = {}
     if published is not None:
         tokenizer = restore(published)
-        codes_IL = _append(embeddings, config, tokenizer, items, published, about)
+        codes_IL = _append(embeddings, config, tokenizer, items, published, about, spread)
         about["trainer"] = published.quality.get("trainer", "")
     elif config.trainer == "item-id":
         tokenizer, codes_IL = item_ids(vectors_ID)
@@ -71,7 +76,7 @@ def tokenize(
     else:
         kind: type[Tokenizer] = RqVae if config.trainer == "rq-vae" else RqKMeans
         tokenizer = kind.fit(vectors_ID if content_I.all() else vectors_ID[content_I], config, seed)
-        codes_IL = tokenizer.tokenize(vectors_ID)
+        codes_IL = assign(tokenizer, vectors_ID, spread)
         _keep_to_capacity(embeddings, config, tokenizer, codes_IL, content_I, about)
         about["trainer"] = config.trainer
     about["codebook_size_asked"] = config.codebook_size
@@ -92,6 +97,19 @@ def tokenize(
         network=network,
         items=items,
     )
+
+
+def assign(tokenizer: Tokenizer, vectors: FloatArray, spread: Spread) -> IntArray:
+    """Return the codes (N, L) int32 of ``vectors`` (N, D), a block of rows a task."""
+    tasks = [{"vectors": vectors[at : at + ROWS]} for at in range(0, len(vectors), ROWS)]
+    codes_NL = np.empty((len(vectors), len(tokenizer.codebooks)), dtype=np.int32)
+    for number, found in spread(partial(_ready, tokenizer), tasks):
+        codes_NL[number * ROWS : (number + 1) * ROWS] = found["codes"]
+    return codes_NL
+
+
+def _ready(tokenizer: Tokenizer) -> Callable[[Arrays], Arrays]:
+    return lambda task: {"codes": tokenizer.tokenize(task["vectors"])}
 
 
 def restore(ids: SemanticIds) -> Tokenizer:
@@ -130,6 +148,7 @@ def _append(
     items: Vocabulary | None,
     published: SemanticIds,
     about: dict[str, Any],
+    spread: Spread,
 ) -> IntArray:
     """Return the published codes of known items and fresh codes of new ones."""
     if published.items is None or items is None:
@@ -152,7 +171,7 @@ def _append(
     codes_IL = published.codes[row_I]
     fresh = np.flatnonzero(~known_I)
     if len(fresh):
-        codes_IL[fresh] = tokenizer.tokenize(vectors_ID[fresh])
+        codes_IL[fresh] = assign(tokenizer, vectors_ID[fresh], spread)
     content_I = np.asarray(vectors_ID.any(axis=1))
     movable_I = ~known_I & content_I
     held_PL = codes_IL[known_I & content_I]

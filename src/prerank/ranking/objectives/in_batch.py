@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prerank.errors import ConfigError
-from prerank.ranking.group import Group
+from prerank.group import Group
 from prerank.ranking.losses import actual_loss
 from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup
 

@@ -51,6 +51,15 @@ class Group:
         every = torch.stack(parts, dim=1).flatten(0, 1)[:n_rows]
         return every.index_copy(0, self.share(n_rows, own.device), own)
 
+    def sum(self, value: float) -> float:
+        """Return the sum of every process's ``value``."""
+        if self.size == 1:
+            return value
+        on_gpu = distributed.get_backend() == "nccl"
+        total = torch.tensor(value, dtype=torch.float64, device="cuda" if on_gpu else "cpu")
+        distributed.all_reduce(total)
+        return float(total)
+
     def add_gradients(self, weights: Iterable[Tensor]) -> None:
         """Replace the gradients of ``weights`` by their sums over all processes."""
         if self.size == 1:

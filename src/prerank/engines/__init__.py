@@ -1,0 +1,1 @@
+"""How stages run: in this process (the default, `prerank.pipeline`) or on a Ray cluster."""
