@@ -21,6 +21,7 @@ EXTRAS = {
     "export": "onnx",
     "serve": "fastapi",
     "s3": "s3fs",
+    "ray": "ray",
 }
 
 

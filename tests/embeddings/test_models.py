@@ -171,7 +171,7 @@ THING = np.array([3, 0, -1, 6, 3, 1])
 
 def sharded(work: Path | None, encode=numbers, **more: object) -> np.ndarray:
     settings = {"shard_items": 3, "title": "t", "work": work} | more
-    return encode_in_shards(encode, 7, THING, **settings)
+    return encode_in_shards(lambda: encode, 7, THING, **settings)
 
 
 def test_shards_are_the_whole_and_each_item_gets_its_thing(tmp_path):

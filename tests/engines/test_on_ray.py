@@ -1,8 +1,7 @@
 """A real Ray cluster of two nodes on this machine: the same bytes as in this process, whoever dies.
 
-One cluster serves all tests; a node that a test kills is replaced. Every test has a time limit, so
-that a cluster that hangs is a failure and no wait. Starting clusters takes minutes and a machine
-that is not starved, so these tests run when asked: PRERANK_RAY=1.
+One cluster serves all tests but the first; a node that a test kills is replaced. Every test has a
+time limit, so that a cluster that hangs is a failure and no wait.
 """
 
 import os
@@ -10,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,7 @@ from prerank.semantic_ids import tokenize
 from prerank.spread import Arrays, Ready, here
 from prerank.store import Store
 
-MOST_SECONDS = 900
-asked = pytest.mark.skipif(
-    "PRERANK_RAY" not in os.environ, reason="starts Ray clusters for minutes: PRERANK_RAY=1 asks"
-)
+pytestmark = pytest.mark.timeout(600)
 SMALL = 80 << 20
 PATIENT = {  # A busy machine is no dead one; a node that is killed is seen by its closed socket.
     "RAY_raylet_start_wait_time_s": "300",
@@ -67,42 +64,26 @@ BEFORE_TRAIN = ("dataset", "embeddings", "semantic_ids", "anchor_model", "anchor
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _bounded() -> Iterator[None]:
-    """Stop whatever hangs: Ray looks at signals while it waits."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"a test of Ray took more than {MOST_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(autouse=True)
-def _at_most(_bounded: None) -> Iterator[None]:
-    signal.alarm(MOST_SECONDS)
-    yield
-    signal.alarm(0)
-
-
-@pytest.fixture(scope="module")
-def cluster(_bounded: None) -> Iterator[Cluster]:
+def _patient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers import the functions that these tests spread.
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         for name, value in {**PATIENT, "PYTHONPATH": os.pathsep.join(paths)}.items():
             patch.setenv(name, value)
-        signal.alarm(MOST_SECONDS)
-        made = Cluster()
-        try:
-            made.add_node(num_cpus=1, object_store_memory=SMALL, include_dashboard=False)
-            made.add_node(num_cpus=1, object_store_memory=SMALL)
-            ray.init(made.address, log_to_driver=False, logging_level="error")
-            yield made
-        finally:
-            ray.shutdown()
-            made.shutdown()
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    try:
+        made.add_node(num_cpus=1, object_store_memory=SMALL, include_dashboard=False)
+        made.add_node(num_cpus=1, object_store_memory=SMALL)
+        ray.init(made.address, log_to_driver=False, logging_level="error")
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
 
 
 @pytest.fixture
@@ -213,16 +194,14 @@ def away(cluster: Cluster) -> Any:
 # ---- the same result -------------------------------------------------------------------------
 
 
-@asked
-def test_a_worker_and_a_node_die_in_generation_and_the_bytes_are_the_same(
-    cluster: Cluster,
-    engine: Engine,
+def test_a_run_on_a_cluster_of_this_machine_writes_the_bytes_of_one_in_this_process(
     local: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the command line; what is trained is there before."""
+    """By the command line, from encode to the report."""
+    assert not ray.is_initialized()  # else it would be that cluster
     monkeypatch.setattr(tokenize, "ROWS", 50)
     monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 500)
     counted: list[int] = []
@@ -230,29 +209,55 @@ def test_a_worker_and_a_node_die_in_generation_and_the_bytes_are_the_same(
 
     def counting(ready: Ready, tasks: Any) -> Iterator[tuple[int, Arrays]]:
         counted.append(len(tasks))
-        if len(counted) != 3:
-            yield from spread(ready, tasks)
-            return
-        for number, found in spread(partial(mortal, ready, str(tmp_path / "died")), tasks):
-            yield number, found
-            if len(cluster.list_all_nodes()) > 1:
-                cluster.remove_node(away(cluster), allow_graceful=False)
+        return spread(ready, tasks)
 
     monkeypatch.setattr(on_ray, "spread", counting)
-    recipe = again(local, tmp_path / "runs", ("dataset", "anchor_model", "rankers"))
+    recipe = again(local, tmp_path / "runs", ("dataset", "anchor_model"))
     file = tmp_path / "recipe.toml"
     file.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
     monkeypatch.setattr(sys, "argv", ["prerank", "run", str(file), "--engine", "ray"])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0 and "report" in capsys.readouterr().out
+    assert not ray.is_initialized()
     assert counted[:3] == [2, 3, 6]  # shards of items to encode, items to tokenize, users
     assert len(counted) > 3 and min(counted) > 1  # pairs to match
-    assert (tmp_path / "died-two").exists() and len(cluster.list_all_nodes()) == 1
     assert hashes(recipe, SPREAD) == hashes(local, SPREAD)
+    ours, theirs = weights(recipe, RANKER), weights(local, RANKER)
+    assert ours.keys() == theirs.keys() and ours
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
-@asked
+def test_a_worker_and_a_node_die_in_generation_and_the_bytes_are_the_same(
+    cluster: Cluster,
+    engine: Engine,
+    local: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes: list[int] = []
+    one_pass = on_ray._one_pass
+
+    def counting(shared: Any, numbers: Any) -> Iterator[tuple[int, Arrays]]:
+        passes.append(len(numbers))
+        return one_pass(shared, numbers)
+
+    def dying(ready: Ready, tasks: Any) -> Iterator[tuple[int, Arrays]]:
+        for number, found in engine.spread(partial(mortal, ready, str(tmp_path / "died")), tasks):
+            yield number, found
+            if len(cluster.list_all_nodes()) > 1:
+                cluster.remove_node(away(cluster), allow_graceful=False)
+
+    monkeypatch.setattr(on_ray, "_one_pass", counting)
+    keep = ("dataset", "embeddings", "semantic_ids", "anchor_model")
+    recipe = again(local, tmp_path / "runs", keep)
+    run_recipe(recipe, ("generate",), replace(engine, spread=dying))
+    assert passes[0] == 6 and len(passes) > 1  # what was lost was asked for again
+    assert (tmp_path / "died-two").exists() and len(cluster.list_all_nodes()) == 1
+    assert hashes(recipe, ("anchors/llm",)) == hashes(local, ("anchors/llm",))
+
+
 @pytest.mark.parametrize("stage", ["finetune", "train"])
 def test_training_by_two_processes_outlives_one_and_a_node(
     stage: str,
@@ -287,7 +292,6 @@ def refuse() -> Callable[[Arrays], Arrays]:
     raise ConfigError("no such model", got="x")
 
 
-@asked
 def test_a_task_that_fails_is_the_same_error_and_not_tried_again(engine: Engine) -> None:
     with pytest.raises(ConfigError, match="no such model"):
         list(engine.spread(refuse, [{"x": np.zeros(1)}]))

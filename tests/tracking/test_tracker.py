@@ -168,6 +168,17 @@ def test_figures_of_a_report(tmp_path: Path) -> None:
     }
 
 
+def test_one_figure_an_epoch_of_a_language_model(tmp_path: Path) -> None:
+    about = {"train_loss": [3.0, 2.0], "held_out_loss": [4.0, 2.5], "n_items": 7}
+    (tmp_path / "finetune.json").write_text(json.dumps(about))
+    assert list(measures("finetune", "anchor_model", tmp_path, "gpl"))[:-1] == [
+        (0, {"finetune/loss": 3.0}),
+        (1, {"finetune/loss": 2.0}),
+        (0, {"finetune/held_out_loss": 4.0}),
+        (1, {"finetune/held_out_loss": 2.5}),
+    ]
+
+
 def test_one_figure_an_epoch_of_a_pre_ranker(tmp_path: Path) -> None:
     history = [{"epoch": k, "loss_al": 1.0 - k, "gauc": None, "kept": True} for k in (0, 1)]
     (tmp_path / "pre_ranker.json").write_text(json.dumps({"history": history}))

@@ -165,20 +165,14 @@ def _one_pass(shared: Sequence[Any], numbers: Sequence[int]) -> Iterator[tuple[i
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
         num_cpus=1,
         num_gpus=gpus,
-        ray_remote_args_fn=_mortal,
+        # Ray would wait for room for ever to raise an actor whose node is gone; `spread` asks for
+        # what is missing on what is left.
+        max_restarts=0,
     )
     for row in done.iter_rows():
         if row["problem"]:
             raise _heard(row["problem"])
         yield int(row["task"]), load(row["content"])
-
-
-def _mortal() -> dict[str, int]:
-    """Return what keeps Ray from raising an actor again where its node, and so its room, is gone.
-
-    It would wait for room for ever; `spread` asks for what is missing on what is left.
-    """
-    return {"max_restarts": 0, "max_task_retries": 0}
 
 
 def _told(error: Exception) -> str:

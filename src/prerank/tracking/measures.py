@@ -2,6 +2,7 @@
 
     time/train/gpl/seed0                      seconds of a step
     encode/..., tokenize/..., generate/llm/...  numbers of its quality report
+    finetune/loss                             one figure an epoch
     label/gpl/mean_label                      numbers of what was fitted
     train/gpl/seed0/gauc                      one figure an epoch
     test/gauc/unexposed/tail                  the main method's figures of the report
@@ -44,6 +45,11 @@ def measures(stage: str, key: str, folder: Path, main: str) -> Iterator[Measures
             yield 0, _numbers(_read(folder / "quality.json"), start)
         case "label":
             yield 0, _numbers(_read(folder / "labels.json").get("fit", {}), start)
+        case "finetune":
+            about = _read(folder / "finetune.json")
+            for name, kept in (("loss", "train_loss"), ("held_out_loss", "held_out_loss")):
+                for number, value in enumerate(about.get(kept, ())):
+                    yield number, {f"{start}/{name}": float(value)}
         case "teach" | "train":
             for record in _read(folder / STORY).get("history", ()):
                 yield epoch(record, start)
