@@ -224,6 +224,15 @@ def test_metric_plot_is_sorted_with_whiskers() -> None:
     assert low.error_x.arrayminus[0] == pytest.approx(0.1)
 
 
+def test_forty_methods_stay_on_one_printed_page() -> None:
+    """A4 across has 186 mm, 703 of the browser's pixels, a title included."""
+    assert plots.rows_height(40) + 40 <= 703
+    assert plots.rows_height(3) < plots.rows_height(5) == 110 + 5 * 26
+    figure = plots.share_plot({f"m{k}": {"head": 1.0} for k in range(40)})
+    assert figure.layout.height == plots.rows_height(40)
+    assert len(figure.layout.yaxis.tickvals) == 40  # every name is written
+
+
 def test_share_plot_has_the_first_row_on_top() -> None:
     figure = plots.share_plot({"candidates": {"head": 0.2, "mid": 0.3, "tail": 0.5}, "m": {}})
     assert figure.data[0].y[-1] == "candidates"

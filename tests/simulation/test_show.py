@@ -62,6 +62,19 @@ def test_the_terminal_table_fits() -> None:
     assert "+3.1 ±0.5*" in out.getvalue()
 
 
+def test_marks_tell_arms_of_one_colour_apart() -> None:
+    arms = [f"arm {k}" for k in range(14)]
+    days = [estimate(0.2, 0.01), estimate(0.3)]
+    figure = day_plot({**RESULT, "arms": arms, "by_day": dict.fromkeys(arms, days)})
+    seen = [(one.line.color, one.marker.symbol) for one in figure.data if one.name in arms]
+    assert len(seen) == len(set(seen)) == 14
+
+
+def test_a_lift_whose_interval_ends_at_zero_keeps_its_whisker() -> None:
+    lines = [line("arm", "ctr", 0.25, estimate(-1.5, 1.5))]
+    assert list(lift_plot({**RESULT, "lines": lines}, "ctr").data[0].error_x.array) == [1.5]
+
+
 def test_plots_hold_every_arm() -> None:
     assert [trace.name for trace in day_plot(RESULT).data] == ["before", "base", "arm", "oracle"]
     assert list(day_plot(RESULT).data[0].x) == [0]  # the last day of production is day 0

@@ -1,4 +1,8 @@
-"""What was made from what, laid out as a graph: one column a stage, parents to the left."""
+"""What was made from what, laid out as a graph: one column a stage, parents to the left.
+
+Almost everything is made from the dataset and the embeddings, too: a line to a parent that another
+parent was made from is left out, so that what is drawn can be followed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ VERBS = (
     "compare",
     "simulate",
 )
-COLUMN, ROW, WIDTH, HEIGHT, HEAD = 190, 46, 154, 36, 26
+COLUMN, ROW, WIDTH, HEIGHT, HEAD = 190, 37, 154, 31, 26
 NAME_LENGTH, MARK_LENGTH = 21, 8
 
 
@@ -52,7 +56,7 @@ class Lineage:
         width, height: of the drawing.
         heads: (x, verb) of each column.
         nodes: left to right, top to bottom.
-        edges: SVG paths from parent to child.
+        edges: SVG paths from the parents that no other parent was made from.
     """
 
     width: int
@@ -91,10 +95,21 @@ def lineage(stages: Sequence[StageExtra]) -> Lineage | None:
         edges=tuple(
             _edge(placed[parent], node)
             for node in placed.values()
-            for parent in node.parents
-            if parent in placed
+            for parent in _nearest(placed, node)
         ),
     )
+
+
+def _nearest(placed: Mapping[str, Node], node: Node) -> list[str]:
+    """Return the parents of a node that are not ancestors of its other parents."""
+    farther: set[str] = set()
+    waiting = [parent for parent in node.parents if parent in placed]
+    near = list(waiting)
+    while waiting:
+        beyond = [p for p in placed[waiting.pop()].parents if p in placed and p not in farther]
+        farther.update(beyond)
+        waiting += beyond
+    return [parent for parent in near if parent not in farther]
 
 
 def _group(one: StageExtra) -> str:

@@ -37,16 +37,18 @@ ROLE_COLOR: Mapping[Role, str] = {
 }
 ROLE_NAME: Mapping[Role, str] = {
     "method": "method",
-    "control": "its controls",
+    "control": "control",
     "baseline": "baseline",
-    "other": "other methods",
-    "ceiling": "reference, out of competition",
+    "other": "other method",
+    "ceiling": "ceiling",
     "variant": "variant",
-    "label": "label score alone",
+    "label": "label score",
 }
 GRID = "rgba(138,143,152,.25)"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
-ROW_HEIGHT = 26
+ROW_HEIGHT = 26, 13
+"""Of a row of dots or bars, at most and at least: up to forty rows stay on one printed page."""
+ROWS_HEIGHT = 520
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str)
     known = [(record, role) for record, role in rows if record.value is not None]
     known.sort(key=lambda row: row[0].value or 0.0)
     figure = go.Figure()
-    for role in dict.fromkeys(role for _, role in reversed(known)):
+    for role in (role for role in ROLE_NAME if any(of == role for _, of in known)):
         mine = [record for record, of in known if of == role]
         values = [record.value or 0.0 for record in mine]
         pairs = list(zip(mine, values, strict=True))
@@ -97,9 +99,9 @@ def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str)
     if reference is not None:
         figure.add_vline(x=reference, line={"color": ORANGE, "width": 1, "dash": "dot"})
     order = [escape(record.method) for record, _ in known]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
+    name_rows(figure, order)
     figure.update_xaxes(title=escape(metric))
-    return styled(figure, height=110 + ROW_HEIGHT * len(known))
+    return styled(figure, height=rows_height(len(order)))
 
 
 def share_plot(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
@@ -121,8 +123,8 @@ def share_plot(shares: Mapping[str, Mapping[str, float]]) -> go.Figure:
         )
     figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
     figure.update_xaxes(range=[0, 1], tickformat=".0%", title="share")
-    figure.update_yaxes(automargin=True)
-    return styled(figure, height=110 + ROW_HEIGHT * len(names))
+    name_rows(figure, [escape(name) for name in names])
+    return styled(figure, height=rows_height(len(names)))
 
 
 def reliability_plot(curves: Mapping[str, Sequence[Bin]], x_title: str) -> go.Figure:
@@ -341,7 +343,7 @@ def timing_plot(stages: Sequence[Mapping[str, Any]], most: int = 25) -> go.Figur
     figure.update_layout(bargap=0.25)
     figure.update_xaxes(title="seconds", rangemode="tozero")
     figure.update_yaxes(automargin=True)
-    return styled(figure, height=90 + 22 * len(rows), legend=False)
+    return styled(figure, height=90 + 20 * len(rows), legend=False)
 
 
 def catalog_plot(points: CatalogMap) -> go.Figure:
@@ -372,6 +374,25 @@ def cycle(n: int) -> list[str]:
     return [LINES[i % len(LINES)] for i in range(n)]
 
 
+def rows_height(n: int) -> int:
+    """Return the height of a figure of ``n`` named rows."""
+    most, least = ROW_HEIGHT
+    return 110 + n * max(least, min(most, ROWS_HEIGHT // max(1, n)))
+
+
+def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
+    """Give each name its row, the last one on top, and leave no space around them."""
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=list(names),
+        range=[-0.6, len(names) - 0.4],
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        tickfont={"size": 12 if len(names) <= 30 else 10.5},
+        automargin=True,
+    )
+
+
 def styled(figure: go.Figure, height: int, *, legend: bool = True) -> go.Figure:
     """Give a figure the look of all pages."""
     figure.update_layout(
@@ -381,7 +402,7 @@ def styled(figure: go.Figure, height: int, *, legend: bool = True) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12, "color": GREY},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 11}},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
         showlegend=legend,
     )

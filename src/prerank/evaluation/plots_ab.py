@@ -8,7 +8,19 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from prerank.evaluation.plots import BLUE, GREEN, GREY, ORANGE, ROW_HEIGHT, cycle, styled
+from prerank.evaluation.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    ORANGE,
+    cycle,
+    name_rows,
+    rows_height,
+    styled,
+)
+
+MARKS = ("circle", "square", "diamond", "x")
 
 
 def day_plot(result: Mapping[str, Any]) -> go.Figure:
@@ -18,10 +30,12 @@ def day_plot(result: Mapping[str, Any]) -> go.Figure:
     first = 1 - len(before)
     _line(figure, "before", [*range(first, 1)], before, GREY, "dot")
     colours = cycle(len(result["arms"]))
-    for arm, colour in zip(result["arms"], colours, strict=True):
+    for place, (arm, colour) in enumerate(zip(result["arms"], colours, strict=True)):
         dash = "dash" if arm in result["references"] else "solid"
         days = [*range(1, len(result["by_day"][arm]) + 1)]
-        _line(figure, arm, days, result["by_day"][arm], colour, dash)
+        # Colours come again after some arms: marks tell those of one colour apart.
+        mark = MARKS[place // len(LINES) % len(MARKS)]
+        _line(figure, arm, days, result["by_day"][arm], colour, dash, mark)
     figure.update_xaxes(title="day", dtick=1)
     figure.update_yaxes(title="click rate")
     return styled(figure, 460)
@@ -34,18 +48,23 @@ def _line(
     found: Sequence[Mapping[str, Any]],
     colour: str,
     dash: str,
+    mark: str = "circle",
 ) -> None:
-    half = [0.0 if e["low"] is None else (e["high"] - e["low"]) / 2 for e in found]
     figure.add_scatter(
         x=list(days),
         y=[e["value"] for e in found],
-        customdata=half,
+        customdata=[_half(estimate) for estimate in found],
         mode="lines+markers",
         name=escape(name),
         line={"color": colour, "dash": dash, "width": 1.8},
-        marker={"size": 5},
+        marker={"size": 6, "symbol": mark},
         hovertemplate=escape(name) + ", day %{x}: %{y:.4f} ± %{customdata:.4f}<extra></extra>",
     )
+
+
+def _half(estimate: Mapping[str, Any]) -> float:
+    """Return half of an estimate's interval, 0 without one."""
+    return 0.0 if estimate["low"] is None else (estimate["high"] - estimate["low"]) / 2
 
 
 def lift_plot(result: Mapping[str, Any], metric: str) -> go.Figure:
@@ -68,7 +87,7 @@ def lift_plot(result: Mapping[str, Any], metric: str) -> go.Figure:
             name=name,
             marker={"size": 9, "color": colour},
             error_x={
-                "array": [(lift["high"] or lift["value"]) - lift["value"] for _, lift in mine],
+                "array": [_half(lift) for _, lift in mine],
                 "color": colour,
                 "thickness": 1.6,
                 "width": 4,
@@ -77,6 +96,6 @@ def lift_plot(result: Mapping[str, Any], metric: str) -> go.Figure:
         )
     figure.add_vline(x=0, line={"color": ORANGE, "width": 1, "dash": "dot"})
     order = [escape(arm) for arm, _ in rows]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
+    name_rows(figure, order)
     figure.update_xaxes(title=f"lift over {escape(result['baseline'])}, %")
-    return styled(figure, 110 + ROW_HEIGHT * len(rows))
+    return styled(figure, rows_height(len(rows)))
