@@ -31,7 +31,7 @@ from prerank import __version__
 from prerank.errors import DataError, PrerankError
 from prerank.progress import log
 from prerank.serving import wire
-from prerank.serving.bundle import Bundle
+from prerank.serving.bundle import Bundle, readable
 from prerank.serving.config import ServeConfig
 from prerank.serving.scorer import Scorer, UserState
 from prerank.serving.users import StoreDownError, Users, UserStore, open_store
@@ -54,11 +54,14 @@ class RefusedError(Exception):
         must: str = "",
         got: object = "",
         where: str = "",
+        hint: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(what)
         self.status, self.headers = status, dict(headers or {})
-        self.body = {"what": what, "where": where, "must": must, "got": str(got)[:200]}
+        said = {"what": what, "where": where, "must": must, "got": str(got)[:200], "hint": hint}
+        # Half of a surrogate pair, in a name that was refused, is no text that can be sent.
+        self.body = {key: text.encode(errors="replace").decode() for key, text in said.items()}
 
 
 class RankRequest(BaseModel):
@@ -106,6 +109,7 @@ class ErrorBody(BaseModel):
     where: str
     must: str
     got: str
+    hint: str
 
 
 class ErrorResponse(BaseModel):
@@ -130,9 +134,11 @@ def load(path: Path, config: ServeConfig) -> Loaded:
         ArtifactError: there is no sound bundle at ``path``.
     """
     bundle = Bundle.read(path)
-    scorer = Scorer(bundle, config.precision, config.threads)
-    users = Users(bundle, scorer)
-    scorer.rank(users.state(None), np.zeros(WARM_UP, dtype=np.int32), 1)
+    with readable(path):
+        scorer = Scorer(bundle, config.precision, config.threads)
+        users = Users(bundle, scorer)
+        scorer.rank(users.state(None), np.zeros(WARM_UP, dtype=np.int32), 1)
+        _about(bundle)
     return Loaded(bundle, scorer, users)
 
 
@@ -181,6 +187,8 @@ class Service:
             raise RefusedError(
                 401,
                 "the bearer token is missing or wrong",
+                where="authorization",
+                must="Bearer and the server's token",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
@@ -193,8 +201,9 @@ class Service:
         async with self._reloading:
             try:
                 loaded = await asyncio.to_thread(load, self.path, self.config)
-            except PrerankError:
+            except PrerankError as error:
                 self.metrics.reloads.labels("failed").inc()
+                log(f"serve: the old bundle stays: {error}")
                 raise
             self.loaded = loaded
             self.metrics.reloads.labels("done").inc()
@@ -205,7 +214,11 @@ class Service:
         """Answer one rank request, or raise RefusedError."""
         if self.inside >= self.config.queue:
             raise RefusedError(
-                503, "the server is full", must="a retry a second later", headers=RETRY_AFTER
+                503,
+                "the server is full",
+                where="server",
+                hint="ask again a second later",
+                headers=RETRY_AFTER,
             )
         self.inside += 1
         self.metrics.inside.inc()
@@ -219,6 +232,15 @@ class Service:
             self.metrics.seconds.observe(time.perf_counter() - start)
 
     async def _body(self, request: Request) -> bytes:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.strip().lower() != "identity":  # a small body may unpack to a huge one
+            raise RefusedError(
+                415,
+                "a compressed body is not read",
+                where="content-encoding",
+                must="identity, or left out",
+                got=encoding,
+            )
         limit = self.config.max_body
         declared = request.headers.get("content-length", "0")
         if not declared.isdigit() or int(declared) > limit:
@@ -233,7 +255,10 @@ class Service:
                     parts.append(part)
         except TimeoutError:
             raise RefusedError(
-                408, "the body came too slowly", must=f"within {self.config.timeout_s} s"
+                408,
+                "the body came too slowly",
+                where="body",
+                must=f"within {self.config.timeout_s} s",
             ) from None
         return b"".join(parts)
 
@@ -243,7 +268,11 @@ class Service:
             return await self._rank_binary(loaded, body)
         if media_type != JSON:
             raise RefusedError(
-                415, "unknown content type", must=f"{JSON} or {BINARY}", got=media_type
+                415,
+                "unknown content type",
+                where="content-type",
+                must=f"{JSON} or {BINARY}",
+                got=media_type,
             )
         asked = _parse(body)
         self._check_size(len(asked.candidates))
@@ -276,7 +305,13 @@ class Service:
             raise _unfit(error, 400) from None
         self._check_size(len(asked.candidates))
         if asked.user is not None and len(asked.user) > MAX_ID:
-            raise RefusedError(422, "the user id is too long", must=f"at most {MAX_ID} characters")
+            raise RefusedError(
+                422,
+                "the user id is too long",
+                where="user",
+                must=f"at most {MAX_ID} characters",
+                got=len(asked.user),
+            )
         if asked.by_id:
             rows = loaded.scorer.item_rows(list(map(str, asked.candidates.tolist())))
         else:
@@ -284,8 +319,10 @@ class Service:
                 raise RefusedError(
                     409,
                     "the item rows belong to another item vocabulary",
+                    where="item mark",
                     must=f"item mark {loaded.bundle.item_mark}",
                     got=asked.item_mark,
+                    hint="/v1/bundle says the mark; item ids need none",
                 )
             rows = loaded.scorer.known_rows(asked.candidates)
         state, source = await self._state(loaded, asked.user)
@@ -298,10 +335,19 @@ class Service:
 
     def _check_size(self, n_candidates: int) -> None:
         if n_candidates == 0:
-            raise RefusedError(422, "there are no candidates", must="at least one")
+            raise RefusedError(
+                422, "there are no candidates", where="candidates", must="at least one", got=0
+            )
         most = self.config.max_candidates
         if n_candidates > most:
-            raise RefusedError(422, "too many candidates", must=f"at most {most}", got=n_candidates)
+            raise RefusedError(
+                422,
+                "too many candidates",
+                where="candidates",
+                must=f"at most {most}",
+                got=n_candidates,
+                hint="split the request, or raise the server's max_candidates",
+            )
 
     async def _state(self, loaded: Loaded, user: str | None) -> tuple[UserState, str]:
         """Return what is known of a user and where it came from."""
@@ -328,7 +374,13 @@ class Service:
             async with asyncio.timeout(self.config.timeout_s):
                 await self._turn.acquire()
         except TimeoutError:
-            raise RefusedError(503, "no turn in time", headers=RETRY_AFTER) from None
+            raise RefusedError(
+                503,
+                "no turn in time",
+                where="server",
+                hint="ask again a second later",
+                headers=RETRY_AFTER,
+            ) from None
         try:
             # Requests that came meanwhile are counted, or turned away, before this one is scored;
             # without a pause none of them would be seen until all before it are done.
@@ -338,7 +390,10 @@ class Service:
             self._turn.release()
         if not np.isfinite(logits).all():
             raise RefusedError(
-                422, "the features give no finite score", must="numbers of a usual size"
+                422,
+                "the features give no finite score",
+                where="features",
+                must="numbers of a usual size",
             )
         return best, logits, int((rows == loaded.scorer.n_items).sum())
 
@@ -358,11 +413,20 @@ def _texts(ids: list[str] | list[int]) -> list[str]:
 
 
 def _too_large(limit: int, got: str) -> RefusedError:
-    return RefusedError(413, "the body is too large", must=f"at most {limit} bytes", got=got)
+    return RefusedError(
+        413, "the body is too large", where="body", must=f"at most {limit} bytes", got=got
+    )
 
 
 def _unfit(error: DataError, status: int = 422) -> RefusedError:
-    return RefusedError(status, error.what, where=error.where, must=error.must, got=error.got)
+    return RefusedError(
+        status,
+        error.what,
+        where=error.where,
+        must=error.must,
+        got=error.got,
+        hint=error.hint,
+    )
 
 
 def _parse(body: bytes) -> RankRequest:
@@ -372,9 +436,15 @@ def _parse(body: bytes) -> RankRequest:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))[:200]
         if first["type"] == "json_invalid":
-            raise RefusedError(400, "the body is no JSON", got=first["msg"]) from None
+            raise RefusedError(
+                400, "the body is no JSON", where="body", must="JSON in UTF-8", got=first["msg"]
+            ) from None
         raise RefusedError(
-            422, "the request is not valid", where=where, must=first["msg"]
+            422,
+            "the request is not valid",
+            where=where or "body",
+            must=first["msg"],
+            hint="/openapi.json has the form of a request",
         ) from None
 
 
@@ -392,10 +462,8 @@ def create_app(path: Path, config: ServeConfig, token: str = "") -> FastAPI:
         tasks: set[asyncio.Task[None]] = set()
 
         async def reload_quietly() -> None:
-            try:
+            with contextlib.suppress(PrerankError):  # it has told the log
                 await service.reload()
-            except PrerankError as error:
-                log(f"serve: the old bundle stays: {error}")
 
         def on_hangup() -> None:
             task = asyncio.get_running_loop().create_task(reload_quietly())
@@ -428,8 +496,16 @@ def _add_handlers(app: FastAPI, service: Service) -> None:
         return answer(error)
 
     @app.exception_handler(HTTPException)
-    async def unrouted(_: Request, error: HTTPException) -> Response:
-        return answer(RefusedError(error.status_code, str(error.detail), headers=error.headers))
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        return answer(
+            RefusedError(
+                error.status_code,
+                str(error.detail),
+                where=f"{request.method} {request.url.path}"[:200],
+                hint="/openapi.json has every path and its methods",
+                headers=error.headers,
+            )
+        )
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
@@ -491,13 +567,21 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Load the bundle at the server's path again; only where a token is set."""
         if not service._token:
             raise RefusedError(
-                403, "reload over HTTP needs a token", must="set PRERANK_TOKEN or SIGHUP"
+                403,
+                "reload over HTTP needs a token",
+                where="server",
+                hint="start it with PRERANK_TOKEN, or send it SIGHUP",
             )
         service.check_token(request)
         try:
             loaded = await service.reload()
         except PrerankError as failed:
-            raise RefusedError(409, f"the old bundle stays: {failed.what}") from None
+            raise RefusedError(
+                409,
+                f"the old bundle stays: {failed.what}",
+                where="bundle",
+                hint="the server's log says more",
+            ) from None
         return _about(loaded.bundle)
 
     @app.get("/healthz")

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +28,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prerank.errors import ArtifactError
+from prerank.errors import ArtifactError, PrerankError, first_line
 from prerank.serving.schema import FeatureSchema
 from prerank.store import Manifest, read_manifest, verify
 
@@ -51,6 +53,26 @@ def part_file(part: int, precision: str) -> str:
 def feature_column(name: str) -> str:
     """Return the column that holds a raw feature in the vocabularies."""
     return f"feature:{name}"
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever a reader of a bundle's files throws into an ArtifactError.
+
+    NumPy, polars, json and ONNX Runtime have classes of their own for it.
+    """
+    try:
+        yield
+    except PrerankError:
+        raise
+    except Exception as error:
+        raise ArtifactError(
+            "the bundle cannot be read",
+            where=str(path),
+            must="as `prerank export` wrote it",
+            got=f"{type(error).__name__}: {first_line(error)[:200]}",
+            hint="export the run again",
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +113,8 @@ class Bundle:
                 got=manifest.kind,
             )
         verify(path, manifest)
-        return cls(path, manifest, json.loads((path / SCHEMA).read_text()))
+        with readable(path):
+            return cls(path, manifest, json.loads((path / SCHEMA).read_text()))
 
     @property
     def fingerprint(self) -> str:

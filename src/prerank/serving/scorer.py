@@ -73,6 +73,18 @@ class ItemRows:
         return widened
 
 
+def require_rows(bundle: Bundle, what: str, found: int, must: int) -> None:
+    """Raise ArtifactError unless a table has as many rows as the schema says."""
+    if found != must:
+        raise ArtifactError(
+            f"schema and {what} differ",
+            where=str(bundle.path),
+            must=f"{must} rows",
+            got=found,
+            hint="export the run again",
+        )
+
+
 class Scorer:
     """Scores candidates for one user at a time. Safe to call from several threads.
 
@@ -89,8 +101,7 @@ class Scorer:
         self.max_history: int = about["max_history"]
         self._spread: bool = about["history"] == "spread"
         ids = bundle.items["id"].to_list()
-        if len(ids) != self.n_items:
-            raise ArtifactError("schema and vocabulary differ", where=str(bundle.path))
+        require_rows(bundle, "items", len(ids), self.n_items)
         self._row_of = dict(zip(ids, range(len(ids)), strict=True))
         self._user = session(str(bundle.path / graph_file("user")))
         self._scorer = session(str(bundle.path / graph_file("scorer")))
@@ -99,6 +110,8 @@ class Scorer:
         self._parts = [
             ItemRows(*bundle.item_part(part, precision)) for part in range(len(about["item_parts"]))
         ]
+        for part in self._parts:
+            require_rows(bundle, "an item part", len(part.rows), self.n_items + 1)
         row_bytes = sum(part.row_bytes for part in self._parts)
         self._tile = max(MIN_TILE, TILE_BYTES // max(1, row_bytes))
         self._user_inputs = {i.name for i in self._user.get_inputs()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from prerank.errors import DataError, MissingExtraError, PrerankError
 from prerank.serving.bundle import Bundle, feature_column
-from prerank.serving.scorer import Scorer, UserState
+from prerank.serving.scorer import Scorer, UserState, require_rows
 
 KEY = "prerank:user:"
 FILL_CHUNK = 2000
@@ -44,6 +45,11 @@ class Users:
         self._offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
         self._row_of = dict(zip(frame["id"].to_list(), range(len(frame)), strict=True))
         self._nothing = np.zeros(0, dtype=np.int32)
+        require_rows(bundle, "users", self.n_users, bundle.about["n_users"])
+        for table in self._tables.values():
+            require_rows(bundle, "a table of users", len(table), self.n_users + 1)
+        strange = (self._history < 0) | (self._history >= scorer.n_items)
+        require_rows(bundle, "the items of histories", int((~strange).sum()), len(strange))
 
     def known(self, user: str | None) -> bool:
         """Say whether the bundle was trained with this user."""
@@ -156,7 +162,12 @@ def open_store(url: str, timeout_s: float) -> UserStore | None:
         return None
     if url.partition("://")[0] in ("redis", "rediss", "unix"):
         return RedisStore(url, timeout_s)
-    raise DataError("unknown user store", must="embedded or redis://host:port/db", got=url)
+    raise DataError(
+        "unknown user store",
+        where="--user-store",
+        must="embedded or redis://host:port/db",
+        got=_without_password(url),
+    )
 
 
 def fill_redis(bundle: Bundle, url: str) -> int:
@@ -190,5 +201,11 @@ def fill_redis(bundle: Bundle, url: str) -> int:
                 }
                 client.mset(values)
     except (RedisError, OSError) as error:
-        raise StoreDownError("the user store does not answer", where=url, got=error) from None
+        raise StoreDownError(
+            "the user store does not answer", where=_without_password(url), got=error
+        ) from None
     return len(bundle.users)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/]*@", "//", url)
