@@ -296,7 +296,29 @@ def benchmarks_page() -> str:
             "| figure | value |\n|---|---|",
             *rows,
         ]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *soak_section()]) + "\n"
+
+
+def soak_section() -> list[str]:
+    """Return how memory went while a server answered and anchors were generated again and again."""
+    found = json.loads((RESULTS / "soak.json").read_text())
+    rows = []
+    for name, unit in (("serving", "requests"), ("generation", "generations")):
+        one = found[name]
+        done = f"{one['count']:,} {unit}" + (f", {one['failed']} failed" if "failed" in one else "")
+        late = [mb for _, mb in one["readings"][len(one["readings"]) // 2 :]]
+        rows.append(
+            f"| {name} | {done} | {one['first_mb']} | {min(late)} to {max(late)} | "
+            f"{one['slope_mb_per_hour']:+.1f} |"
+        )
+    return [
+        "\n## soak\n",
+        f"`{found['command']}`: {found['minutes']:g} minutes of both, on a machine "
+        f"{found['machine']}. Resident memory in MiB; the slope is a line through the second half. "
+        "From `benchmarks/results/soak.json`.\n",
+        "| process | done | first | second half | MiB an hour |\n|---|---|---:|---:|---:|",
+        *rows,
+    ]
 
 
 def _flat(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
