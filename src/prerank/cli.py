@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +45,11 @@ DryRun = Annotated[
 ]
 
 
-def _here(place: Path) -> Path:
-    """Return a folder as it is; what lies at a URI (a Path of it has lost a slash) is fetched."""
+def _here(place: Path, cache: Path | None = None) -> Path:
+    """Return a folder as it is; what lies at a URI (a Path of it has lost a slash) is fetched.
+
+    ``cache``: where to; the recipes' usual one if None, where what is there already is kept.
+    """
     scheme, found, rest = str(place).partition(":/")
     if not found or "/" in scheme or len(scheme) < 2:
         return place
@@ -53,7 +57,7 @@ def _here(place: Path) -> Path:
     from prerank.remote import bring, local_name
 
     uri = f"{scheme}://{rest.lstrip('/')}"
-    return bring(uri, Path(Recipe().cache) / local_name(uri))
+    return bring(uri, (cache or Path(Recipe().cache)) / local_name(uri))
 
 
 def _out(value: object) -> None:
@@ -442,7 +446,7 @@ def show(
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(help="the folder of a run", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="folder or URI of a run", show_default=False)],
     users: Annotated[int, typer.Option(min=0, help="users to replay; 0: hashes only")] = 64,
     full: Annotated[
         bool, typer.Option("--full", help="run every stage again and compare bytes")
@@ -453,7 +457,8 @@ def verify(
     from prerank.show import print_rows
     from prerank.verify import verify as examine
 
-    found = examine(run, users, full=full)
+    with tempfile.TemporaryDirectory() as fresh:  # of a URI every byte is fetched again
+        found = examine(_here(run, Path(fresh)), users, full=full)
     if as_json:
         _out({"run": str(run), "artifacts": [vars(one) for one in found]})
     else:

@@ -26,7 +26,7 @@ from prerank.errors import ArtifactError, ConfigError, MissingExtraError
 from prerank.pipeline import run_recipe, source_files
 from prerank.recipe import STAGES, load_recipe, parse_recipe
 from prerank.remote import Mirror, Place, RemoteStore, bring
-from prerank.store import Manifest, load, save
+from prerank.store import Manifest, fingerprint, load, save
 
 MARK = "0123456789abcdef"
 
@@ -304,6 +304,30 @@ def test_an_unreachable_server_is_an_error_of_ours(monkeypatch: pytest.MonkeyPat
         Place("s3://bucket/x").write(b"")
     s3fs.S3FileSystem.clear_instance_cache()
     remote._connect.cache_clear()
+
+
+def test_verify_reads_every_byte_that_lies_at_the_uri(bucket: str, tmp_path: Path) -> None:
+    """What an earlier command brought here proves nothing."""
+    uri, config = f"{bucket}/runs/a", {"embedding_dim": 3}
+    one = RemoteStore(tmp_path / "one", uri)
+    whole = Manifest("encode", fingerprint("encode", config, 0, {}), config, 0, {})
+    with one.publish("embeddings", whole) as out:
+        save(out, embeddings(3))
+    (one.place / "recipe.toml").write(b'name = "a"')
+    ask = ["verify", uri, "--users", "0", "--json"]
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    states = {one["key"]: one["state"] for one in json.loads(done.stdout)["artifacts"]}
+    assert states == {"embeddings": "sound"}
+    key = next(key for key in objects(bucket) if key.endswith("vectors.safetensors"))
+    content = bytearray(objects(bucket)[key])
+    content[-1] ^= 1
+    client().put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=bytes(content))
+    refused = CliRunner().invoke(app, ask).exception
+    assert isinstance(refused, ArtifactError) and refused.exit_code == 3
+    assert refused.where == f"{bucket}/{key}"
+    with pytest.raises(ArtifactError, match="no artifact"):
+        CliRunner().invoke(app, ["verify", f"{bucket}/nothing"], catch_exceptions=False)
 
 
 TINY = """
