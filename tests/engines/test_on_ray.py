@@ -7,6 +7,7 @@ time limit, so that a cluster that hangs is a failure and no wait.
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,7 +37,7 @@ from prerank.semantic_ids import tokenize
 from prerank.spread import Arrays, Ready, here
 from prerank.store import Store
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 SMALL = 80 << 20
 PATIENT = {  # A busy machine is no dead one; a node that is killed is seen by its closed socket.
     "RAY_raylet_start_wait_time_s": "300",
@@ -45,6 +46,7 @@ PATIENT = {  # A busy machine is no dead one; a node that is killed is seen by i
     "RAY_health_check_period_ms": "1000",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "240",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_worker_niceness": "0",  # 15 by default: on a busy machine they would hardly run
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
 }
@@ -309,24 +311,26 @@ def test_here_gets_ready_only_if_there_is_work() -> None:
     assert list(here(refuse, [])) == []
 
 
-@pytest.mark.parametrize(
-    ("given", "asked"),
-    [("", "local"), ("auto", "auto"), ("head", "head:6379"), ("head:1", "head:1")],
-)
-def test_an_address_without_a_cluster(
-    given: str, asked: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["127.0.0.1", "127.0.0.1:x", "nobody.invalid", "ray://x"])
+def test_an_address_where_nobody_listens_is_told_at_once(
+    where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    addresses: list[str] = []
-
-    def absent(address: str, **_: Any) -> None:
-        addresses.append(address)
-        raise ConnectionError("nobody there")
-
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", absent)
-    with pytest.raises(ConfigError, match="no Ray cluster"), on_ray.cluster(given):
-        pass
-    assert addresses == [asked]
+    monkeypatch.setattr(ray, "init", None)  # it would knock for minutes
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        monkeypatch.setattr(on_ray, "PORT", free.getsockname()[1])
+        with pytest.raises(ConfigError, match="no Ray cluster"), on_ray.cluster(where):
+            pass
+
+
+def test_an_address_as_ray_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (on_ray._reached(""), on_ray._reached("auto")) == ("local", "auto")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        assert on_ray._reached(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
+        monkeypatch.setattr(on_ray, "PORT", port)
+        assert on_ray._reached("127.0.0.1") == f"127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -39,6 +41,8 @@ PROBLEM = "problem"
 """Name of an error among the figures that a training reports."""
 PORT = 6379
 """Of a cluster's head, where the address names none: Ray's own default."""
+ANSWER_S = 10.0
+"""How long the head may take to answer at all."""
 
 
 @contextmanager
@@ -65,11 +69,10 @@ def cluster(address: str = "") -> Iterator[Engine]:
     if ours:
         own: dict[str, Any] = {} if address else {"include_dashboard": False}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours tells nobody
-        named = address not in ("", "auto")
-        place = f"{address}:{PORT}" if named and ":" not in address else address
         try:
-            ray.init(place or "local", log_to_driver=False, logging_level="error", **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            place = _reached(address)
+            ray.init(place, log_to_driver=False, logging_level="error", **own)
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 "there is no Ray cluster",
                 where=f"--ray-address {address}".strip(),
@@ -86,6 +89,18 @@ def cluster(address: str = "") -> Iterator[Engine]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _reached(address: str) -> str:
+    """Return the address as Ray reads it; raise OSError where nobody listens.
+
+    Ray itself would knock there for minutes.
+    """
+    if address in ("", "auto"):
+        return address or "local"
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", PORT)
+    with socket.create_connection((host, int(port)), ANSWER_S):
+        return f"{host}:{port}"
 
 
 # ---- shards ----------------------------------------------------------------------------------
@@ -155,20 +170,23 @@ def spread(ready: Ready, tasks: Sequence[Arrays]) -> Iterator[tuple[int, Arrays]
 def _one_pass(shared: Sequence[Any], numbers: Sequence[int]) -> Iterator[tuple[int, Arrays]]:
     """Yield the results of the tasks that end well; a worker that dies leaves some out."""
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     size, gpus = _pool(len(numbers))
     rows = [{"task": number} for number in numbers]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Worker,
-        fn_constructor_kwargs={"shared": shared},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
-        num_cpus=1,
-        num_gpus=gpus,
-        # Ray would wait for room for ever to raise an actor whose node is gone; `spread` asks for
-        # what is missing on what is left.
-        max_restarts=0,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # of max_restarts, see below
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Worker,
+            fn_constructor_kwargs={"shared": shared},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+            num_cpus=1,
+            num_gpus=gpus,
+            # Ray would wait for room for ever to raise an actor whose node is gone; `spread` asks
+            # for what is missing on what is left.
+            max_restarts=0,
+        )
     for row in done.iter_rows():
         if row["problem"]:
             raise _heard(row["problem"])
