@@ -150,6 +150,34 @@ def test_new_rows_learn_and_the_rest_is_as_asked(tmp_path: Path, lora: bool) -> 
     assert not torch.equal(*before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [True, False])
+def test_accumulation_and_activation_checkpointing_change_no_loss(
+    tmp_path: Path, lora: bool, dtype: str
+) -> None:
+    if lora:
+        pytest.importorskip("peft")
+    base = write_checkpoint(tmp_path / "base", tied=True)
+    losses = []
+    for name, changes in (("whole", {}), ("parts", {"tokens_at_once": 5, "recompute": True})):
+        chosen = config(base, lora=lora).model_copy(update={"dtype": dtype, "batch_size": 4})
+        out = folder(tmp_path / name)
+        changed = chosen.model_copy(update=changes)
+        report = finetune(DATA, IDS, changed, 0, out, folder(tmp_path / f"work-{name}"))
+        losses.append(report.train_loss)
+        stored = AutoModelForCausalLM.from_pretrained(out).state_dict().values()
+        assert all(value.dtype == torch.float32 for value in stored)
+    np.testing.assert_allclose(*losses, rtol=1e-5 if dtype == "float32" else 1e-2)
+
+
+def test_layers_with_adapters_are_recomputed_by_their_own_switch(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    settings = config(write_checkpoint(tmp_path / "base", tied=True), lora=True)
+    for recompute in (True, False):
+        model = build(settings.model_copy(update={"recompute": recompute}), SIZES, 0)
+        assert model.decoder.gradient_checkpointing is recompute
+
+
 def test_a_killed_lora_run_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,16 +1,19 @@
 """Many processes on one job, killed at will; full disks; bounded batches; bare catalogues."""
 
+import ast
 import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from prerank import progress
+from prerank.anchors import beam, fused, trie
 from prerank.anchors.config import FinetuneConfig, GenerateConfig
 from prerank.anchors.finetune import finetune
 from prerank.anchors.generate import generate, read_histories
@@ -152,6 +155,19 @@ def test_a_catalogue_of_one_semantic_id_goes_through(tmp_path: Path, n_items: in
     anchors = generate(data, ids, unit_rows(n_items), out, CONFIG, 0, folder(tmp_path / "work-2"))
     assert np.diff(anchors.offsets).tolist() == [1, 1, 0]
     assert anchors.logprob_legal.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("module", [beam, fused, trie], ids=lambda module: module.__name__)
+def test_the_search_names_torch_transformers_and_numpy_only(module: ModuleType) -> None:
+    named = set()
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text())):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            named.add(node.module or "")
+    own = {f"prerank.anchors.{name}" for name in ("beam", "fused", "trie")}
+    roots = {name.partition(".")[0] for name in named - own}
+    assert roots - sys.stdlib_module_names <= {"torch", "transformers", "numpy"}
 
 
 def test_the_search_imports_torch_transformers_and_numpy_only() -> None:

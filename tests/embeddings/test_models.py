@@ -2,6 +2,10 @@
 
 import errno
 import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +144,92 @@ def test_an_unreadable_image_is_an_error_or_missing(vision, pictures, tmp_path):
     absent = catalog(["x"], [str(tmp_path / "absent.png")])
     with pytest.raises(DataError, match=r"No such file"):
         encode(absent, config(encoder="image", model=vision), 0)
+
+
+@contextmanager
+def shop(pictures: list[str]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Serve the first picture at /a.png by HTTP and fail at /500; yield URL and requests a path."""
+    content, asked = Path(pictures[0]).read_bytes(), dict.fromkeys(("/a.png", "/500"), 0)
+
+    class Shop(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked[self.path] += 1
+            self.send_response(200 if self.path == "/a.png" else 500)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_images_by_http_and_a_shop_that_fails(vision, pictures):
+    pytest.importorskip("aiohttp")
+    with shop(pictures) as (url, asked):
+        data = catalog(["x"] * 3, [pictures[0], f"{url}/a.png", f"{url}/500"])
+        with pytest.raises(DataError, match=r"1 of 3 images cannot be read[\s\S]*/500"):
+            encode(data, config(encoder="image", model=vision), 0)
+        found = encode(data, config(encoder="image", model=vision, max_unreadable=0.4), 0).vectors
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert not found[2].any() and asked["/a.png"]
+
+
+def test_a_killed_run_over_images_goes_on_and_ends_with_the_same_bytes(
+    vision, pictures, tmp_path, monkeypatch
+):
+    data = catalog(["x"] * 5, pictures)
+    chosen = config(encoder="image", model=vision, shard_items=2)
+    whole = encode(data, chosen, 0).vectors.tobytes()
+    work, read = tmp_path / "work", []
+    work.mkdir()
+
+    def dies(place: str) -> object:
+        if place == pictures[1]:  # the last one, as they are sorted
+            raise KeyboardInterrupt
+        return counted(place)
+
+    def counted(place: str) -> object:
+        read.append(place)
+        return read_image(place)
+
+    monkeypatch.setattr("prerank.embeddings.image_model.read_image", dies)
+    with pytest.raises(KeyboardInterrupt):
+        encode(data, chosen, 0, work)
+    before = set(read)
+    read.clear()
+    monkeypatch.setattr("prerank.embeddings.image_model.read_image", counted)
+    assert encode(data, chosen, 0, work).vectors.tobytes() == whole
+    assert len(before) == 3 and len(read) == 2  # the shard that was cut off is read as a whole
+
+
+def test_a_mended_image_is_read_again_and_the_others_are_not(
+    vision, pictures, tmp_path, monkeypatch
+):
+    bad, work = tmp_path / "zz.png", tmp_path / "work"
+    bad.write_bytes(b"no image")
+    work.mkdir()
+    data = catalog(["x"] * 6, [*pictures, str(bad)])
+    chosen = config(encoder="image", model=vision, shard_items=2)
+    with pytest.raises(DataError, match=r"1 of 5 images cannot be read"):
+        encode(data, chosen, 0, work)
+    bad.write_bytes(Path(pictures[0]).read_bytes())
+    read = []
+
+    def counted(place: str) -> object:
+        read.append(place)
+        return read_image(place)
+
+    monkeypatch.setattr("prerank.embeddings.image_model.read_image", counted)
+    found = encode(data, chosen, 0, work).vectors
+    np.testing.assert_allclose(found[5], found[0], atol=1e-6)
+    assert sorted(read) == [pictures[3], str(bad)]  # the two of its shard
 
 
 def test_no_image_at_all_is_an_error(vision):

@@ -12,6 +12,7 @@ from prerank.semantic_ids.rqvae import RqVae, additive_books
 from prerank.semantic_ids.rqvae_train import (
     Codebook,
     Network,
+    _step,
     principal_axes,
     rotation,
     sinkhorn,
@@ -46,6 +47,7 @@ def left_over(tokenizer, vectors) -> np.ndarray:
         ({"restart_below": 0}, 1.05),
         ({"gradient": "rotation"}, 1.1),
         ({"balance": "all"}, 1.1),
+        ({"balance": "last"}, 1.1),
         ({"code_dim": 10}, 1.15),  # of 12 dimensions without structure, 2 are thrown away
     ],
     ids=lambda value: next(iter(value), "default") if isinstance(value, dict) else None,
@@ -113,6 +115,51 @@ def test_training_starts_where_k_means_ends():
     with torch.no_grad():
         latents = network.encode(torch.from_numpy(vectors))
         np.testing.assert_allclose(network.decode(latents), vectors, atol=1e-6)
+
+
+def test_codebooks_start_as_k_means_of_the_large_sample():
+    vectors = items()
+    still = config(epochs=1, learning_rate=1e-12, ema_decay=1 - 1e-9, restart_below=0)
+    golden = RqKMeans.fit(vectors, still, 0)
+    fitted = RqVae.fit(vectors, still, 0)
+    for ours, theirs in zip(fitted.latent_books, golden.codebooks, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient", ["straight-through", "rotation"])
+@pytest.mark.parametrize("progressive", [True, False])
+def test_both_losses_are_of_one_scale(progressive, gradient):
+    """An identity network leaves over what the codes leave over: both losses count the same."""
+    vectors = torch.from_numpy(items(50, 6))
+    books = [torch.from_numpy(items(k, 6, seed=k)) for k in (4, 3)]
+    chosen = RqVaeConfig(commitment_weight=0.5, progressive=progressive, gradient=gradient)
+    levels = [Codebook(book, chosen) for book in books]
+    loss = _step(Network(torch.eye(6), 8), levels, vectors, chosen, torch.Generator())
+    rest, left = vectors.numpy(), []
+    for book in books:
+        rest = rest - book.numpy()[((rest[:, None] - book.numpy()) ** 2).sum(-1).argmin(1)]
+        left.append((rest**2).sum(axis=1).mean())
+    reconstruction = np.mean(left) if progressive else left[-1]
+    assert loss.item() == pytest.approx(reconstruction + 0.5 * sum(left), rel=1e-4)
+
+
+def test_every_option_of_the_training_changes_it():
+    vectors = items(200)
+    options = [
+        {},
+        {"gradient": "rotation"},
+        {"balance": "last"},
+        {"balance": "all"},
+        {"balance": "all", "balance_epsilon": 1.0},
+        {"progressive": False},
+        {"commitment_weight": 1.0},
+        {"ema_decay": 0.5},
+        {"restart_below": 0.9},
+    ]
+    brief: dict[str, object] = {"epochs": 2, "batch_size": 50}
+    fitted = [RqVae.fit(vectors, config(**brief | chosen), 0) for chosen in options]
+    found = {np.concatenate(model.latent_books).tobytes() for model in fitted}
+    assert len(found) == len(options)
 
 
 def test_principal_axes_are_scikit_learns():

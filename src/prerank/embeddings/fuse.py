@@ -58,8 +58,9 @@ def concat_pca(parts: Sequence[FloatArray], weights: Sequence[float], n_dims: in
     out_NK = np.zeros((n_items, kept), dtype=np.float32)
     for start, stop in _ranges(n_items):
         here = present_N[start:stop]
-        out_NK[start:stop][here] = ((block(start, stop) - mean_D) @ axes_DK)[here]
-    return unit_rows(out_NK)
+        projected_BK = ((block(start, stop) - mean_D) @ axes_DK)[here]
+        out_NK[start:stop][here] = unit_rows(projected_BK.astype(np.float32))
+    return out_NK
 
 
 def whitened_mean(parts: Sequence[FloatArray], weights: Sequence[float]) -> FloatArray:
@@ -87,7 +88,9 @@ def whitened_mean(parts: Sequence[FloatArray], weights: Sequence[float]) -> Floa
             here = part[start:stop].any(axis=1)
             white_BD = unit_rows(whiten(part[start:stop][here]).astype(np.float32))
             total_ND[start:stop][here] += np.float32(weight) * white_BD
-    return unit_rows(total_ND)
+    for start, stop in _ranges(len(total_ND)):
+        total_ND[start:stop] = unit_rows(total_ND[start:stop])
+    return total_ND
 
 
 def _whitener(part: FloatArray) -> Callable[[FloatArray], NDArray[np.float64]]:

@@ -13,7 +13,7 @@ import numpy as np
 from prerank.artifacts import FloatArray, TextArray, require
 from prerank.embeddings.config import EncoderConfig
 from prerank.embeddings.models import DEFAULT_IMAGE, SAFE, load_model, torch_dtype
-from prerank.embeddings.shards import encode_in_shards
+from prerank.embeddings.shards import encode_in_shards, forget
 from prerank.errors import ConfigError, MissingExtraError
 from prerank.progress import log
 from prerank.spread import Spread, here
@@ -32,7 +32,8 @@ def encode_images(
     """Return image vectors (N, D) float32 unit rows of ``images`` (N,), paths or URIs.
 
     An empty entry is a missing image: a row of zeros. So is an unreadable one, as long as their
-    share is at most ``config.max_unreadable``. Each distinct image is read once.
+    share is at most ``config.max_unreadable``. Above it, the next call with the same ``work`` reads
+    the shards with unreadable images again, the others not. Each distinct image is read once.
 
     Raises:
         DataError: no item has an image, or too many are unreadable (the first one is named).
@@ -53,16 +54,14 @@ def encode_images(
     thing_M[rows] = np.arange(len(rows))
     places = distinct[rows]
     thing_N = thing_M[index_N]
-    vectors_ND = encode_in_shards(
-        partial(_encoder, places, config),
-        len(rows),
-        thing_N,
-        shard_items=config.shard_items,
-        title=title,
-        work=work,
-        spread=spread,
-    )
-    _complain(places, thing_N, vectors_ND, config.max_unreadable)
+    shards: dict[str, Any] = {"shard_items": config.shard_items, "title": title, "work": work}
+    load = partial(_encoder, places, config)
+    vectors_ND = encode_in_shards(load, len(rows), thing_N, spread=spread, **shards)
+    there_N = thing_N >= 0
+    bad = np.flatnonzero(there_N & ~vectors_ND.any(axis=1))
+    if len(bad) > config.max_unreadable * there_N.sum():
+        forget(thing_N[bad], **shards)  # they may be mended, or the network may be back
+    _complain(places, thing_N, bad, config.max_unreadable)
     return vectors_ND
 
 
@@ -73,7 +72,9 @@ def read_image(place: str) -> Any:
     try:
         with _opened(place) as file, Image.open(file) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (MissingExtraError, MemoryError):
+        raise
+    except Exception as error:  # decoders and storage clients have errors of their own
         return error
 
 
@@ -153,23 +154,27 @@ def _n_dims(model: Any) -> int:
 
 
 def _complain(
-    places: TextArray, thing_N: np.ndarray[Any, Any], vectors_ND: FloatArray, most: float
+    places: TextArray, thing_N: np.ndarray[Any, Any], bad: np.ndarray[Any, Any], most: float
 ) -> None:
-    """Raise DataError if too many images came out as zeros; log them if few did."""
-    there = np.flatnonzero(thing_N >= 0)
-    bad = there[~vectors_ND[there].any(axis=1)]
+    """Raise DataError if too many images came out as zeros (items ``bad``); log a few."""
     if not len(bad):
         return
+    n_images = int((thing_N >= 0).sum())
     place = str(places[thing_N[bad[0]]])
     error = read_image(place)
     require(
-        len(bad) <= most * len(there),
-        f"{len(bad)} of {len(there)} images cannot be read",
+        len(bad) <= most * n_images,
+        f"{len(bad)} of {n_images} images cannot be read",
         where=f"{WHERE}, item row {bad[0]}: {place}",
         must=f"readable images, all but {most:.0%} of them (encode.max_unreadable)",
-        got=error if isinstance(error, Exception) else "features of length zero",
+        got=_told(error) if isinstance(error, Exception) else "no features, or it is back now",
     )
     log(f"image: {len(bad)} unreadable images count as missing, the first is {place}")
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says; some say nothing but their name."""
+    return str(error) or type(error).__name__
 
 
 def _need_pillow() -> None:

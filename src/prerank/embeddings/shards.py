@@ -45,7 +45,7 @@ def encode_in_shards(
         ArtifactError: the disk is full; finished shards are kept.
     """
     starts = range(0, n_things, shard_items)
-    files = [work / f"{title}-{n:05d}.safetensors" if work else None for n in range(len(starts))]
+    files = [_file(work, title, n) for n in range(len(starts))]
     order = np.argsort(thing_N, kind="stable")
     ordered = thing_N[order]
     out_ND: FloatArray | None = None
@@ -90,6 +90,18 @@ def _shards(
 def _ready(load: Callable[[], Encode]) -> Callable[[Arrays], Arrays]:
     encode = load()
     return lambda task: {"vectors": encode(*task["range"].tolist())}
+
+
+def forget(things: NDArray[np.int64], *, shard_items: int, title: str, work: Path | None) -> None:
+    """Drop the finished shards that hold any of ``things`` (M,): the next call makes them again."""
+    for number in np.unique(things // shard_items):
+        file = _file(work, title, int(number))
+        if file is not None:
+            file.unlink(missing_ok=True)
+
+
+def _file(work: Path | None, title: str, number: int) -> Path | None:
+    return None if work is None else work / f"{title}-{number:05d}.safetensors"
 
 
 def _checked(vectors: FloatArray, title: str) -> FloatArray:
