@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from inspection.small_run import FORMULA, ITEM_IDS, SCRIPT, TITLES, USER_IDS, user_id
 from prerank.artifacts import TEST, InterestAnchors, PseudoLabels
 from prerank.errors import ArtifactError
-from prerank.inspection import users
+from prerank.inspection import labels, users
 from prerank.inspection.app import PAGES, create_app
 from prerank.inspection.labels import _first
 from prerank.inspection.opened import OpenedRun
@@ -300,7 +300,11 @@ def test_filters_and_downloads_agree(client: TestClient, run_folder: Path, run: 
     assert set(one["title"].to_list()) == {SCRIPT}
 
 
-def test_pages_of_a_list_are_the_download(client: TestClient) -> None:
+@pytest.mark.parametrize("near", [0, 1 << 18])
+def test_pages_of_a_list_are_the_download(
+    client: TestClient, near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prerank.inspection.labels.NEAR_ROWS", near)
     for asked in ({}, {"label_min": 0.1}, {"label_min": 0.1, "sort": "label", "order": "lowest"}):
         first = get(client, "/labels.json", **asked).json()
         assert first["pages"] > 1
@@ -320,6 +324,23 @@ def test_first_rows_by_hand() -> None:
     assert _first(fit, "label", 9, down=False)["row"].to_list() == [0, 3, 4, 2, 1]
     empty = fit.head(0)
     assert not len(_first(empty, "label", 3, down=True))
+
+
+def test_rows_far_apart_are_picked_as_rows_nearby_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, rng = 600, np.random.default_rng(0)
+    columns = {name: rng.random(n, dtype=np.float32) for name in labels.NUMBERS}
+    ids = {"user": np.arange(n) // 10, "item": np.arange(n) % 10, "time": np.arange(n)}
+    table = pl.DataFrame({**ids, **columns})
+    table.write_parquet(tmp_path / "labels.parquet")
+    rows = rng.permutation(n)[:20]
+    picked = pl.DataFrame({"row": rows.astype(np.uint32), "user": rows // 10})
+    for near in (0, n):
+        monkeypatch.setattr(labels, "NEAR_ROWS", near)
+        frame = pl.scan_parquet(tmp_path / "labels.parquet")
+        found = labels._picked(frame, picked.with_row_index("place"))
+        assert found.select(labels.SHOWN).equals(table[rows.tolist()].select(labels.SHOWN))
 
 
 def test_parts_are_those_of_the_tables(client: TestClient) -> None:

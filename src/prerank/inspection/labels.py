@@ -25,6 +25,8 @@ from prerank.inspection.values import (
 
 SORTED_ROWS = 10_000
 """How far down a sorted list can be paged; the download has all."""
+NEAR_ROWS = 1 << 18
+"""A part of the file up to this long is read as it stands."""
 NUMBERS = ("label", "confidence", "relevance", "dispersion", "history", "llm")
 SHOWN = ("user", "item", "time", *NUMBERS)
 ROW = "row"
@@ -71,13 +73,13 @@ def _page(run: OpenedRun, asked: Labels, method: str) -> tuple[int, pl.DataFrame
         return int(run.labels(method).count.sum()), shown.collect()
     found = _filtered(run, asked, method)
     if asked.sort:
-        known = found.select(pl.col(asked.sort).fill_nan(None), ROW)
+        known = found.select(pl.col(asked.sort).fill_nan(None), ROW, "user")
         fit = known.collect(engine="streaming")
-        picked = _first(fit, asked.sort, stop, down=asked.order == "highest").select(ROW)
+        picked = _first(fit, asked.sort, stop, down=asked.order == "highest").select(ROW, "user")
     else:
-        picked = fit = found.select(ROW).collect(engine="streaming")
+        picked = fit = found.select(ROW, "user").collect(engine="streaming")
     picked = picked.slice(start, PAGE_ROWS).with_row_index("place")
-    return len(fit), _picked(frame.select(*SHOWN), picked)
+    return len(fit), _picked(frame, picked)
 
 
 def _first(fit: pl.DataFrame, by: str, stop: int, *, down: bool) -> pl.DataFrame:
@@ -93,13 +95,22 @@ def _first(fit: pl.DataFrame, by: str, stop: int, *, down: bool) -> pl.DataFrame
 
 
 def _picked(frame: pl.LazyFrame, picked: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of ``picked`` numbers, in its order; only their part of the file is read."""
+    """Return the rows of ``picked`` numbers, in its order.
+
+    Of numbers near each other that part of the file is read; of others the column of users, and the
+    rest of the columns where it names one of theirs.
+    """
     if not len(picked):
-        return frame.head(0).collect()
+        return frame.select(*SHOWN).head(0).collect()
     first, last = int(picked[ROW].min()), int(picked[ROW].max())  # type: ignore[arg-type]
-    near = frame.slice(first, last - first + 1).with_row_index(ROW, first)
-    rows = near.filter(pl.col(ROW).is_in(picked[ROW].implode())).collect(engine="streaming")
-    return picked.join(rows, on=ROW, how="left").sort("place")
+    if last - first < NEAR_ROWS:
+        near = frame.slice(first, last - first + 1).with_row_index(ROW, first)
+    else:
+        theirs = pl.col("user").is_in(picked["user"].unique().implode())
+        near = frame.with_row_index(ROW).filter(theirs)
+    near = near.filter(pl.col(ROW).is_in(picked[ROW].implode())).select(ROW, *SHOWN)
+    rows = near.collect(engine="streaming")
+    return picked.drop("user").join(rows, on=ROW, how="left").sort("place")
 
 
 def _filtered(run: OpenedRun, asked: Labels, method: str) -> pl.LazyFrame:
