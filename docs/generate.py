@@ -378,7 +378,18 @@ def readme() -> str:
         run = json.loads(file.read_text())
         if run.get("headline_pool"):
             tables.append(_pool_table(run, run["headline_pool"]))
+    tables.append(_closed_loop(json.loads((RESULTS / "simulate-simulate.json").read_text())))
     return f"{before}{BEGIN}\n" + "\n".join(tables) + f"\n\n{END}{after}"
+
+
+def _closed_loop(result: dict[str, Any]) -> str:
+    """Return what the README shows of a simulated A/B test."""
+    lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
+    shown = ("ctr", "page_views", "tail_clicks")
+    rows = [[arm, *(_lift(lines[arm, m]) for m in shown)] for arm in result["arms"]]
+    said = f"lift over {result['baseline']} in %, {result['n_replications']} replications"
+    head = ["arm", "clicks per exposure", "page views", "long tail's share of clicks"]
+    return "\n".join([f"\n### simulated A/B test: {said}", *_table(head, rows)]).rstrip()
 
 
 def scale() -> str:
