@@ -296,6 +296,13 @@ class Candidates(Table):
         require(
             inside, "candidate stage out of range", where="Candidates.stage", must=f"0..{top - 1}"
         )
+        known = self.truth[~np.isnan(self.truth)]
+        require(
+            ((known >= 0) & (known <= 1)).all(),
+            "truth out of range",
+            where="Candidates.truth",
+            must="in [0, 1] or NaN",
+        )
 
 
 @dataclass(frozen=True, eq=False)
