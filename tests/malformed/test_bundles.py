@@ -26,8 +26,8 @@ PART = "items/item_part_0.float32.npy"
 
 
 @pytest.fixture
-def copy(sound_bundle: Bundle, tmp_path: Path) -> Path:
-    return shutil.copytree(sound_bundle.path, tmp_path / "bundle")
+def copy(bundle: Bundle, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle.path, tmp_path / "bundle")
 
 
 def refused(path: Path) -> None:
@@ -108,11 +108,11 @@ def test_a_bundle_that_its_manifest_does_not_describe_is_refused(copy: Path, kin
     refused(copy)
 
 
-def test_what_is_no_bundle_is_refused(sound_run: Path, tmp_path: Path) -> None:
+def test_what_is_no_bundle_is_refused(run_folder: Path, tmp_path: Path) -> None:
     """A folder of nothing, none at all, a file, a run, artifacts of other stages."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("bundle")
-    other = [sound_run, sound_run / "dataset", sound_run / "rankers" / "gpl" / "seed0"]
+    other = [run_folder, run_folder / "dataset", run_folder / "rankers" / "gpl" / "seed0"]
     for path in (tmp_path / "empty", tmp_path / "absent", tmp_path / "file", *other):
         with told(str(path), about="export", folder=tmp_path):
             create_app(path, ServeConfig())

@@ -20,15 +20,15 @@ TOKEN = "open sesame"
 
 
 @pytest.fixture(scope="module")
-def client(sound_bundle: Bundle) -> Iterator[TestClient]:
-    app = create_app(sound_bundle.path, LIMITS)
+def client(bundle: Bundle) -> Iterator[TestClient]:
+    app = create_app(bundle.path, LIMITS)
     with TestClient(app, raise_server_exceptions=False) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def guarded(sound_bundle: Bundle) -> TestClient:
-    app = create_app(sound_bundle.path, LIMITS, TOKEN)
+def guarded(bundle: Bundle) -> TestClient:
+    app = create_app(bundle.path, LIMITS, TOKEN)
     return TestClient(app, raise_server_exceptions=False)
 
 

@@ -1,4 +1,4 @@
-"""The small run and its bundles, made once."""
+"""The bundle of the baseline; the small run and GPL's bundle are shared with other tests."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from pathlib import Path
 import pytest
 
 from prerank.serving.bundle import Bundle
-from serving.small_run import make_bundle, make_run, make_world
-
-
-@pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "small", make_world())
-
-
-@pytest.fixture(scope="session")
-def bundle(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(run_folder, tmp_path_factory.mktemp("bundles") / "gpl", "gpl")
+from serving.small_run import make_bundle
 
 
 @pytest.fixture(scope="session")
