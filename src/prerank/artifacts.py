@@ -612,7 +612,7 @@ class InterestAnchors:
         vectors: (A, D) float32 unit rows in the frozen semantic space.
         logprob: (A,) float32 <= 0, over each level's whole codebook.
         logprob_legal: (A,) float32 <= 0, over the legal children only.
-        source: llm, history, random, popular, shuffled, or several joined by ``+``.
+        source: llm, llm-debiased, history, random, popular, shuffled, or several joined by ``+``.
     """
 
     offsets: TimeArray

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from prerank.anchors.config import FinetuneConfig, GenerateConfig
+from prerank.anchors.config import DECODED, FinetuneConfig, GenerateConfig
 from prerank.data.config import LogsConfig
 from prerank.data.world_config import WorldConfig
 from prerank.embeddings.config import EncodeConfig, EncoderConfig
@@ -425,7 +425,7 @@ class _Reckoner:
             made = self._of(step, "generate")
             dim, n_levels = self._dim(made), self._levels(made)
         size = places * (4.0 * dim + 4 * n_levels + 8) + 8 * users
-        if source != "llm" or first is not None:
+        if source not in DECODED or first is not None:
             return self._rows(places, "anchors", "control_anchors_per_second", size)
         model = decoder_of(FinetuneConfig.parse(self._of(step, "finetune").config))
         each = user_flops(config, model, n_levels, self.counts.history)

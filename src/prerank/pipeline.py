@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from prerank import memory, plugins, remote
 from prerank import store as stores
+from prerank.anchors.config import DECODED
 from prerank.artifacts import (
     UNLABELED,
     Dataset,
@@ -233,7 +234,7 @@ def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[
         )
     elif name == "shuffled":
         made_from = (_plan_anchors(planner, branch, "llm", parents),)
-    elif name == "llm":
+    elif name in DECODED:
         dataset, _, sids = parents
         key = f"anchor_model{branch.end}"
         old = outside(recipe, recipe.finetune.reuse, "finetune", "finetune.reuse")
@@ -244,10 +245,10 @@ def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[
         raise ConfigError(
             "unknown anchors",
             where="methods.*.anchors",
-            must="llm, history, random, popular, shuffled, or some of them joined by +",
+            must="llm, llm-debiased, history, random, popular, shuffled, or some joined by +",
             got=name,
         )
-    config = {"source": name, **recipe.generate.model_dump(mode="json")}
+    config = {"source": name, **recipe.generate.of_source(name).model_dump(mode="json")}
     key = f"anchors/{name}{branch.end}"
     return planner.add("generate", key, config, recipe.seed, *parents, *made_from)
 
@@ -638,13 +639,13 @@ def make_anchors(run: Run, step: Step) -> InterestAnchors:
         return few
     config = GenerateConfig.parse(settings)
     data, sids, space = run.dataset, run.semantic_ids(step), run.embeddings(step)
-    if source == "llm":
+    if source in DECODED:
         from prerank.anchors.generate import generate as make
 
         work = run.store.work(step.key, step.fingerprint)
         model = run.path(run.parents(step, "finetune")[0])
         workers = run.recipe.workers
-        return make(data, sids, space, model, config, step.seed, work, workers, run.spread)
+        return make(data, sids, space, model, config, step.seed, work, workers, run.spread, source)
     if "+" in source:
         joined: InterestAnchors = reduce(controls.join, parts)
         return joined

@@ -48,7 +48,7 @@ class MethodConfig(Config):
 
     anchors: str = Field(
         "",
-        description="llm, history, random, popular, shuffled, or two joined by `+`; "
+        description="llm, llm-debiased, history, random, popular, shuffled, or two joined by `+`; "
         "empty for label sources that need no anchors",
     )
     teacher: Literal["", "ranker", "adapted"] = Field(
@@ -99,7 +99,7 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
     """
     methods = default_methods()
     unlabeled = {"source": "unlabeled"}
-    weighted = {"match": "probability-weighted"}
+    weighted, joined = {"match": "probability-weighted"}, "llm-debiased+history"
 
     def taught(teacher: Literal["ranker", "adapted"], rule: str, objective: str) -> MethodConfig:
         label = {"source": "teacher", "teacher_rule": rule}
@@ -127,13 +127,15 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
         "damcar": MethodConfig(label=unlabeled, train={"objective": "damcar"}),
         "gpl": methods["gpl"],
         **{name: methods[name] for name in methods if name.startswith("gpl-")},
-        # Extensions, ours: GPL with anchors matched by their probability, with the user's history,
-        # with fitted popularity (and a ranker's score), or with a second opinion.
+        # Extensions, ours: GPL with anchors whose popularity is corrected, matched by probability,
+        # with the user's history, with fitted popularity (and a ranker's score), or with a second
+        # opinion.
+        "gpl-debiased": MethodConfig(anchors="llm-debiased"),
         "gpl-weighted": MethodConfig(anchors="llm", label=weighted),
-        "gpl-joined": MethodConfig(anchors="llm+history", label=weighted),
-        "gpl-joint": MethodConfig(anchors="llm+history", label={"map": "joint", **weighted}),
+        "gpl-joined": MethodConfig(anchors=joined, label=weighted),
+        "gpl-joint": MethodConfig(anchors=joined, label={"map": "joint", **weighted}),
         "gpl-joint+kd": MethodConfig(
-            anchors="llm+history",
+            anchors=joined,
             teacher="ranker",
             label={"map": "joint", "joint_teacher": True, **weighted},
         ),

@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 
 from prerank import seeds
 from prerank import store as stores
+from prerank.anchors.config import DECODED
 from prerank.artifacts import (
     Dataset,
     InterestAnchors,
@@ -266,7 +267,7 @@ def _replay(run: Run, step: Step, n_users: int) -> str:
 
 def _replay_anchors(run: Run, step: Step, n_users: int) -> str:
     stored: InterestAnchors = run.load(step.key, InterestAnchors)
-    if step.config.get("source") != "llm" or "first" in step.config:
+    if step.config.get("source") not in DECODED or "first" in step.config:
         again = make_anchors(run, step)
         users = np.arange(again.n_users)
     else:
@@ -295,6 +296,7 @@ def _decoded(run: Run, step: Step, n_users: int) -> tuple[Any, InterestAnchors]:
         GenerateConfig.parse(settings),
         step.seed,
         n_users,
+        step.config["source"],
     )
 
 

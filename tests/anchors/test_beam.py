@@ -36,13 +36,14 @@ def search(
     quota: int = 0,
     padding: int = 0,
     dense_limit: int = 1 << 20,
+    bonus: Any = None,
 ) -> Beams:
     tokens = SidTokens(0, trie.codebook_sizes)
     length = torch.tensor([len(row) for row in rows])
     history = torch.full((len(rows), int(length.max()) + padding), tokens.pad)
     for user, row in enumerate(rows):
         history[user, : len(row)] = torch.from_numpy(row)
-    tables = level_tables(trie, CPU, dense_limit)
+    tables = level_tables(trie, CPU, dense_limit, bonus)
     return tree_beam_search(lm, tables, tokens.level_starts, history, length, widths, quota)
 
 
@@ -80,6 +81,21 @@ def test_beams_wider_than_the_catalogue_are_an_exhaustive_search(
         assert leaf.tolist() == np.argsort(-total).tolist()
         np.testing.assert_allclose(found.logprob[user], total[leaf], atol=5e-5)
         np.testing.assert_allclose(found.logprob_legal[user], legal_total[leaf], atol=5e-5)
+
+
+def test_a_bonus_changes_the_order_and_no_probability() -> None:
+    codes = random_codes(30, SIZES)
+    trie, lm = Trie.of(codes, SIZES), random_lm(SIZES)
+    weight = np.random.default_rng(1).pareto(1, trie.n_leaves) + 0.1
+    bonus = [np.float32(-0.75) * share for share in trie.log_shares(weight)]
+    row = histories([3], codes, SIZES)[0]
+    total, legal_total = enumerate_all(lm, trie, row)
+    corrected = total - 0.75 * np.log(weight / weight.sum())
+    found = search(lm, trie, [row], (100, 100, 100), bonus=bonus)
+    leaf = found.leaf[0].numpy()
+    assert leaf.tolist() == np.argsort(-corrected).tolist() != np.argsort(-total).tolist()
+    np.testing.assert_allclose(found.logprob[0], total[leaf], atol=5e-5)
+    np.testing.assert_allclose(found.logprob_legal[0], legal_total[leaf], atol=5e-5)
 
 
 class LevelMasked(Qwen2ForCausalLM):  # type: ignore[misc]

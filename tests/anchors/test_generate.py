@@ -10,7 +10,7 @@ from prerank import artifacts as a
 from prerank.anchors.config import GenerateConfig
 from prerank.anchors.generate import generate
 from prerank.anchors.model import SidLM, save
-from prerank.anchors.shards import Decoder
+from prerank.anchors.shards import PRIOR_COUNT, Decoder
 from prerank.anchors.tokens import SidTokens
 from prerank.errors import ArtifactError, ConfigError, DataError
 
@@ -56,6 +56,37 @@ def test_every_user_with_a_history_gets_existing_semantic_ids(model: Path, tmp_p
     shared = np.flatnonzero((IDS.codes == anchors.codes[0]).all(axis=1))
     mean = SPACE.vectors[shared].mean(axis=0)
     np.testing.assert_allclose(anchors.vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_debiased_anchors_rank_by_what_the_user_wants_more_than_everybody(
+    model: Path, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"n_anchors": 20, "beam_width": 20})
+    data = dataset(HISTORIES, N_ITEMS)
+    about = (data, IDS, SPACE, model, config, 0)
+    plain = generate(*about, folder(tmp_path / "plain"))
+    found = generate(*about, folder(tmp_path / "debiased"), source="llm-debiased")
+    assert (plain.source, found.source) == ("llm", "llm-debiased")
+    frequency = np.bincount(np.concatenate(HISTORIES).astype(int), minlength=N_ITEMS)
+    weight = {tuple(codes): PRIOR_COUNT for codes in IDS.codes.tolist()}
+    for codes, count in zip(IDS.codes.tolist(), frequency, strict=True):
+        weight[tuple(codes)] += count
+    whole = sum(weight.values())
+    share = np.array([weight[tuple(codes)] / whole for codes in found.codes.tolist()])
+    rank = (found.logprob - 0.75 * np.log(share)).reshape(7, -1)
+    assert (np.diff(rank, axis=1) <= 1e-5).all()
+    assert (np.diff(found.logprob.reshape(7, -1), axis=1) > 0).any()
+    # All leaves are found both ways: with the same probabilities, in another order.
+    for user in range(7):
+        ours, theirs = (
+            dict(zip(map(tuple, x.codes.reshape(7, -1, 3)[user]), row, strict=True))
+            for x, row in (
+                (found, found.logprob.reshape(7, -1)[user]),
+                (plain, plain.logprob.reshape(7, -1)[user]),
+            )
+        )
+        assert ours.keys() == theirs.keys()
+        assert max(abs(ours[codes] - theirs[codes]) for codes in ours) < 1e-5
 
 
 def test_result_does_not_depend_on_kills_batches_or_shards(model: Path, tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(model: Path, config: GenerateConfig = CONFIG) -> Job:
     histories = read_histories(DATA, IDS, config, 0)
     users = np.argsort(histories.lengths, kind="stable")
-    return Job(model, config, histories, users, IDS.codes, SIZES)
+    frequency = np.bincount(np.concatenate(HISTORIES), minlength=N_ITEMS)
+    return Job(model, config.of_source("llm"), histories, users, IDS.codes, SIZES, frequency)
 
 
 def shards(work: Path) -> dict[str, bytes]:

@@ -35,6 +35,20 @@ def test_legal_codes_and_children_by_hand() -> None:
         assert second.child(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 0])).tolist() == [0, 1, 2]
 
 
+def test_shares_of_children_by_hand() -> None:
+    root, second = Trie.of(CODES, (2, 3)).log_shares(np.array([1.0, 2.0, 5.0]))
+    np.testing.assert_allclose(np.exp(root), [3 / 8, 5 / 8], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(second), [1 / 3, 2 / 3, 1], rtol=1e-6)
+
+
+def test_bonuses_stand_at_their_codes() -> None:
+    bonus = [np.array([0.5, -1], np.float32), np.array([1, 2, 3], np.float32)]
+    for dense_limit in (1 << 20, 0):
+        root, second = level_tables(Trie.of(CODES, (2, 3)), CPU, dense_limit, bonus)
+        assert root.bonuses(torch.tensor([0])).tolist() == [[0.5, -1]]
+        assert second.bonuses(torch.tensor([1, 0])).tolist() == [[3, 0, 0], [0, 1, 2]]
+
+
 @settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),

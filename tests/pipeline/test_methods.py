@@ -32,6 +32,7 @@ NAMES = [
     "gpl-random",
     "gpl-popular",
     "gpl-shuffled",
+    "gpl-debiased",
     "gpl-weighted",
     "gpl-joined",
     "gpl-joint",

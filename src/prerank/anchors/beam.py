@@ -53,7 +53,8 @@ def tree_beam_search(
 ) -> Beams:
     """Return the most probable semantic IDs after each history.
 
-    Beams are ranked by the sum over levels of the log-probability over the level's codebook.
+    Beams are ranked by the sum over levels of the log-probability over the level's codebook, and
+    of the bonuses that the tables hold, if any.
 
     Args:
         model: a Hugging Face causal language model in evaluation mode, or its `reader_of`.
@@ -80,7 +81,7 @@ def tree_beam_search(
     node_UP = history_UT.new_zeros((n_users, 1))
     first_UP = history_UT.new_zeros((n_users, 1))
     score_UP = torch.zeros((n_users, 1), device=history_UT.device)
-    legal_score_UP = score_UP.clone()
+    rank_UP, legal_score_UP = score_UP, score_UP
 
     for level, (table, width) in enumerate(zip(tables, widths, strict=True)):
         rows = slice(level_starts[level], level_starts[level] + table.size)
@@ -91,15 +92,16 @@ def tree_beam_search(
 
         limit = min(width, len(table.keys))
         quota = first_code_quota if level else 0
-        score_UW, parent_UW, code_UW = _best(
-            score_UP.unsqueeze(-1) + legal_UPK, first_UP, limit, quota
-        )
-        alive_UW = score_UW > -torch.inf
+        rank_UPK = rank_UP.unsqueeze(-1) + legal_UPK
+        if table.bonus is not None:
+            rank_UPK = rank_UPK + table.bonuses(node_UP)
+        rank_UP, parent_UW, code_UW = _best(rank_UPK, first_UP, limit, quota)
+        alive_UW = rank_UP > -torch.inf
         step_UW = legal_UPK[user.unsqueeze(1), parent_UW, code_UW]
         legal_score_UP = (
             legal_score_UP.gather(1, parent_UW) + step_UW - legal_total_UP.gather(1, parent_UW)
         )
-        score_UP = score_UW
+        score_UP = score_UP.gather(1, parent_UW) + step_UW
         child_UW = table.child(node_UP.gather(1, parent_UW), code_UW)
         # Dead beams keep score -inf; node 0 only keeps their look-ups in range.
         node_UP = torch.where(alive_UW, child_UW, 0)
@@ -118,10 +120,10 @@ def tree_beam_search(
             additive(visible, reader.head.dtype),
         )
 
-    dead = score_UP == -torch.inf
+    dead = rank_UP == -torch.inf
     return Beams(
         leaf=node_UP.masked_fill(dead, -1),
-        logprob=score_UP.clamp(max=0),
+        logprob=score_UP.clamp(max=0).masked_fill(dead, -torch.inf),
         logprob_legal=legal_score_UP.clamp(max=0).masked_fill(dead, -torch.inf),
     )
 

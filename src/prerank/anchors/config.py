@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from prerank.config import Config
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+DEBIASED = "llm-debiased"
+DECODED = ("llm", DEBIASED)
+"""Anchors that the language model speaks; all others are made without it, or of these."""
 
 
 class FinetuneConfig(Config):
@@ -105,6 +108,14 @@ class GenerateConfig(Config):
     first_code_quota: int = Field(
         0, ge=0, description="most anchors that may share a first-level code; 0 = no limit"
     )
+    popularity_correction: float = Field(
+        0.75,
+        ge=0,
+        le=2,
+        description="anchors `llm-debiased` (extension): semantic IDs are ranked by log p(sid | "
+        "history) - popularity_correction * log p(sid), p(sid) their share in all histories: what "
+        "this user wants more than everybody does; `llm` has none",
+    )
     max_history: int = Field(50, ge=1, description="items of a history that the model reads")
     history_sample: Literal["recent", "clusters"] = Field(
         "recent",
@@ -126,6 +137,12 @@ class GenerateConfig(Config):
         "auto", description="weights and arithmetic; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+    def of_source(self, source: str) -> GenerateConfig:
+        """Return the settings of anchors ``source``: popularity is corrected in one kind only."""
+        if source == DEBIASED:
+            return self
+        return self.model_copy(update={"popularity_correction": 0.0})
 
     def widths(self, n_levels: int) -> tuple[int, ...]:
         """Return the number of beams kept after each level, (n_levels,)."""

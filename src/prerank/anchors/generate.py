@@ -52,6 +52,7 @@ def generate(
     work: Path,
     workers: int = 1,
     spread: Spread = here,
+    source: str = "llm",
 ) -> InterestAnchors:
     """Return every user's most probable semantic IDs as points of content space.
 
@@ -65,12 +66,14 @@ def generate(
         work: a folder that survives a kill, for this config, seed and these inputs only.
         workers: processes that decode side by side; cores and GPUs are shared among them.
         spread: where shards are decoded; elsewhere, ``workers`` does not matter.
+        source: ``llm``, or ``llm-debiased``: ranked with ``popularity_correction`` (extension).
 
     Raises:
         ArtifactError: ``model_dir`` holds no anchor model, or the disk is full.
         ConfigError: the model was made for other semantic IDs, or the beams are too few.
     """
     trie = trie_of(semantic_ids, embeddings)
+    config = config.of_source(source)
     job = make_job(dataset, semantic_ids, model_dir, config, seed)
     todo = [
         number
@@ -89,7 +92,7 @@ def generate(
                 work_through(decoder, work)
     parts = [read_shard(shard_file(work, n), shard) or {} for n, shard in enumerate(job.shards)]
     vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
-    return _assemble(parts, len(dataset.users), config.n_anchors, trie, vectors_SD)
+    return _assemble(parts, len(dataset.users), config.n_anchors, trie, vectors_SD, source)
 
 
 def make_job(
@@ -105,7 +108,9 @@ def make_job(
     histories = read_histories(dataset, semantic_ids, config, seed)
     order = np.argsort(histories.lengths, kind="stable")
     users = order[histories.lengths[order] > 0]
-    return Job(model_dir, config, histories, users, semantic_ids.codes, sizes)
+    codes = semantic_ids.codes
+    frequency = np.bincount(anchor_sequences(dataset).item, minlength=len(codes))
+    return Job(model_dir, config, histories, users, codes, sizes, frequency)
 
 
 def decode_some(
@@ -116,6 +121,7 @@ def decode_some(
     config: GenerateConfig,
     seed: int,
     n_users: int,
+    source: str = "llm",
 ) -> tuple[NDArray[np.int64], InterestAnchors]:
     """Decode about ``n_users`` users once more, in the very batches that `generate` put them in.
 
@@ -123,6 +129,7 @@ def decode_some(
         (B,) the users, and their anchors in this order; at most one batch of each shard.
     """
     trie = trie_of(semantic_ids, embeddings)
+    config = config.of_source(source)
     decoder = Decoder.of(make_job(dataset, semantic_ids, model_dir, config, seed))
     stream = seeds.rng(seed, "generate", "replay")
     parts: list[Shard] = []
@@ -132,12 +139,13 @@ def decode_some(
         batches = decoder.batches(decoder.job.shards[number])
         parts.append(decoder.decode(batches[stream.integers(len(batches))]))
     if not parts:
-        return np.zeros(0, np.int64), _assemble([], 0, config.n_anchors, trie, embeddings.vectors)
+        nobody = _assemble([], 0, config.n_anchors, trie, embeddings.vectors, source)
+        return np.zeros(0, np.int64), nobody
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     users = joined["user"]
     joined["user"] = np.arange(len(users))
     vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
-    return users, _assemble([joined], len(users), config.n_anchors, trie, vectors_SD)
+    return users, _assemble([joined], len(users), config.n_anchors, trie, vectors_SD, source)
 
 
 def read_histories(
@@ -221,6 +229,7 @@ def _assemble(
     n_anchors: int,
     trie: Trie,
     vectors_SD: FloatArray,
+    source: str,
 ) -> InterestAnchors:
     leaf_UA = np.full((n_users, n_anchors), -1, dtype=np.int64)
     logprob_UA = np.zeros((n_users, n_anchors), dtype=np.float32)
@@ -229,4 +238,4 @@ def _assemble(
         leaf_UA[part["user"]] = part["leaf"]
         logprob_UA[part["user"]] = part["logprob"]
         legal_UA[part["user"]] = part["logprob_legal"]
-    return anchors_of_leaves(leaf_UA, trie, vectors_SD, "llm", logprob_UA, legal_UA)
+    return anchors_of_leaves(leaf_UA, trie, vectors_SD, source, logprob_UA, legal_UA)

@@ -47,6 +47,8 @@ from prerank.spread import Arrays, Spread
 from prerank.store import read_part, write_part
 
 Shard = dict[str, NDArray[Any]]
+PRIOR_COUNT = 5.0
+"""Occurrences added to each semantic ID's own: a rare one must not be preferred for its rarity."""
 JOB_JSON, JOB_ARRAYS = "job.json", "job.safetensors"
 WAIT_S = 0.2
 
@@ -61,6 +63,8 @@ class Job:
         histories: (U,) item sequences, cut to what the model reads.
         users: the users with a history, shortest history first.
         codes: (I, L) int32 semantic IDs, of ``codebook_sizes``.
+        frequency: (I,) int64 how often each item stands in all histories, for
+            ``popularity_correction``.
     """
 
     model_dir: Path
@@ -69,6 +73,7 @@ class Job:
     users: NDArray[np.int64]
     codes: IntArray
     codebook_sizes: tuple[int, ...]
+    frequency: NDArray[np.int64]
 
     @property
     def shards(self) -> list[NDArray[np.int64]]:
@@ -83,6 +88,7 @@ class Job:
             "offsets": self.histories.offsets,
             "users": self.users,
             "codes": np.ascontiguousarray(self.codes),
+            "frequency": self.frequency,
         }
         about = {
             "model": str(self.model_dir.resolve()),
@@ -116,7 +122,20 @@ class Job:
             arrays["users"],
             arrays["codes"],
             tuple(about["codebook_sizes"]),
+            arrays["frequency"],
         )
+
+    def bonus(self, trie: Trie) -> tuple[NDArray[np.float32], ...] | None:
+        """Return what popularity takes off the rank of each child of the trie; None: nothing.
+
+        -popularity_correction * log p(sid), spread over the levels of its path (extension, ours).
+        """
+        beta = self.config.popularity_correction
+        if beta == 0:
+            return None
+        count_S = np.bincount(trie.leaf_of_item, self.frequency, trie.n_leaves)
+        shares = trie.log_shares(count_S.astype(np.float64) + PRIOR_COUNT)
+        return tuple(np.float32(-beta) * share for share in shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +179,7 @@ class Decoder:
             reader_of(lm),
             tokens,
             trie,
-            level_tables(trie, device),
+            level_tables(trie, device, bonus=job.bonus(trie)),
             tokens.encode(job.codes),
             device,
         )

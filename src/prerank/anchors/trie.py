@@ -10,7 +10,7 @@ Letters: I items, S unique semantic IDs (leaves), L levels, K codes of a level, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,22 @@ class Trie:
         """Return the number of nodes that ``level`` starts from; 1 for level 0, the root."""
         return 1 if level == 0 else len(self.keys[level - 1])
 
+    def log_shares(self, weight_S: NDArray[np.float64]) -> tuple[NDArray[np.float32], ...]:
+        """Return the log share of each child in its parent's weight, a level as in ``keys``.
+
+        Along a path the shares multiply up to that of the leaf in the whole.
+
+        Args:
+            weight_S: (S,) positive weight of each leaf.
+        """
+        shares, weight = [], weight_S
+        for size, keys in zip(self.codebook_sizes[::-1], self.keys[::-1], strict=True):
+            parent = keys // size
+            whole = np.bincount(parent, weight).astype(np.float64)
+            shares.append(np.log(weight / whole[parent]).astype(np.float32))
+            weight = whole
+        return tuple(shares[::-1])
+
     def buckets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (S+1,) offsets and (I,) items: items of leaf s are items[offsets[s]:...[s+1]]."""
         items = np.argsort(self.leaf_of_item, kind="stable")
@@ -76,6 +92,7 @@ class LevelTable:
     """The children of one level's nodes, on a device.
 
     ``dense`` (N, K) bool while small; otherwise ``starts`` (N+1,) into ``keys`` is used.
+    ``bonus`` (as ``keys``) is added to the rank of a child; None for none.
     """
 
     size: int
@@ -83,19 +100,35 @@ class LevelTable:
     dense: torch.Tensor | None
     starts: torch.Tensor
     most_children: int
+    bonus: torch.Tensor | None = None
 
     def legal(self, node: torch.Tensor) -> torch.Tensor:
         """Return (..., K) bool: which codes may follow each node of (...)."""
         if self.dense is not None:
             return self.dense[node]
+        _, code = self._children(node)
+        mask = torch.zeros(*node.shape, self.size + 1, dtype=torch.bool, device=node.device)
+        return mask.scatter_(-1, code, True)[..., : self.size]
+
+    def bonuses(self, node: torch.Tensor) -> torch.Tensor:
+        """Return (..., K) float32: the bonus of each code after each node of (...), else 0."""
+        position, code = self._children(node)
+        table = torch.zeros(*node.shape, self.size + 1, device=node.device)
+        if self.bonus is not None:
+            table.scatter_(-1, code, self.bonus[position])
+        return table[..., : self.size]
+
+    def _children(self, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (..., most_children): the place of each child in ``keys``, and its code.
+
+        Places beyond a node's last child have code K: a spare column, to be cut off.
+        """
         position = self.starts[node].unsqueeze(-1) + torch.arange(
             self.most_children, device=node.device
         )
         inside = position < self.starts[node + 1].unsqueeze(-1)
-        code = self.keys[position.clamp(max=len(self.keys) - 1)] % self.size
-        # Positions beyond the node's last child write to a spare column, cut off at the end.
-        mask = torch.zeros(*node.shape, self.size + 1, dtype=torch.bool, device=node.device)
-        return mask.scatter_(-1, torch.where(inside, code, self.size), True)[..., : self.size]
+        position = position.clamp(max=len(self.keys) - 1)
+        return position, torch.where(inside, self.keys[position] % self.size, self.size)
 
     def child(self, node: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
         """Return the child's node number of legal (node, code) pairs, any shape."""
@@ -103,10 +136,19 @@ class LevelTable:
 
 
 def level_tables(
-    trie: Trie, device: torch.device, dense_limit: int = DENSE_LIMIT
+    trie: Trie,
+    device: torch.device,
+    dense_limit: int = DENSE_LIMIT,
+    bonus: Sequence[NDArray[np.float32]] | None = None,
 ) -> tuple[LevelTable, ...]:
-    """Return the tables of every level on ``device``."""
-    return tuple(_level_table(trie, level, device, dense_limit) for level in range(len(trie.keys)))
+    """Return the tables of every level on ``device``; ``bonus`` is laid out like ``trie.keys``."""
+    tables = [_level_table(trie, level, device, dense_limit) for level in range(len(trie.keys))]
+    if bonus is None:
+        return tuple(tables)
+    return tuple(
+        replace(table, bonus=torch.from_numpy(of_level).to(device))
+        for table, of_level in zip(tables, bonus, strict=True)
+    )
 
 
 def _level_table(trie: Trie, level: int, device: torch.device, dense_limit: int) -> LevelTable:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank import seeds
+from prerank.anchors.config import DECODED
 from prerank.artifacts import (
     TRAIN,
     UNLABELED,
@@ -293,9 +294,10 @@ class Replication:
             for other in rest:
                 first = controls.join(first, other)
             return first
-        if name == "llm":
+        if name in DECODED:
+            about = (dataset, sids, space, self._model, config, seed)
             with TemporaryDirectory() as work:
-                return generate(dataset, sids, space, self._model, config, seed, Path(work))
+                return generate(*about, Path(work), source=name)
         if name == "shuffled":
             return controls.shuffled_anchors(self._anchors_of("llm", life, dataset), seed)
         if name == "history":
