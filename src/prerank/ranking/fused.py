@@ -182,36 +182,44 @@ def mlp(layers: nn.Sequential | nn.Linear, values_BN: Tensor) -> Tensor:
 
 
 def _meet(one_BD: Tensor, two_BD: Tensor, cosine: bool) -> tuple[Tensor, ...]:
-    """Return scores (B,), products (B, D), what was multiplied, and its lengths before."""
-    sizes: tuple[Tensor, ...] = ()
-    if cosine:
-        sizes = tuple(
-            torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(EPSILON)
-            for rows in (one_BD, two_BD)
-        )
-        one_BD, two_BD = one_BD / sizes[0], two_BD / sizes[1]
+    """Return scores (B,), products (B, D), and what `_meet_back` reads: for cosines lengths too."""
     product_BD = one_BD * two_BD
-    return product_BD.sum(1), product_BD, one_BD, two_BD, *sizes
+    score_B = product_BD.sum(1)
+    if not cosine:
+        return score_B, product_BD, one_BD, two_BD
+    sizes = [torch.linalg.vector_norm(rows, dim=1).clamp_min_(EPSILON) for rows in (one_BD, two_BD)]
+    # Rows are never brought to unit length: that would be two more tensors of (B, D).
+    shrink_B = (sizes[0] * sizes[1]).reciprocal_()
+    product_BD *= shrink_B[:, None]
+    return score_B.mul_(shrink_B), product_BD, one_BD, two_BD, *sizes, shrink_B
 
 
 def _meet_back(
     of_score: Tensor | None, of_product: Tensor | None, met: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of the vectors that met; ``met`` is what `_meet` returned."""
-    score_B, _, one_BD, two_BD, *sizes = met
+    score_B, _, one_BD, two_BD, *lengths = met
     if of_product is None:
         assert of_score is not None
-        grad, along = of_score[:, None], score_B[:, None]
-        if not sizes:
+        grad = of_score[:, None]
+        if not lengths:
             return grad * two_BD, grad * one_BD
-        ones = torch.addcmul(two_BD, one_BD, along, value=-1).mul_(grad / sizes[0])
-        twos = torch.addcmul(one_BD, two_BD, along, value=-1).mul_(grad / sizes[1])
+        size_one, size_two, shrink_B = lengths
+        # d cos / d one = two / (|one| |two|) - cos one / |one|^2, and so for the other.
+        shrunk_B, along_B = of_score * shrink_B, of_score * score_B
+        ones, twos = two_BD * shrunk_B[:, None], one_BD * shrunk_B[:, None]
+        ones.addcmul_(one_BD, (along_B / size_one.square())[:, None], value=-1)
+        twos.addcmul_(two_BD, (along_B / size_two.square())[:, None], value=-1)
         return ones, twos
     grad = of_product if of_score is None else of_product + of_score[:, None]
+    if not lengths:
+        return grad * two_BD, grad * one_BD
+    size_one, size_two, shrink_B = lengths
+    grad = grad * shrink_B[:, None]
     ones, twos = grad * two_BD, grad * one_BD
-    if sizes:
-        ones = torch.addcmul(ones, one_BD, (ones * one_BD).sum(1, True), value=-1) / sizes[0]
-        twos = torch.addcmul(twos, two_BD, (twos * two_BD).sum(1, True), value=-1) / sizes[1]
+    along_B = (ones * one_BD).sum(1)  # the same from either side
+    ones.addcmul_(one_BD, (along_B / size_one.square())[:, None], value=-1)
+    twos.addcmul_(two_BD, (along_B / size_two.square())[:, None], value=-1)
     return ones, twos
 
 

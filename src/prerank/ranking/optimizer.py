@@ -119,8 +119,9 @@ class WholeAdamW:
         self.weights = list(weights)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self._small, self._kept = self.weights, list[Tensor]()
-        # How often each weight moved, in one tensor: in most steps all of them do, by one addition.
+        # How often each weight moved, in one tensor: mostly the same ones move, by one addition.
         self._steps = torch.zeros(len(self.weights), device=self.weights[0].device)
+        self._moved, self._one_more = list[int](), torch.zeros_like(self._steps)
         self.moments = [
             (torch.zeros_like(weight), torch.zeros_like(weight), steps)
             for weight, steps in zip(self.weights, self._steps.unbind(), strict=True)
@@ -145,10 +146,10 @@ class WholeAdamW:
         """Move the weights that have a gradient against it."""
         grads = [weight.grad for weight in self.weights if weight.grad is not None]
         moved = [place for place, weight in enumerate(self.weights) if weight.grad is not None]
-        if len(moved) == len(self.weights):
-            self._steps += 1
-        else:
-            self._steps[moved] += 1
+        if moved != self._moved:
+            self._moved, self._one_more = moved, torch.zeros_like(self._steps)
+            self._one_more[moved] = 1
+        self._steps += self._one_more
         means, squares, steps = zip(*(self.moments[place] for place in moved), strict=True)
         torch._fused_adamw_(
             [self.weights[place] for place in moved],

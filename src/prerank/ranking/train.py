@@ -158,7 +158,8 @@ class Training:
         self.objective = kind.of(setup)
         self.group = Group.current()
         self.optimizer = Optimizer(self.model, self.objective.parameters(), config, self.group)
-        self.draw_unexposed = None
+        self.draw_unexposed: Draw | None = None
+        self.no_rows: Part | None = None  # what stands beside the exposed rows where nothing does
         if self.unexposed is not None:
             rng = seeds.rng(seed, "train", "pseudo")
             self.draw_unexposed = Draw(self.unexposed, rng, self.device)
@@ -255,19 +256,22 @@ class Training:
     def _batch(self, n_exposed: int, epoch: int, reading: ExitStack) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
         index_N, shown = self.draw_exposed.take(n_exposed)
-        beside_N, beside = index_N[:0], shown.split(0)[0]
-        rows = shown
-        if self.draw_unexposed is not None and self.objective.draws(epoch):
-            n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
-            beside_N, beside = self.draw_unexposed.take(n_unexposed)
-            rows = shown.joined(beside)
-        logit_B, hidden_BD = self._outputs(rows, reading)
-        logit_N, hidden_ND = logit_B, hidden_BD
-        if len(beside):
-            logit_N, hidden_ND = logit_B[:n_exposed], hidden_BD[:n_exposed]
+        if self.draw_unexposed is None or not self.objective.draws(epoch):
+            logit_N, hidden_ND = self._outputs(shown, reading)
+            part = Part(index_N, shown, logit_N, hidden_ND)
+            if self.no_rows is None:
+                few = logit_N[:0].detach(), hidden_ND[:0].detach()
+                self.no_rows = Part(index_N[:0], shown.split(0)[0], *few)
+            return Batch(part, self.no_rows, epoch)
+        n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
+        beside_N, beside = self.draw_unexposed.take(n_unexposed)
+        logit_B, hidden_BD = self._outputs(shown.joined(beside), reading)
+        sizes = [n_exposed, n_unexposed]
+        logit_N, logit_M = torch.split(logit_B, sizes)
+        hidden_ND, hidden_MD = torch.split(hidden_BD, sizes)
         return Batch(
             Part(index_N, shown, logit_N, hidden_ND),
-            Part(beside_N, beside, logit_B[n_exposed:], hidden_BD[n_exposed:]),
+            Part(beside_N, beside, logit_M, hidden_MD),
             epoch,
         )
 
