@@ -26,7 +26,7 @@ from prerank.progress import log, track
 from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
-from prerank.ranking.model import build_model
+from prerank.ranking.model import arithmetic, build_model
 from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
@@ -288,8 +288,10 @@ class Training:
             # Every process must focus on the same rows, those of the whole batch.
             touched = self.histories.ragged(rows.user, rows.end, rows.left_out)[0]
         reading.enter_context(self.optimizer.reading(rows.user, rows.item, touched))
-        logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
-        return self.group.gathered(logit_b, n_rows), self.group.gathered(hidden_bD, n_rows)
+        with arithmetic(self.config, self.device):
+            logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
+        outputs = logit_b.float(), hidden_bD.float()
+        return self.group.gathered(outputs[0], n_rows), self.group.gathered(outputs[1], n_rows)
 
     def _step(self, n_exposed: int, epoch: int) -> tuple[Tensor, int]:
         """Take one optimiser step; return the parts of the loss before it, and its rows."""
