@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prerank.ranking.fused import lookup, meeting, mlp
+from prerank.ranking import fused
+from prerank.ranking.fused import Looked, joined, lookup, meeting, mlp, towers
 from prerank.ranking.optimizer import WholeAdamW
 
 
@@ -86,6 +87,80 @@ def test_a_meeting_and_its_gradients_equal_the_operations(cosine: bool, used: st
         found.append((score_B, product_BD, one.grad, two.grad))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_product_equals_the_operations(
+    relu: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not onednn:  # as on machines without it
+        monkeypatch.setattr(fused, "_POINTWISE", None)
+    values_BN, matrix_MN, bias_M = torch.randn(6, 4), torch.randn(3, 4), torch.randn(3)
+    plain_BM = values_BN @ matrix_MN.T + bias_M
+    found_BM = fused.product(values_BN, matrix_MN, bias_M, relu=relu)
+    torch.testing.assert_close(found_BM, plain_BM.relu() if relu else plain_BM)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("used", ["score", "products", "both"])
+def test_towers_and_all_their_gradients_equal_the_operations(
+    temperature: float, cosine: bool, used: str
+) -> None:
+    """One tower reads rows of a table, a field that learns and one that does not; one a table."""
+    one = nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 4))
+    two = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4))
+    tables = [torch.randn(shape, requires_grad=True) for shape in ((6, 4), (5, 3), (5,))]
+    learned_BN, fixed_BN = torch.randn(7, 3, requires_grad=True), torch.randn(7, 2)
+    bias = torch.tensor(0.3, requires_grad=True)
+    rows = [torch.randint(0, 5, (7,), dtype=torch.int32) for _ in range(2)]
+    factor_B, factor_BD = torch.randn(7), torch.randn(7, 4)
+    learn = [*tables, learned_BN, bias, *one.parameters(), *two.parameters()]
+
+    def passed() -> tuple[Tensor, Tensor]:
+        first, second, of_item = (
+            Looked(table, row)
+            for table, row in zip(tables, (rows[0], rows[1], rows[1]), strict=True)
+        )
+        how = {"cosine": cosine, "temperature": temperature}
+        return towers(one, two, [first, learned_BN, fixed_BN], [second], bias, of_item, **how)
+
+    def by_operations() -> tuple[Tensor, Tensor]:
+        read = torch.cat([tables[0][rows[0].long()], learned_BN, fixed_BN], 1)
+        met_B, product_BD = plain(one(read), two(tables[1][rows[1].long()]), cosine)
+        return met_B / temperature + bias + tables[2][rows[1].long()], product_BD / temperature
+
+    found = []
+    for run in (passed, by_operations):
+        for weight in learn:
+            weight.grad = None
+        score_B, product_BD = run()
+        loss = torch.zeros(())
+        if used != "products":
+            loss = loss + (score_B * factor_B).sum()
+        if used != "score":
+            loss = loss + (product_BD * factor_BD).sum()
+        loss.backward()
+        grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in learn]
+        found.append([score_B, product_BD, *grads])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_no_pass_covers_meets_by_operations() -> None:
+    one, two = nn.Sequential(nn.Linear(3, 2), nn.Tanh()), nn.Sequential(nn.Linear(3, 2))
+    fields_BN, bias = [torch.randn(4, 3), torch.randn(4, 3)], torch.tensor(0.5)
+    score_B, _ = towers(
+        one, two, fields_BN[:1], fields_BN[1:], bias, None, cosine=False, temperature=2.0
+    )
+    expected_B = (one(fields_BN[0]) * two(fields_BN[1])).sum(1) / 2 + 0.5
+    torch.testing.assert_close(score_B, expected_B)
+
+
+def test_fields_stand_side_by_side() -> None:
+    looked = Looked(torch.arange(6.0).view(3, 2), torch.tensor([2, 0]))
+    assert joined([looked, torch.ones(2, 1)]).tolist() == [[4, 5, 1], [0, 1, 1]]
 
 
 def test_whole_adamw_equals_torchs() -> None:

@@ -28,6 +28,18 @@ def test_value_and_gradient_equal_a_loop(histories: list[list[int]], seed: int) 
     torch.testing.assert_close(table.grad, plain.grad)
 
 
+def test_the_gradient_of_a_table_whose_pairs_need_64_bits() -> None:
+    n_rows, n_histories = 1 << 20, 1 << 12
+    table = torch.zeros(n_rows, 1, requires_grad=True)
+    offsets = torch.full((n_histories + 1,), 3, dtype=torch.int32)
+    offsets[:2] = torch.tensor([0, 2])
+    item = torch.tensor([n_rows - 1, 4, n_rows - 1], dtype=torch.int32)
+    ragged_mean(table, item, offsets).sum().backward()
+    assert table.grad is not None
+    assert table.grad.nonzero()[:, 0].tolist() == [4, n_rows - 1]
+    assert table.grad[[4, n_rows - 1], 0].tolist() == [0.5, 1.5]
+
+
 def test_a_frozen_table_gets_no_gradient() -> None:
     table = torch.ones(2, 2)
     mean = ragged_mean(table, torch.tensor([1]).int(), torch.tensor([0, 1]).int())

@@ -46,6 +46,21 @@ def test_training_leaves_torch_as_it_was(world, content, small) -> None:  # type
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("model", ["two-tower", "three-tower", "int-tower", "cold", "din"])
+def test_bfloat16_learns_what_float32_does(world, content, small, labels, model: Any) -> None:  # type: ignore[no-untyped-def]
+    data, config = world(), small.model_copy(update={"model": model, "epochs": 3})
+    full, reduced = (
+        train(data, content, labels(0.2), config.model_copy(update={"dtype": dtype}), seed=0)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert {str(weight.dtype) for weight in reduced.model.parameters()} == {"torch.float32"}
+    for name in ("loss_al", "loss_pl", "auc"):
+        assert reduced.history[-1][name] == pytest.approx(full.history[-1][name], abs=0.04)
+    scores = [ranker.score_pools(data.pools) for ranker in (full, reduced)]
+    assert not np.array_equal(*scores)
+    assert np.corrcoef(*scores)[0, 1] > 0.9
+
+
 def test_weight_zero_equals_exposed_only(world, content, small, labels) -> None:  # type: ignore[no-untyped-def]
     off = small.model_copy(update={"pseudo_weight": 0.0})
     with_labels = train(world(), content, labels(1.0), off, seed=0)

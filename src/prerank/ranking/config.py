@@ -128,6 +128,12 @@ class TrainConfig(PluginConfig):
     use_item_id: bool = Field(True, description="give the item tower an embedding of the item id")
     use_content: bool = Field(True, description="read the items' frozen content vectors")
     use_history: bool = Field(True, description="read the user's history")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of the matrix products of training; weights, losses and scores "
+        "stay float32. `bfloat16` is there for GPUs, but tested on a CPU only: no GPU has been "
+        "measured",
+    )
     device: str = Field("cpu", description="`cpu`, `cuda` or `auto` (cuda where there is one)")
     threads: int = Field(0, ge=0, description="CPU threads; 0: as torch is set")
 

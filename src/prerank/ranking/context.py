@@ -29,6 +29,7 @@ from prerank.data.history import history_ends
 from prerank.data.unexposed import contains, pair_keys
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.features import FeatureTable
+from prerank.ranking.pooling import repeated
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +150,19 @@ class Histories:
         taken_B = size_B.clamp_max(self.max_history)
         offsets_B1 = torch.cat([taken_B.new_zeros(1), taken_B.cumsum(0)])
         total = int(offsets_B1[-1])
-        row_T = torch.arange(total, device=user_B.device)
+        # Half the bytes are half the time, where no number below is too large for them.
+        largest = len(self.item) * (self.max_history if self.is_set else 1)
+        kind = torch.int32 if largest < 1 << 31 else torch.int64
+        row_T = torch.arange(total, device=user_B.device, dtype=kind)
 
         def spread(values_B: Tensor) -> Tensor:
-            return values_B.repeat_interleave(taken_B, output_size=total)
+            return repeated(values_B.to(kind), taken_B, total)
 
         if self.is_set and bool((size_B > taken_B).any()):
             step_T = row_T - spread(offsets_B1[:-1])
             row_T = spread(start_B) + step_T * spread(size_B) // spread(taken_B)
         else:
-            row_T = row_T + spread(start_B - offsets_B1[:-1])
+            row_T += spread(start_B - offsets_B1[:-1])
         item_T = self.item.index_select(0, row_T)
         if self.is_set:
             keep_T = item_T != spread(left_out_B)

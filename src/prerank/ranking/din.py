@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking.config import TrainConfig
+from prerank.ranking.fused import gathered
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
 
@@ -58,7 +59,7 @@ class TargetAttention(PreRankerModel):
         if self.key is not None:
             vector_ND = vector_ND + self.key(self.inputs.content.index_select(0, item_N))
         if self.inputs.item_id is not None:
-            vector_ND = vector_ND + self.inputs.item_id(item_N)[0]
+            vector_ND = vector_ND + gathered(self.inputs.item_id(item_N)[0])
         return vector_ND
 
     def user_parts(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Parts:

@@ -17,7 +17,7 @@ from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.features import FeatureTable, ListTable
-from prerank.ranking.fused import lookup
+from prerank.ranking.fused import Field, Looked, gathered, mlp
 from prerank.ranking.optimizer import RowTable
 from prerank.ranking.pooling import ragged_mean, ragged_rows, ragged_softmax, ragged_sum
 
@@ -150,13 +150,13 @@ class Ids(nn.Module):
         self.touched: RowTable | None = None
         self.share: tuple[Tensor, int] | None = None
 
-    def forward(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (B, D) embeddings and (B,) the table rows they come from."""
+    def forward(self, index_B: Tensor) -> tuple[Looked, Tensor]:
+        """Return (B, D) embeddings, not gathered yet, and (B,) the table rows they come from."""
         row_B = self.own.index_select(0, index_B)
         if self.training and self.dropout > 0:
             drop_B = self._chance(row_B) < self.dropout
             row_B = row_B.masked_fill(drop_B, self.unknown)
-        return self._embedded(row_B), row_B
+        return self._looked(row_B), row_B
 
     def _chance(self, row_B: Tensor) -> Tensor:
         if self.share is None or len(self.share[0]) != len(row_B):
@@ -166,7 +166,7 @@ class Ids(nn.Module):
 
     def rows(self, item_T: Tensor) -> Tensor:
         """Return (T, D): the embeddings of history items."""
-        return self._embedded(self.own.index_select(0, item_T))
+        return gathered(self._looked(self.own.index_select(0, item_T)))
 
     def mean(self, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
         """Return (B, D): the mean embedding of ragged histories."""
@@ -175,10 +175,10 @@ class Ids(nn.Module):
             return ragged_mean(self.touched.values[0], self.touched.place(row_T), offsets_B1)
         return ragged_mean(self.embedding.weight, row_T, offsets_B1)
 
-    def _embedded(self, row_N: Tensor) -> Tensor:
+    def _looked(self, row_N: Tensor) -> Looked:
         if self.touched is not None:
-            return lookup(self.touched.values[0], self.touched.place(row_N))
-        return lookup(self.embedding.weight, row_N)
+            return Looked(self.touched.values[0], self.touched.place(row_N))
+        return Looked(self.embedding.weight, row_N)
 
     def touch(self, table: RowTable, index: Sequence[Tensor]) -> None:
         """Read the rows of ``index`` (ids) from ``table`` until `release`.
@@ -316,15 +316,19 @@ class Inputs(nn.Module):
             item_T: (T,) int32 items of all histories end to end.
             offsets_B1: (B + 1,) int32 borders of the histories.
         """
+        return [gathered(field) for field in self.user_fields(user_B, item_T, offsets_B1)]
+
+    def user_fields(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> list[Field]:
+        """Return what `user` does; ids are not gathered yet."""
         id_mean_BD, content_mean_BE = self._history(item_T, offsets_B1)
-        fields: list[Tensor] = self.user_features(user_B)
+        fields: list[Field] = [*self.user_features(user_B)]
         if self.user_id is not None:
             fields.append(self.user_id(user_B)[0])
         if id_mean_BD is not None:
             fields.append(id_mean_BD)
         if self.history_content is not None and content_mean_BE is not None:
             # The mean of projections is the projection of the mean: project once a row.
-            fields.append(self.history_content(content_mean_BE))
+            fields.append(mlp(self.history_content, content_mean_BE))
         return fields
 
     def _history(self, item_T: Tensor, offsets_B1: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -344,20 +348,25 @@ class Inputs(nn.Module):
 
     def item(self, item_B: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the item's fields, each (B, width), and its bias (B,); I = unknown."""
-        fields, bias_B = self.item_features(item_B), self.bias.expand(item_B.shape[0])
-        if self.item_id is not None:
-            id_BD, row_B = self.item_id(item_B)
-            fields.append(id_BD)
-            bias_B = bias_B + self._item_bias(row_B)
-        if self.item_content is not None:
-            fields.append(self.item_content(self.content.index_select(0, item_B)))
-        return fields, bias_B
+        fields, item_bias = self.item_fields(item_B)
+        bias_B = self.bias.expand(item_B.shape[0])
+        if item_bias is not None:
+            bias_B = bias_B + gathered(item_bias)
+        return [gathered(field) for field in fields], bias_B
 
-    def _item_bias(self, row_B: Tensor) -> Tensor:
-        touched = None if self.item_id is None else self.item_id.touched
-        if touched is not None:
-            return lookup(touched.values[1], touched.place(row_B))
-        return lookup(self.item_bias, row_B)
+    def item_fields(self, item_B: Tensor) -> tuple[list[Field], Looked | None]:
+        """Return the item's fields, and what its bias adds to `bias`; ids are not gathered yet."""
+        fields: list[Field] = [*self.item_features(item_B)]
+        item_bias = None
+        if self.item_id is not None:
+            looked, row_B = self.item_id(item_B)
+            fields.append(looked)
+            item_bias = Looked(self.item_bias, row_B)
+            if self.item_id.touched is not None:
+                item_bias = Looked(self.item_id.touched.values[1], looked.row)
+        if self.item_content is not None:
+            fields.append(mlp(self.item_content, self.content.index_select(0, item_B)))
+        return fields, item_bias
 
 
 def _sized(switches: dict[str, bool], dim: int) -> Widths:

@@ -10,7 +10,9 @@ Letters: B rows or requests, C candidates, T history items of all rows end to en
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from prerank import plugins
@@ -87,6 +89,13 @@ def batched(item_parts: Parts) -> Parts:
     if item_parts[-1].dim() > 1:
         return item_parts
     return tuple(part[None] for part in item_parts)
+
+
+def arithmetic(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Return what to run a model in while it trains: products in ``config.dtype``."""
+    if config.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def build_model(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -108,6 +108,9 @@ class WholeAdamW:
     Args:
         weights: to train.
         learning_rate, weight_decay: of AdamW.
+
+    Attributes:
+        moments: of each weight mean and mean square of its gradients, and how often it moved.
     """
 
     def __init__(
@@ -115,33 +118,41 @@ class WholeAdamW:
     ) -> None:
         self.weights = list(weights)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self._kept: list[Tensor] = []
-        self._state: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._small, self._kept = self.weights, list[Tensor]()
+        # How often each weight moved, in one tensor: mostly the same ones move, by one addition.
+        self._steps = torch.zeros(len(self.weights), device=self.weights[0].device)
+        self._moved, self._one_more = list[int](), torch.zeros_like(self._steps)
+        self.moments = [
+            (torch.zeros_like(weight), torch.zeros_like(weight), steps)
+            for weight, steps in zip(self.weights, self._steps.unbind(), strict=True)
+        ]
 
     def keep(self, weight: Tensor) -> None:
         """Zero this weight's gradient between steps instead of dropping it: it is large."""
         weight.grad = torch.zeros_like(weight)
         self._kept.append(weight)
+        self._small = [small for small in self._small if small is not weight]
 
     def forget(self) -> None:
         """Forget all gradients."""
-        kept = [weight.grad for weight in self._kept]
-        for weight in self.weights:
+        for weight in self._small:
             weight.grad = None
-        for weight, grad in zip(self._kept, kept, strict=True):
-            weight.grad = None if grad is None else grad.zero_()
+        for weight in self._kept:
+            if weight.grad is not None:
+                weight.grad.zero_()
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the weights that have a gradient against it."""
-        moved = [(weight, weight.grad) for weight in self.weights if weight.grad is not None]
-        weights, grads = [weight for weight, _ in moved], [grad for _, grad in moved]
-        means, squares, steps = (
-            list(of) for of in zip(*(self.moments(weight) for weight in weights), strict=True)
-        )
-        torch._foreach_add_(steps, 1.0)
+        grads = [weight.grad for weight in self.weights if weight.grad is not None]
+        moved = [place for place, weight in enumerate(self.weights) if weight.grad is not None]
+        if moved != self._moved:
+            self._moved, self._one_more = moved, torch.zeros_like(self._steps)
+            self._one_more[moved] = 1
+        self._steps += self._one_more
+        means, squares, steps = zip(*(self.moments[place] for place in moved), strict=True)
         torch._fused_adamw_(
-            weights,
+            [self.weights[place] for place in moved],
             grads,
             means,
             squares,
@@ -155,17 +166,6 @@ class WholeAdamW:
             amsgrad=False,
             maximize=False,
         )
-
-    def moments(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean and mean square of a weight's gradients, and how often it moved."""
-        if id(weight) not in self._state:
-            steps = torch.zeros((), dtype=torch.float32, device=weight.device)
-            self._state[id(weight)] = (
-                torch.zeros_like(weight),
-                torch.zeros_like(weight),
-                steps,
-            )
-        return self._state[id(weight)]
 
 
 class Optimizer:
@@ -201,14 +201,21 @@ class Optimizer:
             if table.requires_grad:
                 self.dense.keep(table)
 
-    @contextmanager
-    def reading(self, user_B: Tensor, item_B: Tensor, item_T: Tensor) -> Iterator[None]:
+    def reading(
+        self, user_B: Tensor, item_B: Tensor, item_T: Tensor
+    ) -> AbstractContextManager[None]:
         """Let the model read only the rows of large tables that this step's rows name.
 
         Args:
             user_B, item_B: (B,) users and items of the rows.
             item_T: (T,) items of their histories.
         """
+        if self.users is None and self.items is None:
+            return nullcontext()
+        return self._focused(user_B, item_B, item_T)
+
+    @contextmanager
+    def _focused(self, user_B: Tensor, item_B: Tensor, item_T: Tensor) -> Iterator[None]:
         user_id, item_id = self.inputs.user_id, self.inputs.item_id
         if self.users is not None and user_id is not None:
             user_id.touch(self.users, [user_B])

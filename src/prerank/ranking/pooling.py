@@ -1,14 +1,16 @@
 """Mean of table rows over ragged histories, the hot spot of training.
 
-Histories stay ragged (no padding), and the gradient is computed as the transposed sum: sort the
-indices once, then pool the output gradients by item. That is several times faster on a CPU than
-the built-in backward pass, touches every memory line once, and is deterministic on every device.
+Histories stay ragged (no padding), and the gradient is computed as the transposed sum: sort pairs
+of item and history once, each packed into one number, then pool the output gradients by item. That
+is several times faster on a CPU than the built-in backward pass, touches every memory line once,
+and is deterministic on every device. On a CPU NumPy repeats and sorts: in vector registers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,14 +30,36 @@ class _RaggedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         item_T, offsets_B1 = ctx.saved_tensors
-        sorted_T, order_T = torch.sort(item_T, stable=True)
-        lengths_B = offsets_B1.diff()
-        row_T = torch.arange(len(lengths_B), device=item_T.device, dtype=item_T.dtype)
-        row_T = row_T.repeat_interleave(lengths_B, output_size=len(item_T))
-        row_T = row_T.index_select(0, order_T)
-        edges = torch.arange(ctx.n_rows + 1, device=item_T.device, dtype=item_T.dtype)
-        by_item = torch.searchsorted(sorted_T, edges, out_int32=True)
-        return _bag_sum(grads[0].contiguous(), row_T, by_item), None, None
+        n_rows = len(offsets_B1) - 1
+        bits = max(n_rows - 1, 1).bit_length()
+        kind = torch.int32 if ctx.n_rows << bits < 1 << 31 else torch.int64
+        row_B = torch.arange(n_rows, device=item_T.device, dtype=kind)
+        row_T = repeated(row_B, offsets_B1.diff(), len(item_T))
+        pair_T = sorted_numbers(torch.add(row_T, item_T.to(kind), alpha=1 << bits))
+        by_item = torch.bincount(item_T, minlength=ctx.n_rows).cumsum(0)
+        by_item = torch.cat([by_item.new_zeros(1), by_item]).to(kind)
+        return _bag_sum(grads[0].contiguous(), pair_T & ((1 << bits) - 1), by_item), None, None
+
+
+def repeated(values_B: Tensor, count_B: Tensor, total: int) -> Tensor:
+    """Return (total,): each value as often as its count says; no graph.
+
+    Args:
+        values_B: (B,).
+        count_B: (B,) integers >= 0.
+        total: their sum.
+    """
+    if values_B.device.type == "cpu":
+        return torch.from_numpy(np.repeat(values_B.numpy(), count_B.numpy()))
+    return values_B.repeat_interleave(count_B, output_size=total)
+
+
+def sorted_numbers(number_T: Tensor) -> Tensor:
+    """Return (T,) integers in ascending order; may sort in place."""
+    if number_T.device.type == "cpu":
+        number_T.numpy().sort()
+        return number_T
+    return number_T.sort().values
 
 
 def ragged_rows(offsets_B1: Tensor, n_items: int) -> Tensor:

@@ -53,7 +53,7 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows at ``index`` (B,) int64."""
-        return Rows(*(getattr(self, column.name).index_select(0, index) for column in fields(self)))
+        return Rows(*(_taken(getattr(self, column.name), index) for column in fields(self)))
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on ``device``."""
@@ -99,6 +99,13 @@ def _column(values: NDArray[Any]) -> Tensor:
     """Return ``values`` as a tensor; as one value seen many times where all are equal."""
     column = torch.from_numpy(values)
     return column[:1].expand(len(column)) if len(values) and (values == values[0]).all() else column
+
+
+def _taken(column: Tensor, index: Tensor) -> Tensor:
+    """Return (B,) values of a column; one value seen many times stays one."""
+    if len(column) and column.stride() == (0,):
+        return column[:1].expand(len(index))
+    return column.index_select(0, index)
 
 
 def exposed_rows(

@@ -83,8 +83,8 @@ def _moments(training: Training) -> dict[str, Tensor]:
     dense = training.optimizer.dense
     found = {
         f"dense:{number}:{kind}": moment
-        for number, weight in enumerate(dense.weights)
-        for kind, moment in enumerate(dense.moments(weight))
+        for number, moments in enumerate(dense.moments)
+        for kind, moment in enumerate(moments)
     }
     for name, table in _tables(training):
         for number, pair in enumerate(table.moments):

@@ -58,9 +58,9 @@ class ThreeTower(TwoTower):
         self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits and (B, D + hidden): product of the vectors, cross tower's layer."""
-        met_B, met_BD, bias_B = self._meet(user_B, item_B, item_T, offsets_B1)
+        met_B, met_BD = super().outputs(user_B, item_B, item_T, offsets_B1)
         crossed_BH = self.cross_hidden(self.cross.pairs(item_B, item_T, offsets_B1))
-        logit_B = met_B + bias_B + self.cross_out(crossed_BH).squeeze(1)
+        logit_B = met_B + self.cross_out(crossed_BH).squeeze(1)
         return logit_B, torch.cat([met_BD, crossed_BH], dim=1)
 
 

@@ -26,7 +26,7 @@ from prerank.progress import log, track
 from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
-from prerank.ranking.model import build_model
+from prerank.ranking.model import arithmetic, build_model
 from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
@@ -158,7 +158,8 @@ class Training:
         self.objective = kind.of(setup)
         self.group = Group.current()
         self.optimizer = Optimizer(self.model, self.objective.parameters(), config, self.group)
-        self.draw_unexposed = None
+        self.draw_unexposed: Draw | None = None
+        self.no_rows: Part | None = None  # what stands beside the exposed rows where nothing does
         if self.unexposed is not None:
             rng = seeds.rng(seed, "train", "pseudo")
             self.draw_unexposed = Draw(self.unexposed, rng, self.device)
@@ -255,19 +256,22 @@ class Training:
     def _batch(self, n_exposed: int, epoch: int, reading: ExitStack) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
         index_N, shown = self.draw_exposed.take(n_exposed)
-        beside_N, beside = index_N[:0], shown.split(0)[0]
-        rows = shown
-        if self.draw_unexposed is not None and self.objective.draws(epoch):
-            n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
-            beside_N, beside = self.draw_unexposed.take(n_unexposed)
-            rows = shown.joined(beside)
-        logit_B, hidden_BD = self._outputs(rows, reading)
-        logit_N, hidden_ND = logit_B, hidden_BD
-        if len(beside):
-            logit_N, hidden_ND = logit_B[:n_exposed], hidden_BD[:n_exposed]
+        if self.draw_unexposed is None or not self.objective.draws(epoch):
+            logit_N, hidden_ND = self._outputs(shown, reading)
+            part = Part(index_N, shown, logit_N, hidden_ND)
+            if self.no_rows is None:
+                few = logit_N[:0].detach(), hidden_ND[:0].detach()
+                self.no_rows = Part(index_N[:0], shown.split(0)[0], *few)
+            return Batch(part, self.no_rows, epoch)
+        n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
+        beside_N, beside = self.draw_unexposed.take(n_unexposed)
+        logit_B, hidden_BD = self._outputs(shown.joined(beside), reading)
+        sizes = [n_exposed, n_unexposed]
+        logit_N, logit_M = torch.split(logit_B, sizes)
+        hidden_ND, hidden_MD = torch.split(hidden_BD, sizes)
         return Batch(
             Part(index_N, shown, logit_N, hidden_ND),
-            Part(beside_N, beside, logit_B[n_exposed:], hidden_BD[n_exposed:]),
+            Part(beside_N, beside, logit_M, hidden_MD),
             epoch,
         )
 
@@ -284,8 +288,10 @@ class Training:
             # Every process must focus on the same rows, those of the whole batch.
             touched = self.histories.ragged(rows.user, rows.end, rows.left_out)[0]
         reading.enter_context(self.optimizer.reading(rows.user, rows.item, touched))
-        logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
-        return self.group.gathered(logit_b, n_rows), self.group.gathered(hidden_bD, n_rows)
+        with arithmetic(self.config, self.device):
+            logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
+        outputs = logit_b.float(), hidden_bD.float()
+        return self.group.gathered(outputs[0], n_rows), self.group.gathered(outputs[1], n_rows)
 
     def _step(self, n_exposed: int, epoch: int) -> tuple[Tensor, int]:
         """Take one optimiser step; return the parts of the loss before it, and its rows."""

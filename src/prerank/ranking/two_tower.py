@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.fused import joined, meeting, mlp
+from prerank.ranking.fused import joined, mlp, towers
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
 
@@ -65,19 +65,18 @@ class TwoTower(PreRankerModel):
         self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits of pairs and (B, D), the product of both vectors behind each."""
-        met_B, hidden_BD, bias_B = self._meet(user_B, item_B, item_T, offsets_B1)
-        return met_B + bias_B, hidden_BD
-
-    def _meet(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (B,) scores of pairs, (B, D) products behind each, and (B,) biases."""
-        item_BD, bias_B = self._item(item_B)
-        user_BD = self._user(user_B, item_T, offsets_B1)
-        met_B, hidden_BD = meeting(user_BD, item_BD, cosine=self.cosine)
-        if self.cosine and self.temperature != 1:
-            met_B, hidden_BD = met_B / self.temperature, hidden_BD / self.temperature
-        return met_B, hidden_BD, bias_B
+        item_fields, item_bias = self.inputs.item_fields(item_B)
+        user_fields = self.inputs.user_fields(user_B, item_T, offsets_B1)
+        return towers(
+            self.user_tower,
+            self.item_tower,
+            user_fields,
+            item_fields,
+            self.inputs.bias,
+            item_bias,
+            cosine=self.cosine,
+            temperature=self.temperature if self.cosine else 1.0,
+        )
 
 
 def _tower(width: int, config: TrainConfig) -> nn.Sequential:

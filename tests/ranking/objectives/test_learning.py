@@ -75,6 +75,17 @@ def test_learns_items_never_exposed(world, content, small, given, objective: Any
 
 
 @pytest.mark.parametrize("objective", CASES)
+def test_learns_in_bfloat16(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
+    more = {"objective": objective, "epochs": 2, "dtype": "bfloat16"}
+    ranker = train(
+        world(), content, config=small.model_copy(update=more), seed=0, **given(objective)
+    )
+    first, *_, last = ranker.history
+    assert np.isfinite(last["loss_al"])
+    assert objective == "transfer" or last["loss_al"] < first["loss_al"]
+
+
+@pytest.mark.parametrize("objective", CASES)
 def test_what_is_saved_is_the_plain_pre_ranker(  # type: ignore[no-untyped-def]
     world, content, small, given, objective: Any, tmp_path
 ) -> None:

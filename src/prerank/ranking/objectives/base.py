@@ -29,7 +29,7 @@ from prerank.artifacts import (
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories
-from prerank.ranking.model import PreRankerModel
+from prerank.ranking.model import PreRankerModel, arithmetic
 from prerank.ranking.rows import Rows
 
 
@@ -142,7 +142,9 @@ class Setup:
     def outputs(self, model: PreRankerModel, rows: Rows) -> tuple[Tensor, Tensor]:
         """Run ``model`` on ``rows``: (N,) logits and (N, D) hidden vectors."""
         history = self.histories.ragged(rows.user, rows.end, rows.left_out)
-        return model.outputs(rows.user, rows.item, *history)
+        with arithmetic(self.config, self.device):
+            logit_N, hidden_ND = model.outputs(rows.user, rows.item, *history)
+        return logit_N.float(), hidden_ND.float()
 
     def hidden_width(self) -> int:
         """Return D of the model's hidden vectors."""
@@ -152,8 +154,10 @@ class Setup:
     def cross_logits(self, rows: Rows) -> Tensor:
         """Return (N, N) logits: the user and history of row n with the item of row m."""
         history = self.histories.ragged(rows.user, rows.end, rows.left_out)
-        users = self.model.user_parts(rows.user, *history)
-        return self.model.combine(users, self.model.item_parts(rows.item))
+        with arithmetic(self.config, self.device):
+            users = self.model.user_parts(rows.user, *history)
+            logit_NN = self.model.combine(users, self.model.item_parts(rows.item))
+        return logit_NN.float()
 
 
 class Objective(Protocol):
