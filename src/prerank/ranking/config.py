@@ -155,6 +155,11 @@ class TrainConfig(PluginConfig):
                 return ("unlabeled",)
 
     @property
+    def has_adversary(self) -> bool:
+        """Say whether ``adversary_weight`` is read."""
+        return self.objective in ("adapted", "damcar")
+
+    @property
     def needs_teacher(self) -> bool:
         """Say whether a ranker's scores of exposed rows are read."""
         return self.objective in ("distillation", "transfer")
