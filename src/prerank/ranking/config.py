@@ -51,12 +51,12 @@ class TrainConfig(PluginConfig):
         0.05, gt=0, le=1, description="`ips`, `snips`, `dr`: least propensity of exposure"
     )
     adversary_weight: float = Field(
-        0.1,
+        0.003,
         ge=0,
         description="`adapted`, `damcar`: weight of the domain adversary, once it is in full",
     )
     ema_decay: float = Field(
-        0.99,
+        0.5,
         ge=0,
         lt=1,
         description="`damcar`: how slowly the moving copy follows, once it is old enough",
