@@ -204,13 +204,10 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
         for source in sorted({m.anchors for m in recipe.methods.values() if m.anchors})
     }
     space = (dataset, embeddings)
-    teachers: dict[str, str] = {
-        name: _plan_teacher(planner, branch, name, space)
-        for name in sorted({m.teacher for m in recipe.methods.values() if m.teacher})
-    }
     for name, method in recipe.methods.items():
-        label = _plan_labels(planner, branch, name, space, {**anchors, **teachers})
-        teacher = teachers[method.teacher] if recipe.train_of(method).needs_teacher else ""
+        taught_by = _plan_teacher(planner, branch, name, space)
+        label = _plan_labels(planner, branch, name, space, anchors, taught_by)
+        teacher = taught_by if recipe.train_of(method).needs_teacher else ""
         parents = [parent for parent in (*space, label, teacher) if parent]
         for k in recipe.seeds:
             key = f"rankers/{name}{end}/seed{k}"
@@ -254,15 +251,22 @@ def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[
 
 
 def _plan_teacher(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
-    """Add the teacher ``name``; what a variant changes of the pre-ranker is no change of it."""
-    recipe = branch.recipe
-    config: dict[str, Any] = {"train": branch.base.teacher_of(name).model_dump(mode="json")}
-    if name == "adapted":
+    """Add the teacher of one method, empty if it has none; methods without changes share one.
+
+    What a variant changes of the pre-ranker is no change of the teacher.
+    """
+    recipe, method = branch.recipe, branch.recipe.methods[name]
+    if not method.teacher:
+        return ""
+    own = branch.base.teacher_of(method)
+    shared = branch.base.teacher_of(method.model_copy(update={"teach": {}}))
+    config: dict[str, Any] = {"train": own.model_dump(mode="json")}
+    if method.teacher == "adapted":
         pairs = recipe.label.model_dump(mode="json", include=PAIR_KEYS)
         config["label"] = {**pairs, "source": UNLABELED}
-    key = f"teachers/{name}{branch.end}"
-    run = code(branch.base.teacher_of(name))
-    return planner.add("teach", key, config, recipe.seed, *parents, outside=run)
+    of = "" if own == shared else f"-of-{name}"
+    key = f"teachers/{method.teacher}{of}{branch.end}"
+    return planner.add("teach", key, config, recipe.seed, *parents, outside=code(own))
 
 
 def _plan_labels(
@@ -270,7 +274,8 @@ def _plan_labels(
     branch: _Branch,
     name: str,
     parents: tuple[str, ...],
-    sources: Mapping[str, str],
+    anchors: Mapping[str, str],
+    teacher: str,
 ) -> str:
     """Add the pseudo-labels of one method, empty if it has none; equal settings share them."""
     method = branch.recipe.methods[name]
@@ -278,9 +283,9 @@ def _plan_labels(
     if config.source == "none":
         return ""
     reads_anchors = config.source in ("gpl", plugins.PLUGIN) and method.anchors
-    more = [sources[method.anchors]] if reads_anchors else []
+    more = [anchors[method.anchors]] if reads_anchors else []
     if config.needs_teacher:
-        more.append(sources[method.teacher])
+        more.append(teacher)
     key = f"labels/{name}{branch.end}"
     seed = branch.recipe.seed
     return planner.add("label", key, config, seed, *parents, *more, outside=code(config))
@@ -450,10 +455,13 @@ class Run:
                 found |= self.ancestors(self.steps[parent])
         return found
 
-    def varied(self, recipe: Recipe) -> Run:
-        """Return the run of a recipe that differs in [train] only; what is in memory stays."""
-        other = Run(recipe)
-        other._cache = self._cache
+    def varied(self, recipe: Recipe, store: Store) -> Run:
+        """Return the run of a recipe that differs from teachers on; what is in memory is kept.
+
+        What the other run takes into memory goes with it.
+        """
+        other = Run(recipe, store=store)
+        other._cache = dict(self._cache)
         return other
 
     def teacher(self, step: Step) -> PreRanker | None:

@@ -65,12 +65,19 @@ class MethodConfig(Config):
     train: dict[str, Any] = Field(
         default_factory=dict, description="keys of [train] that differ for this method"
     )
+    teach: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keys of [teacher] that differ for this method: it gets a teacher of its own",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.teach and not self.teacher:
+            raise ValueError("teach: keys of a teacher, but the method has none")
         try:
             LabelConfig.parse(self.label, where="label")
             TrainConfig.parse(self.train, where="train")
+            TrainConfig.parse(self.teach, where="teach")
         except ConfigError as error:  # pydantic adds the method's name to what is a ValueError
             said = f"{error.where}: {error.what}, must be {error.must}, got {error.got}"
             raise ValueError(said) from None
@@ -226,7 +233,7 @@ class Recipe(Config):
     teacher: dict[str, Any] = Field(
         default_factory=lambda: dict(TEACHER),
         description="keys of [train] that differ for the ranker; one ranker, of the root seed, "
-        "teaches all methods and training seeds",
+        "teaches all training seeds, and all methods that do not change it",
     )
     evaluate: EvaluateConfig = EvaluateConfig()
     simulate: SimulateConfig = SimulateConfig()
@@ -320,16 +327,22 @@ class Recipe(Config):
         differs = {**(self.teacher if method.as_ranker else {}), **method.train}
         return TrainConfig.parse({**self.train.model_dump(), **differs}, where="methods.train")
 
-    def teacher_of(self, name: str) -> TrainConfig:
-        """Return how the teacher ``name`` (ranker or adapted) is trained."""
-        objective = "adapted" if name == "adapted" else "pointwise"
-        values = {**self.train.model_dump(), "objective": objective, **self.teacher}
+    def teacher_of(self, method: MethodConfig) -> TrainConfig:
+        """Return how the teacher of ``method`` (ranker or adapted) is trained."""
+        objective = "adapted" if method.teacher == "adapted" else "pointwise"
+        values = {**self.train.model_dump(), "objective": objective, **self.teacher, **method.teach}
         return TrainConfig.parse(values, where="teacher")
 
     def with_train(self, name: str, settings: Mapping[str, Any]) -> Recipe:
         """Return the recipe with keys of [train] changed for one method."""
-        method = self.methods[name]
-        changed = method.model_copy(update={"train": {**method.train, **settings}})
+        return self._with_method(name, train={**self.methods[name].train, **settings})
+
+    def with_teach(self, name: str, settings: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with keys of [teacher] changed for one method."""
+        return self._with_method(name, teach={**self.methods[name].teach, **settings})
+
+    def _with_method(self, name: str, **changes: Any) -> Recipe:
+        changed = self.methods[name].model_copy(update=changes)
         return self.model_copy(update={"methods": {**self.methods, name: changed}})
 
     def to_toml(self) -> str:

@@ -1,7 +1,8 @@
 """Equal tuning: every method gets the same number of trials over the same settings.
 
-A trial trains one pre-ranker with one training seed; what decides is GAUC over the validation rows
-of one pool. Test rows are never read. The studies lie in the run's folder (SQLite, one study a
+A trial trains one pre-ranker with one training seed, and before it the teacher and the labels where
+a setting decides them; what decides is GAUC over the validation rows of one pool. Test rows are
+never read. The studies lie in the run's folder (SQLite, one study a
 method), so a killed tuning goes on with the trials it lacks; trial k of a method draws from a
 stream of its own, so it ends as an undisturbed one does.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from prerank.artifacts import VALIDATION, Dataset, FloatArray, Pools
 from prerank.data.auc import grouped_auc
 from prerank.errors import ConfigError, MissingExtraError
 from prerank.evaluation.extra import TrialExtra
-from prerank.pipeline import Run, Step
+from prerank.pipeline import Run
 from prerank.progress import log
-from prerank.recipe import Recipe
+from prerank.recipe import MethodConfig, Recipe
 from prerank.seeds import derive
+from prerank.store import Store
 
 STUDIES = "tuning.db"
 STARTUP = 8
@@ -35,8 +38,27 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
     "weight_decay": (0.0, 0.1, False),
     "id_dropout": (0.0, 0.5, False),
     "pseudo_weight": (0.1, 10.0, True),
+    "adversary_weight": (0.0003, 0.3, True),
 }
 """Key of [train] -> low, high, whether on a log scale. The same for every method that has it."""
+
+
+@dataclass(frozen=True)
+class TrialStore(Store):
+    """What one trial makes, in a folder of its own; behind it the run's store, only to be read."""
+
+    behind: Store
+
+    def has(self, key: str, fingerprint: str, parents: Mapping[str, str] | None = None) -> bool:
+        """Say whether the artifact was made by the trial or stands in the run."""
+        own = super().has(key, fingerprint, parents)
+        return own or self.behind.has(key, fingerprint, parents)
+
+    def checked(self, key: str, fingerprint: str | None = None) -> Path:
+        """Return the folder of the trial's artifact, else of the run's; raise if neither stands."""
+        if fingerprint is not None and super().has(key, fingerprint):
+            return super().checked(key, fingerprint)
+        return self.behind.checked(key, fingerprint)
 
 
 def space(recipe: Recipe) -> dict[str, tuple[float, float, bool]]:
@@ -50,13 +72,24 @@ def space(recipe: Recipe) -> dict[str, tuple[float, float, bool]]:
 
 
 def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
-    """Return the recipe's own values of what is tuned; no lambda where clicks are all there is."""
+    """Return the recipe's own values of what is tuned.
+
+    No lambda where clicks are all there is, and no weight of an adversary where there is none; nor
+    where it is 0, which turns off what it weighs.
+    """
     method = recipe.methods[name]
     config = recipe.train_of(method)
     clicks_only = recipe.label_of(method).source == "none" and config.objective == "pointwise"
-    weighs = config.pseudo_weight > 0 and not clicks_only
-    keys = [key for key in RANGES if key != "pseudo_weight" or weighs]
-    return {key: float(getattr(config, key)) for key in keys}
+    found = {key: float(getattr(config, key)) for key in RANGES}
+    adversary = recipe.teacher_of(method) if _adapts_teacher(method) else config
+    found["adversary_weight"] = adversary.adversary_weight * adversary.has_adversary
+    found["pseudo_weight"] *= not clicks_only
+    weights = ("pseudo_weight", "adversary_weight")
+    return {key: value for key, value in found.items() if value > 0 or key not in weights}
+
+
+def _adapts_teacher(method: MethodConfig) -> bool:
+    return method.teacher == "adapted"
 
 
 def deciding_pool(dataset: Dataset, wanted: str) -> str:
@@ -105,8 +138,17 @@ def tune(recipe: Recipe) -> dict[str, TrialExtra]:
 def with_settings(recipe: Recipe, chosen: Mapping[str, TrialExtra]) -> Recipe:
     """Return the recipe with each method's chosen settings."""
     for name, about in chosen.items():
-        recipe = recipe.with_train(name, about["settings"])
+        recipe = with_method_settings(recipe, name, about["settings"])
     return recipe
+
+
+def with_method_settings(recipe: Recipe, name: str, settings: Mapping[str, float]) -> Recipe:
+    """Return the recipe with settings of one method: those of the adversary go to who has it."""
+    if not _adapts_teacher(recipe.methods[name]):
+        return recipe.with_train(name, settings)
+    of_teacher = {key: value for key, value in settings.items() if key == "adversary_weight"}
+    of_student = {key: value for key, value in settings.items() if key not in of_teacher}
+    return recipe.with_train(name, of_student).with_teach(name, of_teacher)
 
 
 def tune_method(run: Run, name: str) -> TrialExtra:
@@ -165,10 +207,8 @@ def objective(run: Run, name: str, settings: Mapping[str, float], pool: str) -> 
 
     One training seed, the recipe's first. A pre-ranker whose scores are not finite gets 0.
     """
-    varied = run.varied(run.recipe.with_train(name, settings))
-    step = varied.rankers(name)[0]
     rows = validation_rows(run.dataset, pool)
-    scores = _trained_scores(varied, step, rows)
+    scores = _trained_scores(run, name, with_method_settings(run.recipe, name, settings), rows)
     if not np.isfinite(scores).all():
         return 0.0
     values, _ = grouped_auc(rows.user, rows.click, scores)
@@ -181,12 +221,21 @@ def validation_rows(dataset: Dataset, pool: str) -> Pools:
     return pools.take((pools.split == VALIDATION) & (pools.pool == pools.pools.index(pool)))
 
 
-def _trained_scores(run: Run, step: Step, rows: Pools) -> FloatArray:
+def _trained_scores(run: Run, name: str, recipe: Recipe, rows: Pools) -> FloatArray:
+    """Return (N,) logits of the pre-ranker of ``recipe``; what it needs is made for it alone."""
     from prerank.ranking.pre_ranker import PreRanker
 
     with tempfile.TemporaryDirectory(dir=run.recipe.folder / ".work", prefix="new-") as folder:
-        pipeline.train(run, step, Path(folder))
-        return PreRanker.load(Path(folder), run.dataset, run.embeddings(step)).score_pools(rows)
+        varied = run.varied(recipe, TrialStore(Path(folder), run.store))
+        step = varied.rankers(name)[0]
+        before = varied.ancestors(step) - {step.key}
+        for needed in varied.steps.values():
+            if needed.key in before and not varied.done(needed):
+                pipeline.execute(varied, needed)
+        out = Path(folder) / "trained"
+        out.mkdir()
+        pipeline.train(varied, step, out)
+        return PreRanker.load(out, run.dataset, varied.embeddings(step)).score_pools(rows)
 
 
 def _mark(run: Run, name: str, pool: str, ranges: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from prerank.store import read_report
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 3
+N_METHODS = 4
 TINY = """
 name = "tiny"
 out = "{out}"
@@ -41,6 +42,9 @@ codebook_size = 8
 [train]
 epochs = 1
 embedding_dim = 8
+[teacher]
+model = "din"
+hidden = [8]
 [evaluate]
 n_resamples = 50
 controls = ["gpl-popular"]
@@ -50,6 +54,10 @@ trials = 3
 label.source = "none"
 [methods.gpl]
 anchors = "history"
+[methods.ukd]
+teacher = "adapted"
+label.source = "teacher"
+train.objective = "ukd"
 [variants]
 uniform.label.confidence = "uniform"
 """
@@ -94,12 +102,13 @@ def result(folder: Path) -> dict[str, Any]:
 
 def test_every_method_gets_the_same_budget(result: dict[str, Any], recipe: Recipe) -> None:
     tuned = result["extra"]["tuning"]
-    assert set(tuned) == {"exposed-only", "gpl", "gpl-popular"}
+    assert set(tuned) == {"exposed-only", "gpl", "gpl-popular", "ukd"}
     assert {about["trials"] for about in tuned.values()} == {TRIALS}
-    assert len(finished(recipe.folder / "tuning.db")) == 3 * TRIALS
+    assert len(finished(recipe.folder / "tuning.db")) == N_METHODS * TRIALS
     shared = {"learning_rate", "weight_decay", "id_dropout"}
     assert set(tuned["exposed-only"]["settings"]) == shared
     assert set(tuned["gpl"]["settings"]) == {*shared, "pseudo_weight"}
+    assert set(tuned["ukd"]["settings"]) == {*shared, "pseudo_weight", "adversary_weight"}
     assert all(about["best"] >= about["own"] for about in tuned.values())
 
 
@@ -111,7 +120,10 @@ def test_the_chosen_settings_are_trained_and_written(
     manifest = json.loads((recipe.folder / "rankers/gpl/seed1/manifest.json").read_text())
     settings = chosen["gpl"]["settings"]
     assert {key: manifest["config"][key] for key in settings} == settings
-    assert load_recipe(folder / "recipe.toml").methods["gpl"].train == settings
+    written = load_recipe(folder / "recipe.toml")
+    assert written.methods["gpl"].train == settings
+    weight = chosen["ukd"]["settings"]["adversary_weight"]
+    assert written.teacher_of(written.methods["ukd"]).adversary_weight == weight
 
 
 def test_all_formats_are_written(folder: Path) -> None:
@@ -192,7 +204,7 @@ def test_killed_tuning_goes_on_and_ends_alike(folder: Path, tmp_path: Path) -> N
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     late = finished(database)
-    assert early.items() <= late.items() and len(late) == 3 * TRIALS
+    assert early.items() <= late.items() and len(late) == N_METHODS * TRIALS
     undisturbed = json.loads((folder / "tuning.json").read_text())
     again = json.loads((tmp_path / "runs/tiny/comparison/tuning.json").read_text())
     for name, about in undisturbed.items():
@@ -223,6 +235,46 @@ def test_ranges_hold_every_methods_own_settings(recipe: Recipe) -> None:
     ranges = tuning.space(odd)
     assert ranges["learning_rate"] == (5e-4, 0.5, True)
     assert ranges["pseudo_weight"] == (0.01, 10.0, True)
+
+
+def test_every_method_with_an_adversary_has_its_weight_tuned(recipe: Recipe) -> None:
+    many = resolve(recipe, "all")
+    has = {name for name in many.methods if "adversary_weight" in tuning.own_settings(many, name)}
+    assert has == {"ukd", "sida", "damcar"}
+    assert tuning.own_settings(many.with_teach("ukd", {"adversary_weight": 0.2}), "ukd")[
+        "adversary_weight"
+    ] == pytest.approx(0.2)
+    off = many.with_train("damcar", {"adversary_weight": 0.0})
+    assert "adversary_weight" not in tuning.own_settings(off, "damcar")
+
+
+def test_a_trial_of_an_adapted_teacher_trains_its_own(recipe: Recipe, folder: Path) -> None:
+    run = Run(resolve(recipe))
+    settings = tuning.own_settings(run.recipe, "ukd")
+    stands = {key: run.store.manifest(key) for key in ("teachers/adapted", "labels/ukd")}
+    values = [
+        tuning.objective(run, "ukd", {**settings, "adversary_weight": weight}, "unexposed")
+        for weight in (settings["adversary_weight"], 30.0)
+    ]
+    assert values[0] == json.loads((folder / "tuning.json").read_text())["ukd"]["own"]
+    assert values[0] != values[1]
+    assert stands == {key: run.store.manifest(key) for key in stands}
+    assert not list((recipe.folder / ".work").glob("new-*"))
+
+
+def test_a_chosen_weight_makes_a_teacher_of_the_methods_own(recipe: Recipe) -> None:
+    one = resolve(recipe, "sida,kd-all,damcar")
+    settings = {**tuning.own_settings(one, "ukd"), "adversary_weight": 0.25}
+    run = Run(tuning.with_method_settings(one, "ukd", settings))
+    ukd = run.ancestors(run.rankers("ukd")[0])
+    sida = run.ancestors(run.rankers("sida")[0])
+    assert "teachers/adapted-of-ukd" in ukd and "teachers/adapted" in sida
+    assert run.steps["teachers/adapted-of-ukd"].config["train"]["adversary_weight"] == 0.25
+    assert run.recipe.methods["ukd"].train["pseudo_weight"] == settings["pseudo_weight"]
+    same = Run(tuning.with_method_settings(one, "ukd", tuning.own_settings(one, "ukd")))
+    assert "teachers/adapted" in same.ancestors(same.rankers("ukd")[0])
+    damcar = tuning.with_method_settings(one, "damcar", {"adversary_weight": 0.25})
+    assert damcar.train_of(damcar.methods["damcar"]).adversary_weight == 0.25
 
 
 def test_lambda_of_zero_is_not_tuned(recipe: Recipe) -> None:

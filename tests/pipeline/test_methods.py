@@ -118,6 +118,8 @@ def test_a_variant_of_the_pre_ranker_keeps_the_teacher() -> None:
         ({"label": {"source": "unlabeled"}}, "`none` or a source of labels"),
         ({"label": {"source": "negatives"}, "train": {"objective": "in-batch"}}, "`none`, not"),
         ({"teacher": "psychic"}, "teacher"),
+        ({"anchors": "llm", "teach": {"hidden": [8]}}, "has none"),
+        ({"anchors": "llm", "teacher": "ranker", "teach": {"hiden": [8]}}, "hiden"),
     ],
 )
 def test_impossible_methods_are_told(method: dict[str, Any], message: str) -> None:

@@ -51,10 +51,15 @@ class TrainConfig(PluginConfig):
         0.05, gt=0, le=1, description="`ips`, `snips`, `dr`: least propensity of exposure"
     )
     adversary_weight: float = Field(
-        0.1, ge=0, description="`adapted`, `damcar`: weight of the domain adversary"
+        0.003,
+        ge=0,
+        description="`adapted`, `damcar`: weight of the domain adversary, once it is in full",
     )
     ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="`damcar`: how slowly the moving copy follows"
+        0.5,
+        ge=0,
+        lt=1,
+        description="`damcar`: how slowly the moving copy follows, once it is old enough",
     )
     hard_share: float = Field(
         0.5, gt=0, le=1, description="`damcar`: share of a step's unexposed rows that is hard"
@@ -154,6 +159,11 @@ class TrainConfig(PluginConfig):
                 return ("labels",)
             case _:
                 return ("unlabeled",)
+
+    @property
+    def has_adversary(self) -> bool:
+        """Say whether ``adversary_weight`` is read."""
+        return self.objective in ("adapted", "damcar")
 
     @property
     def needs_teacher(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from prerank import seeds
-from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels, require
+from prerank.artifacts import UNLABELED, Dataset, ItemEmbeddings, PseudoLabels, require
 from prerank.devices import resolve_device
 from prerank.group import Group
 from prerank.progress import log, track
@@ -127,10 +127,11 @@ class Training:
         )
         kind = objective_class(config.objective)
         weighs = config.pseudo_weight > 0 or kind.fixed_weight
-        self.unexposed = None
+        self.unexposed = self.labeled = None
         if labels is not None:
             rows = self._unexposed_rows(labels)
             self.unexposed = rows if kind.reads_unexposed and weighs and len(rows) else None
+            self.labeled = None if labels.source == UNLABELED else self.unexposed
         self.draw_exposed = Draw(self.exposed, seeds.rng(seed, "train", "exposed"), self.device)
         self.validation = validation_rows(dataset, config.validation)
         self.histories = Histories(self.context, config.max_history, self.device)
@@ -171,8 +172,8 @@ class Training:
         self.plan = self.scorer.plan(held.user, held.item, held.time)
 
     def _count(self, column: str, size: int) -> Tensor:
-        """Return (size,) int64: the training rows of each user or item."""
-        tables = [rows for rows in (self.exposed, self.unexposed) if rows is not None]
+        """Return (size,) int64: the training rows of each user or item that have a label."""
+        tables = [rows for rows in (self.exposed, self.labeled) if rows is not None]
         counts = [torch.bincount(getattr(rows, column).cpu(), minlength=size) for rows in tables]
         return torch.stack(counts).sum(0)
 

@@ -195,7 +195,7 @@ class Replication:
         dataset = self._dataset(life)
         seed = self.seed("day", life.day)
         config = self.recipe.train_of(method)
-        teacher = self._teacher(dataset, method.teacher, seed) if method.teacher else None
+        teacher = self._teacher(dataset, method, seed) if method.teacher else None
         labels = self._labels(life, dataset, method, teacher, seed)
         asked = teacher if config.needs_teacher else None
         ranker = train(dataset, self.embeddings, labels, _earned(config, labels), seed, asked)
@@ -231,16 +231,16 @@ class Replication:
             ),
         )
 
-    def _teacher(self, dataset: Dataset, name: str, seed: int) -> PreRanker:
+    def _teacher(self, dataset: Dataset, method: MethodConfig, seed: int) -> PreRanker:
         """Return the ranker, of the arm's own logs, that scores pairs for methods that distil."""
         from prerank.labels.label import label
         from prerank.ranking.train import train
 
         pairs = None
-        if name == "adapted":
+        if method.teacher == "adapted":
             wanted = self.recipe.label.model_copy(update={"source": UNLABELED})
             pairs = label(dataset, self.embeddings, None, wanted, seed)
-        return train(dataset, self.embeddings, pairs, self.recipe.teacher_of(name), seed)
+        return train(dataset, self.embeddings, pairs, self.recipe.teacher_of(method), seed)
 
     def _labels(
         self,

@@ -124,7 +124,7 @@ def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
     if arm in REFERENCES or arm == BEFORE:
         return {}
     method = recipe.methods[arm]
-    teacher = recipe.teacher_of(method.teacher).model_dump(mode="json") if method.teacher else {}
+    teacher = recipe.teacher_of(method).model_dump(mode="json") if method.teacher else {}
     return {
         "anchors": method.anchors,
         "teacher": teacher,

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from prerank.ranking.objectives.adversary import Discriminator, reverse_gradient
+from prerank.ranking.objectives.adversary import Discriminator, ramp, reverse_gradient
+from prerank.ranking.objectives.base import Part
 from prerank.ranking.objectives.damcar import hardest
 from prerank.ranking.objectives.distillation import blended_loss
 from prerank.ranking.objectives.doubly_robust import dr_losses
 from prerank.ranking.objectives.in_batch import corrected_softmax
 from prerank.ranking.objectives.ips import ips_loss, snips_loss
 from prerank.ranking.objectives.propensity import exposure_propensity
-from prerank.ranking.objectives.ukd import bernoulli_kl, uncertain_loss
+from prerank.ranking.objectives.ukd import Ukd, bernoulli_kl, uncertain_loss
+from prerank.ranking.rows import Rows
 
 ODDS_3 = log(3)
 YES, NO, HALF = -log(3 / 4), -log(1 / 4), log(2)  # cost of a click, of none, and of p = 1/2
@@ -97,18 +99,55 @@ def test_uncertainty() -> None:
     assert uncertain_loss(t(0.0), t(0.0), t(1.0), t(0.0)).item() == 0
 
 
+def test_the_second_head_knows_what_the_first_adds_to_the_hidden_vector() -> None:
+    """Item bias and click rate: where the hidden vector says nothing, the heads agree."""
+    head, index = torch.nn.Linear(2, 1), torch.arange(2)
+    rows = Rows(index, index, index, index.int(), index.float(), index.float())
+    with torch.no_grad():
+        head.weight.fill_(1.0)
+        head.bias.zero_()
+    silent = Part(index, rows, t(-2.0, ODDS_3), torch.zeros(2, 2))
+    assert Ukd(head).second(silent).tolist() == pytest.approx([-2.0, ODDS_3])
+    # Dropout keeps each of two equal entries or none: 0, 1 or 2 times 2.
+    loud = Part(index, rows, t(0.0, 0.0), torch.ones(2, 2))
+    assert {Ukd(head).second(loud)[0].item() for _ in range(50)} == {0.0, 2.0, 4.0}
+
+
 def test_gradient_reversal_and_domain_loss() -> None:
     hidden = torch.tensor([[1.0, 2.0]], requires_grad=True)
-    (3 * reverse_gradient(hidden)).sum().backward()
+    (3 * reverse_gradient(hidden, 0.5)).sum().backward()
     assert hidden.grad is not None
-    assert hidden.grad.tolist() == [[-3.0, -3.0]]
-    judge = Discriminator(2)
+    assert hidden.grad.tolist() == [[-1.5, -1.5]]
+    judge = Discriminator(2, weight=0.1, steps=8)
     with torch.no_grad():
         judge.layers[2].weight.zero_()
         judge.layers[2].bias.fill_(ODDS_3)  # says exposed with probability 3/4, whatever it sees
     loss = judge.domain_loss(torch.zeros(5, 2), torch.zeros(1, 2))
     assert loss.item() == pytest.approx((YES + NO) / 2)
     assert judge.domain_loss(torch.zeros(5, 2), torch.zeros(0, 2)).item() == 0
+
+
+def test_the_adversary_comes_in_slowly() -> None:
+    assert ramp(0) == 0 and ramp(1) == pytest.approx(1, abs=1e-4)
+    assert ramp(log(3) / 10) == pytest.approx(1 / 2)  # 2 / (1 + 1/3) - 1
+    judge, moved = Discriminator(2, weight=0.1, steps=2), []
+    for _ in range(2):
+        hidden = torch.tensor([[1.0, 2.0], [3.0, -1.0]], requires_grad=True)
+        judge.zero_grad()
+        judge.domain_loss(hidden[:1], hidden[1:]).backward()
+        assert hidden.grad is not None and judge.layers[0].weight.grad is not None
+        moved.append((hidden.grad, judge.layers[0].weight.grad))
+    (first, learned), (second, still) = moved
+    assert (first == 0).all() and (second != 0).any()
+    assert learned.equal(
+        still
+    )  # the weight is the model's; the judge learns in full from the start
+    whole = torch.tensor([[1.0, 2.0], [3.0, -1.0]], requires_grad=True)
+    shown, beside = judge.layers(whole).squeeze(1)
+    loss = (torch.nn.functional.softplus(-shown) + torch.nn.functional.softplus(beside)) / 2
+    loss.backward()
+    assert whole.grad is not None
+    torch.testing.assert_close(second, -0.1 * ramp(1 / 2) * whole.grad)
 
 
 def test_hardest_rows_are_nearest_to_the_middle() -> None:

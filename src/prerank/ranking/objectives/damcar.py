@@ -2,12 +2,17 @@
 
     hard rows   the ``hard_share`` of the step's unexposed rows whose score is nearest to the mean
                 exposed click rate: hardest to tell apart
-    label       g = the click probability of an exponential moving average of the student
-    loss        L_al(D_e) + lambda * mean_hard BCE(g, f) + adversary_weight * L_domain(D_e, hard)
+    label       g = the click probability of a moving average of the student, which after step t
+                keeps min(ema_decay, t / (t + 1)) of itself: a plain mean until it is old enough,
+                so that the untrained student, from which it starts, does not teach for long
+    loss        L_al(D_e) + lambda * mean_hard BCE(g, f) + L_domain(D_e, hard)
+
+L_domain and its weight are those of `objectives.adversary`.
 
 Source: Lin et al., "DAMCAR", ACM MM 2024. S (abstract): hard-to-distinguish unexposed samples as
 target domain, adversarial adaptation, pseudo-labels under an EMA teacher by self-distillation,
-hybrid training. Inferred: all formulas, for the text could not be obtained.
+hybrid training. Inferred: all formulas, for the text could not be obtained. The decay that rises
+is Mean Teacher's (Tarvainen and Valpola, NeurIPS 2017).
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ class Damcar(Objective):
     def __init__(self, setup: Setup, discriminator: Discriminator) -> None:
         self.setup, self.discriminator = setup, discriminator
         self.average = twin(setup.model).eval().requires_grad_(False)
+        self.steps = 0
         clicks, shown = float(setup.exposed.target.sum()), len(setup.exposed)
         self.middle = math.log((clicks + 1) / (shown - clicks + 1))
 
@@ -45,7 +51,7 @@ class Damcar(Objective):
     def of(cls, setup: Setup) -> Self:
         """Make the moving copy and the discriminator."""
         setup.unlabeled("damcar")
-        return cls(setup, Discriminator(setup.hidden_width()).to(setup.device))
+        return cls(setup, Discriminator.of(setup))
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return the discriminator's; the copy is not trained, it follows."""
@@ -54,9 +60,11 @@ class Damcar(Objective):
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the copy a little towards the student."""
+        self.steps += 1
+        kept = min(self.setup.config.ema_decay, self.steps / (self.steps + 1))
         pairs = zip(self.average.parameters(), self.setup.model.parameters(), strict=True)
         for average, now in pairs:
-            average.lerp_(now, 1 - self.setup.config.ema_decay)
+            average.lerp_(now, 1 - kept)
 
     def loss(self, batch: Batch) -> LossParts:
         """Return L_al, the self-distillation on hard rows, and the domain loss."""
@@ -69,4 +77,4 @@ class Damcar(Objective):
         hard = hardest(taught_M, self.middle, config.hard_share)
         loss_pl = actual_loss(beside.logit[hard], taught_M[hard].sigmoid())
         domain = self.discriminator.domain_loss(shown.hidden, beside.hidden[hard])
-        return LossParts(loss_al, loss_pl, config.adversary_weight * domain)
+        return LossParts(loss_al, loss_pl, domain)

@@ -4,12 +4,19 @@
     L_al = mean_{D_e} (BCE(y, f1) + BCE(y, f2)) / 2
 
 g is the adapted teacher's click probability (`objectives.adversary.Adapted`). Where two heads of
-the student disagree, the pseudo-label counts less. The first head is the pre-ranker, the second
-reads the same hidden vector and is thrown away.
+the student disagree, the pseudo-label counts less. The first head is the pre-ranker. The second
+reads the same hidden vector h through dropout and is thrown away:
+
+    logit of f2 = logit of f1 + linear(dropout(h))
+
+so that it has the item's bias and the click rate that the first one has. A second head without
+them disagrees most on what popularity explains, and V then takes that out of the first.
 
 Source: Xu et al., "UKD: Debiasing Conversion Rate Estimation via Uncertainty-regularized
-Knowledge Distillation", WWW 2022, arXiv 2201.08024 (S: adapted teacher, two heads, weight
-exp(-KL)). Inferred: the mean over both heads, the added V, and KL from first to second head.
+Knowledge Distillation", WWW 2022, arXiv 2201.08024 (S: adapted teacher, two heads on one hidden
+vector, each behind its own dropout, weight exp(-KL), the added V, KL from first to second head).
+C: its factor within exp is 1; no dropout before the first head, for its last layer is a dot
+product that is served as it is; the rate. Inferred: the mean over both heads.
 """
 
 from __future__ import annotations
@@ -22,7 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking.losses import actual_loss
-from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup
+from prerank.ranking.objectives.base import Batch, LossParts, Objective, Part, Setup
+
+DROPOUT = 0.5
 
 
 def bernoulli_kl(first_N: Tensor, second_N: Tensor) -> Tensor:
@@ -61,14 +70,19 @@ class Ukd(Objective):
         """Return the second head's."""
         return self.head.parameters()
 
+    def second(self, part: Part) -> Tensor:
+        """Return the second head's logits, (N,)."""
+        moved_N: Tensor = self.head(functional.dropout(part.hidden, DROPOUT)).squeeze(1)
+        return part.logit + moved_N
+
     def loss(self, batch: Batch) -> LossParts:
         """Return both parts."""
         shown, beside = batch.exposed, batch.unexposed
-        second_N = self.head(shown.hidden).squeeze(1)
+        second_N = self.second(shown)
         loss_al = actual_loss(shown.logit, shown.rows.target) / 2
         loss_al = loss_al + actual_loss(second_N, shown.rows.target) / 2
         loss_pl = torch.zeros_like(loss_al)
         if len(beside):
-            second_M = self.head(beside.hidden).squeeze(1)
-            loss_pl = uncertain_loss(beside.logit, second_M, beside.rows.target, beside.rows.weight)
+            second_M, rows = self.second(beside), beside.rows
+            loss_pl = uncertain_loss(beside.logit, second_M, rows.target, rows.weight)
         return LossParts(loss_al, loss_pl)
