@@ -166,3 +166,29 @@ def test_tasks_of_any_size_equal_brute_force(at_once, monkeypatch):
         np.testing.assert_array_equal(found.anchor, nearest)
         most = np.bincount(user, minlength=anchors.n_users).max()
         assert sum(sizes) == len(user) and max(sizes) <= max(at_once, most)
+
+
+def test_a_padded_column_on_top_stands_for_the_last_anchor():
+    cosine_BCA = np.array([[[0.1, 0.5, np.nextafter(np.float32(0.5), np.float32(1))]]], np.float32)
+    assert matching._nearest(cosine_BCA, np.array([2])).tolist() == [[1]]
+    assert matching._nearest(cosine_BCA, np.array([3])).tolist() == [[2]]
+
+
+def test_the_nearest_anchor_is_one_of_the_users_own():
+    # A product may round equal columns differently; here the last anchor is the nearest of most.
+    rng = np.random.default_rng(0)
+    n_users, dim = 300, 64
+    vectors = rng.normal(size=(n_users, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    count = rng.integers(1, 60, n_users)
+    offsets = np.concatenate([[0], np.cumsum(count)])
+    of_anchors = rng.normal(size=(offsets[-1], dim)).astype(np.float32)
+    of_anchors /= np.linalg.norm(of_anchors, axis=1, keepdims=True)
+    of_anchors[offsets[1:] - 1] = vectors
+    nothing = np.zeros(offsets[-1], np.float32)
+    codes = np.zeros((offsets[-1], 1), np.int32)
+    anchors = InterestAnchors(offsets, codes, of_anchors, nothing, nothing, "history")
+    user = np.repeat(np.arange(n_users, dtype=np.int32), 40)
+    found = match_pairs(user, user, ItemEmbeddings(vectors), anchors)
+    assert found.anchor.tolist() == (offsets[1:] - 1)[user].tolist()
+    np.testing.assert_allclose(found.relevance, 1, atol=1e-5)

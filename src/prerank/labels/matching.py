@@ -197,8 +197,7 @@ def match_groups(
         query_BCD = queries.table[queries.rows[query_BC]]
         key_BAD = keys.table[keys.rows[key_BA]]
         cosine_BCA = np.matmul(query_BCD, key_BAD.transpose(0, 2, 1))
-        # Padding repeats the last key, so the first maximum is never a padded one.
-        best_BC = cosine_BCA.argmax(axis=2)
+        best_BC = _nearest(cosine_BCA, block.key_count)
         share_BA = None if key_share is None else key_share[key_BA]
         pooled_BC = _pool(cosine_BCA, best_BC, known_BA, share_BA, pooling)
         found = query_BC[inside_BC]
@@ -246,6 +245,16 @@ def _padded(start: TimeArray, count: TimeArray) -> tuple[TimeArray, NDArray[np.b
     step = np.arange(count.max())
     inside = step < count[:, None]
     return start[:, None] + np.minimum(step, count[:, None] - 1), inside
+
+
+def _nearest(cosine_BCA: FloatArray, known_B: TimeArray) -> TimeArray:
+    """Return (B, C) the column of the largest cosine, the first of equals, below ``known_B`` (B,).
+
+    Padding repeats the last key. A product may round equal columns differently, so that a padded
+    one comes out on top: it stands for that key.
+    """
+    found: TimeArray = np.minimum(cosine_BCA.argmax(axis=2), known_B[:, None] - 1)
+    return found
 
 
 def _pool(
