@@ -112,6 +112,13 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
         label = {"source": "teacher", "teacher_rule": rule}
         return MethodConfig(teacher=teacher, label=label, train={"objective": objective})
 
+    def with_kd(anchors: str) -> MethodConfig:
+        # All of KD: on exposed rows as well.
+        train = {"objective": "distillation"}
+        return MethodConfig(
+            anchors=anchors, teacher="ranker", label={"mix": "teacher"}, train=train
+        )
+
     found = {
         "exposed-only": methods["exposed-only"],
         "negative-sampling": methods["negative-sampling"],
@@ -147,7 +154,8 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
             label={"map": "joint", "joint_teacher": True, **weighted},
         ),
         "gpl+neg": MethodConfig(anchors="llm", label={"mix": "negatives"}),
-        "gpl+kd": MethodConfig(anchors="llm", teacher="ranker", label={"mix": "teacher"}),
+        "gpl+kd": with_kd("llm"),
+        "gpl-debiased+kd": with_kd("llm-debiased"),
     }
     if truth:
         found["true-labels"] = MethodConfig(label={"source": "truth"})

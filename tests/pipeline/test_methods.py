@@ -39,6 +39,7 @@ NAMES = [
     "gpl-joint+kd",
     "gpl+neg",
     "gpl+kd",
+    "gpl-debiased+kd",
 ]
 SMALL = {
     "prepare": {"world": {"n_users": 90, "n_items": 100, "requests_per_user": 2.0}},
