@@ -79,7 +79,7 @@ def test_the_page_of_the_baselines_names_every_method() -> None:
 def test_a_changed_teacher_redoes_what_depends_on_it() -> None:
     other = recipe(teacher={"model": "din", "hidden": [8]})
     todo = {key.partition("/seed")[0] for key in changed(recipe(), other)}
-    taught = {"kd-all", "muda", "ukd", "sida", "gpl-joint+kd", "gpl+kd"}
+    taught = {"kd-all", "muda", "ukd", "sida", "gpl-joint+kd", "gpl+kd", "gpl-debiased+kd"}
     ranked = {"ranker", "kd-exposed", "tl", *taught}
     assert todo == {
         "teachers/ranker",
