@@ -28,7 +28,7 @@ def main() -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     kept = {
         "name": name,
-        "command": " ".join(["python", f"benchmarks/{script}", *options]),
+        "command": " ".join(["python", f"benchmarks/{script}", *map(_named, options)]),
         "hardware": hardware(),
         "python": platform.python_version(),
         "packages": versions(),
@@ -38,6 +38,11 @@ def main() -> None:
     path = RESULTS / f"bench-{name}.json"
     path.write_text(json.dumps(kept, indent=1) + "\n")
     print(path)
+
+
+def _named(option: str) -> str:
+    """Return an option without where things lie on this machine."""
+    return "PATH" if Path(option).is_absolute() else option
 
 
 if __name__ == "__main__":
