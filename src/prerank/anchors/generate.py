@@ -109,7 +109,9 @@ def make_job(
     order = np.argsort(histories.lengths, kind="stable")
     users = order[histories.lengths[order] > 0]
     codes = semantic_ids.codes
-    frequency = np.bincount(anchor_sequences(dataset).item, minlength=len(codes))
+    frequency = np.zeros(len(codes), np.int64)
+    if config.popularity_correction:  # else nothing reads it, and the log may be long
+        frequency += np.bincount(anchor_sequences(dataset).item, minlength=len(codes))
     return Job(model_dir, config, histories, users, codes, sizes, frequency)
 
 

@@ -64,7 +64,7 @@ class Job:
         users: the users with a history, shortest history first.
         codes: (I, L) int32 semantic IDs, of ``codebook_sizes``.
         frequency: (I,) int64 how often each item stands in all histories, for
-            ``popularity_correction``.
+            ``popularity_correction``; zeros where that is 0.
     """
 
     model_dir: Path

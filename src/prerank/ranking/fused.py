@@ -202,22 +202,18 @@ def _meet_back(
     if of_product is None:
         assert of_score is not None
         grad = of_score[:, None]
-        if not lengths:
-            return grad * two_BD, grad * one_BD
-        size_one, size_two, shrink_B = lengths
-        # d cos / d one = two / (|one| |two|) - cos one / |one|^2, and so for the other.
-        shrunk_B, along_B = of_score * shrink_B, of_score * score_B
-        ones, twos = two_BD * shrunk_B[:, None], one_BD * shrunk_B[:, None]
-        ones.addcmul_(one_BD, (along_B / size_one.square())[:, None], value=-1)
-        twos.addcmul_(two_BD, (along_B / size_two.square())[:, None], value=-1)
-        return ones, twos
-    grad = of_product if of_score is None else of_product + of_score[:, None]
+    else:
+        grad = of_product if of_score is None else of_product + of_score[:, None]
     if not lengths:
         return grad * two_BD, grad * one_BD
     size_one, size_two, shrink_B = lengths
+    # d cos / d one = two / (|one| |two|) - cos one / |one|^2, and so for the other.
     grad = grad * shrink_B[:, None]
     ones, twos = grad * two_BD, grad * one_BD
-    along_B = (ones * one_BD).sum(1)  # the same from either side
+    if of_product is None and of_score is not None:
+        along_B = of_score * score_B
+    else:
+        along_B = (ones * one_BD).sum(1)  # the same from either side
     ones.addcmul_(one_BD, (along_B / size_one.square())[:, None], value=-1)
     twos.addcmul_(two_BD, (along_B / size_two.square())[:, None], value=-1)
     return ones, twos
