@@ -1,8 +1,8 @@
-"""One peer of bench_train.py, in whatever Python has it installed; prints a JSON list.
+"""One trainer of bench_train.py, in whatever Python has it installed; prints a JSON list.
 
-    python benchmarks/bench_train_peer.py {rechub,recbole} FOLDER STEPS THREADS [THREADS...]
+    python benchmarks/bench_train_peer.py {prerank,rechub,recbole} FOLDER STEPS THREADS [THREADS...]
 
-FOLDER holds rows.npz: train and valid rows (user, item, click) and the sizes. Each peer trains
+FOLDER holds rows.npz: train and valid rows (user, item, click) and the sizes. Each trains
 with its own data loading and loop (shuffled batches of 2,048, Adam, dim 32, towers of 64 and 32),
 one uncounted pass of up to 3 batches first; a new model for each number of threads.
 """
@@ -41,6 +41,12 @@ class Clock:
 def warm_batches(steps: int) -> int:
     """Return the batches before the clock starts."""
     return min(3, max(1, steps // 2))
+
+
+def prerank(rows: dict, steps: int) -> Run:  # type: ignore[type-arg]
+    from bench_train import ours_ids
+
+    return lambda: ours_ids(rows, steps)
 
 
 def rechub(rows: dict, steps: int) -> Run:  # type: ignore[type-arg]
@@ -178,13 +184,17 @@ def main() -> None:
         from sklearn.metrics import roc_auc_score
 
         rows = dict(np.load(folder / "rows.npz"))
-        run = rechub(rows, steps) if peer == "rechub" else recbole(rows, steps, folder)
+        if peer == "recbole":
+            run = recbole(rows, steps, folder)
+        else:
+            run = (prerank if peer == "prerank" else rechub)(rows, steps)
         found = []
         for number in threads:
             torch.set_num_threads(number)
             torch.manual_seed(0)
             answer = run()
-            answer["auc"] = float(roc_auc_score(rows["valid_click"], answer.pop("score")))
+            if "score" in answer:
+                answer["auc"] = float(roc_auc_score(rows["valid_click"], answer.pop("score")))
             found.append(answer)
     except ImportError as error:
         found = [{"missing": str(error)}] * len(threads)

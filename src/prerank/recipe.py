@@ -345,6 +345,10 @@ class Recipe(Config):
         """Return the recipe with keys of [train] changed for one method."""
         return self._with_method(name, train={**self.methods[name].train, **settings})
 
+    def with_label(self, name: str, settings: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with keys of [label] changed for one method."""
+        return self._with_method(name, label={**self.methods[name].label, **settings})
+
     def with_teach(self, name: str, settings: Mapping[str, Any]) -> Recipe:
         """Return the recipe with keys of [teacher] changed for one method."""
         return self._with_method(name, teach={**self.methods[name].teach, **settings})

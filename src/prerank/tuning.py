@@ -2,9 +2,9 @@
 
 A trial trains one pre-ranker with one training seed, and before it the teacher and the labels where
 a setting decides them; what decides is GAUC over the validation rows of one pool. Test rows are
-never read. The studies lie in the run's folder (SQLite, one study a
-method), so a killed tuning goes on with the trials it lacks; trial k of a method draws from a
-stream of its own, so it ends as an undisturbed one does.
+never read. The studies lie in the run's folder (SQLite, one study a method), so a killed tuning
+goes on with the trials it lacks; trial k of a method draws from a stream of its own, so it ends as
+an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from prerank.artifacts import VALIDATION, Dataset, FloatArray, Pools
 from prerank.data.auc import grouped_auc
 from prerank.errors import ConfigError, MissingExtraError
 from prerank.evaluation.extra import TrialExtra
+from prerank.labels.label import own_prior
 from prerank.pipeline import Run
 from prerank.progress import log
 from prerank.recipe import MethodConfig, Recipe
@@ -39,8 +40,11 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
     "id_dropout": (0.0, 0.5, False),
     "pseudo_weight": (0.1, 10.0, True),
     "adversary_weight": (0.0003, 0.3, True),
+    "prior": (0.005, 0.5, True),
 }
-"""Key of [train] -> low, high, whether on a log scale. The same for every method that has it."""
+"""Key of [train], or `prior` of [label] -> low, high, whether on a log scale.
+
+The same for every method that has it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ class TrialStore(Store):
 
 
 def space(recipe: Recipe) -> dict[str, tuple[float, float, bool]]:
-    """Return `RANGES`, widened for all methods alike so that each one's own settings lie inside."""
+    """Return `RANGES`, widened for all methods alike so that each one's own settings lie inside.
+
+    An estimated prior is not known yet; it is one for all methods.
+    """
     found = dict(RANGES)
     for name in recipe.methods:
         for key, value in own_settings(recipe, name).items():
@@ -75,17 +82,28 @@ def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
     """Return the recipe's own values of what is tuned.
 
     No lambda where clicks are all there is, and no weight of an adversary where there is none; nor
-    where it is 0, which turns off what it weighs.
+    where it is 0, which turns off what it weighs. No prior where it is estimated (`known`).
     """
     method = recipe.methods[name]
-    config = recipe.train_of(method)
-    clicks_only = recipe.label_of(method).source == "none" and config.objective == "pointwise"
-    found = {key: float(getattr(config, key)) for key in RANGES}
+    config, label = recipe.train_of(method), recipe.label_of(method)
+    clicks_only = label.source == "none" and config.objective == "pointwise"
+    found = {key: float(getattr(config, key)) for key in RANGES if key != "prior"}
+    if label.reads_prior and isinstance(label.prior, float):
+        found["prior"] = label.prior
     adversary = recipe.teacher_of(method) if _adapts_teacher(method) else config
     found["adversary_weight"] = adversary.adversary_weight * adversary.has_adversary
     found["pseudo_weight"] *= not clicks_only
     weights = ("pseudo_weight", "adversary_weight")
     return {key: value for key, value in found.items() if value > 0 or key not in weights}
+
+
+def known(run: Run, name: str) -> dict[str, float]:
+    """Return `own_settings` with the prior that an estimate gives."""
+    found, config = own_settings(run.recipe, name), run.recipe.label_of(run.recipe.methods[name])
+    if config.reads_prior:
+        step = run.steps[run.parents(run.rankers(name)[0], "label")[0]]
+        found["prior"] = own_prior(run.dataset, config, step.seed)
+    return found
 
 
 def _adapts_teacher(method: MethodConfig) -> bool:
@@ -144,6 +162,9 @@ def with_settings(recipe: Recipe, chosen: Mapping[str, TrialExtra]) -> Recipe:
 
 def with_method_settings(recipe: Recipe, name: str, settings: Mapping[str, float]) -> Recipe:
     """Return the recipe with settings of one method: those of the adversary go to who has it."""
+    if "prior" in settings:
+        recipe = recipe.with_label(name, {"prior": settings["prior"]})
+        settings = {key: value for key, value in settings.items() if key != "prior"}
     if not _adapts_teacher(recipe.methods[name]):
         return recipe.with_train(name, settings)
     of_teacher = {key: value for key, value in settings.items() if key == "adversary_weight"}
@@ -156,9 +177,11 @@ def tune_method(run: Run, name: str) -> TrialExtra:
     optuna = _optuna()
     recipe = run.recipe
     pool, ranges = deciding_pool(run.dataset, recipe.tune.pool), space(recipe)
-    own = own_settings(recipe, name)
+    own = known(run, name)
     distributions = {
-        key: optuna.distributions.FloatDistribution(low, high, log=is_log)
+        key: optuna.distributions.FloatDistribution(
+            min(low, own[key]), max(high, own[key]), log=is_log
+        )
         for key, (low, high, is_log) in ranges.items()
         if key in own
     }

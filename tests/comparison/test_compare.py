@@ -107,7 +107,7 @@ def test_every_method_gets_the_same_budget(result: dict[str, Any], recipe: Recip
     assert len(finished(recipe.folder / "tuning.db")) == N_METHODS * TRIALS
     shared = {"learning_rate", "weight_decay", "id_dropout"}
     assert set(tuned["exposed-only"]["settings"]) == shared
-    assert set(tuned["gpl"]["settings"]) == {*shared, "pseudo_weight"}
+    assert set(tuned["gpl"]["settings"]) == {*shared, "pseudo_weight", "prior"}
     assert set(tuned["ukd"]["settings"]) == {*shared, "pseudo_weight", "adversary_weight"}
     assert all(about["best"] >= about["own"] for about in tuned.values())
 
@@ -118,10 +118,15 @@ def test_the_chosen_settings_are_trained_and_written(
     chosen = json.loads((folder / "tuning.json").read_text())
     assert chosen == result["extra"]["tuning"]
     manifest = json.loads((recipe.folder / "rankers/gpl/seed1/manifest.json").read_text())
-    settings = chosen["gpl"]["settings"]
+    settings = dict(chosen["gpl"]["settings"])
+    prior = settings.pop("prior")
     assert {key: manifest["config"][key] for key in settings} == settings
     written = load_recipe(folder / "recipe.toml")
     assert written.methods["gpl"].train == settings
+    assert written.methods["gpl"].label["prior"] == prior
+    labels = Run(written).labels(Run(written).rankers("gpl")[0])
+    assert labels is not None and labels.fit["prior"] == prior
+    assert labels.fit["prior_source"] == "given"
     weight = chosen["ukd"]["settings"]["adversary_weight"]
     assert written.teacher_of(written.methods["ukd"]).adversary_weight == weight
 
@@ -277,6 +282,25 @@ def test_a_chosen_weight_makes_a_teacher_of_the_methods_own(recipe: Recipe) -> N
     assert damcar.train_of(damcar.methods["damcar"]).adversary_weight == 0.25
 
 
+def test_who_reads_a_prior_has_it_tuned_from_the_estimated_one(
+    recipe: Recipe, folder: Path
+) -> None:
+    many = resolve(recipe, "all").with_label("gpl", {"prior": 0.3})
+    has = {name for name, method in many.methods.items() if many.label_of(method).reads_prior}
+    assert {"gpl", "gpl-joint", "gpl+kd", "muda", "sida"} <= has
+    assert not has & {"exposed-only", "negative-sampling", "kd-all", "ukd", "dr", "in-batch-logq"}
+    assert tuning.own_settings(many, "gpl")["prior"] == 0.3
+    assert "prior" not in tuning.own_settings(
+        many, "muda"
+    )  # nobody knows it before labels are made
+    run = Run(resolve(recipe))
+    assert tuning.known(run, "ukd") == tuning.own_settings(run.recipe, "ukd")
+    own, settings = tuning.known(run, "gpl"), tuning.own_settings(run.recipe, "gpl")
+    estimated = tuning.objective(run, "gpl", settings, "unexposed")
+    assert tuning.objective(run, "gpl", own, "unexposed") == estimated
+    assert tuning.objective(run, "gpl", own | {"prior": 0.01}, "unexposed") != estimated
+
+
 def test_lambda_of_zero_is_not_tuned(recipe: Recipe) -> None:
     none = resolve(recipe).with_train("gpl", {"pseudo_weight": 0.0})
     assert "pseudo_weight" not in tuning.own_settings(none, "gpl")
@@ -293,5 +317,6 @@ def test_tuning_without_validation_rows_is_told(recipe: Recipe, folder: Path) ->
 
 def test_what_must_stand_before_training(recipe: Recipe) -> None:
     keys = before_training(resolve(recipe))
-    assert keys[0] == "dataset" and "labels/gpl" in keys
+    assert keys[0] == "dataset" and "anchors/history" in keys and "labels/ukd" in keys
+    assert "labels/gpl" not in keys  # each trial makes its own
     assert not [key for key in keys if key.startswith("rankers/")]

@@ -50,6 +50,14 @@ def test_two_thresholds_give_clicks_at_the_prior_and_abstain_between(planted) ->
     assert above.min() >= found.item[~known].max() >= found.item[~known].min() >= below.max()
 
 
+def test_thresholds_follow_from_a_stated_prior(planted) -> None:
+    dataset, items, _ = planted
+    config = LabelConfig(source="teacher", teacher_rule="two-threshold", prior=0.3)
+    found = label(dataset, items, None, config, 0, by_item)
+    assert found.label[found.confidence > 0].mean() == pytest.approx(0.3, abs=0.01)
+    assert (found.fit["prior"], found.fit["prior_source"]) == (0.3, "given")
+
+
 def test_the_surest_keep_their_probabilities(planted) -> None:
     dataset, items, _ = planted
     found, hard = (

@@ -76,9 +76,9 @@ class LabelConfig(PluginConfig):
     )
     prior: float | Literal["keep", "auto"] = Field(
         "auto",
-        description="Mean label over the unexposed pairs after the shift in logit space; `keep` "
-        "does not shift; `auto` extrapolates by logged propensities, else takes the observed "
-        "clicks over all recalled pairs.",
+        description="Mean label over the unexposed pairs after the shift in logit space, and the "
+        "expected clicks of `teacher_rule`; `keep` does not shift; `auto` extrapolates by logged "
+        "propensities, else takes the observed clicks over all recalled pairs.",
     )
     low: float = Field(0.3, ge=-1, le=1, description="Relevance of label 0 (`linear`, thresholds).")
     high: float = Field(
@@ -135,6 +135,13 @@ class LabelConfig(PluginConfig):
     def needs_teacher(self) -> bool:
         """Say whether a ranker's scores are read."""
         return "teacher" in (self.source, self.mix) or self.joint_teacher
+
+    @property
+    def reads_prior(self) -> bool:
+        """Say whether ``prior`` decides something: a shift of labels, or where thresholds lie."""
+        if self.source == "teacher":
+            return self.teacher_rule != "soft"
+        return self.source == "gpl" and self.map in ("calibrated", "joint") and self.prior != "keep"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

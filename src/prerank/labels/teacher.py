@@ -1,7 +1,7 @@
 """Labels from a ranker's scores: the label side of the baselines that distil.
 
 g is the teacher's click probability of an unexposed pair, prior the expected click rate of D_u
-(`calibration.estimate_prior`, training logs only), share a stated part.
+(stated, or `calibration.estimate_prior`, training logs only), share a stated part.
 
     soft            label g for every pair                                   KD-all, TL, UKD
     two-threshold   1 for the share * prior best pairs, 0 for the            MUDA
@@ -69,6 +69,8 @@ def teacher_labels(
     fit: dict[str, object] = {"rule": config.teacher_rule}
     if config.teacher_rule != "soft":
         prior, how = estimate_prior(dataset, n_unexposed)
+        if isinstance(config.prior, float):
+            prior, how = config.prior, "given"
         best, worst = extremes(logit, prior, config.teacher_share)
         known = best | worst
         fit |= {"prior": prior, "prior_source": how, "share": config.teacher_share}

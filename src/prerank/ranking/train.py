@@ -10,7 +10,7 @@ Same seed, same bytes, given the same machine, torch and number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.model import arithmetic, build_model
-from prerank.ranking.objectives.base import Batch, Part, Setup, Teacher
+from prerank.ranking.objectives.base import Batch, LossParts, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
@@ -244,15 +244,19 @@ class Training:
         """Make one pass over the exposed rows; return mean losses and rows a second."""
         started, size, shown = time.monotonic(), self.config.batch_size, len(self.exposed)
         self.model.train()
-        losses, rows = [], 0
+        steps, rows = [], 0
         for start in range(0, shown, size):
             parts, n_rows = self._step(min(size, shown - start), epoch)
-            losses.append(parts)
+            steps.append(parts)
             rows += n_rows
-        means = torch.stack(losses).mean(0).tolist()
-        seconds = time.monotonic() - started
-        named = dict(zip(("loss_al", "loss_pl", "loss_other"), means, strict=False))
-        return {**named, "rows_per_second": rows / seconds}
+        means = {
+            "loss_al": _mean([parts.al for parts in steps]),
+            "loss_pl": _mean([parts.pl for parts in steps if parts.pl is not None]),
+        }
+        others = [parts.other for parts in steps if parts.other is not None]
+        if others:
+            means["loss_other"] = _mean(others)
+        return {**means, "rows_per_second": rows / (time.monotonic() - started)}
 
     def _batch(self, n_exposed: int, epoch: int, reading: ExitStack) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
@@ -294,23 +298,27 @@ class Training:
         outputs = logit_b.float(), hidden_bD.float()
         return self.group.gathered(outputs[0], n_rows), self.group.gathered(outputs[1], n_rows)
 
-    def _step(self, n_exposed: int, epoch: int) -> tuple[Tensor, int]:
+    def _step(self, n_exposed: int, epoch: int) -> tuple[LossParts, int]:
         """Take one optimiser step; return the parts of the loss before it, and its rows."""
         # An objective may run the model on the step's rows once more, so it reads the same tables.
         with ExitStack() as reading:
             batch = self._batch(n_exposed, epoch, reading)
             parts = self.objective.loss(batch)
-        loss = parts.al + self.config.pseudo_weight * parts.pl
-        shown = [parts.al, parts.pl]
+        loss = parts.al
+        if parts.pl is not None:
+            loss = loss + self.config.pseudo_weight * parts.pl
         if parts.other is not None:
             loss = loss + parts.other
-            shown.append(parts.other)
         self.optimizer.step(loss)
         self.objective.after_step()
-        n_rows = len(batch.exposed) + len(batch.unexposed)
-        return torch.stack([part.detach() for part in shown]), n_rows
+        return parts.detached(), len(batch.exposed) + len(batch.unexposed)
 
     def _validate(self) -> dict[str, float | None]:
         self.model.eval()
         self.scorer.forget_items()
         return quality(self.validation, self.scorer.score_plan(self.plan))
+
+
+def _mean(losses: Sequence[Tensor]) -> float:
+    """Return the mean of scalars; 0 of none."""
+    return float(torch.stack(list(losses)).mean()) if losses else 0.0

@@ -109,4 +109,4 @@ class Adapted(Objective):
         shown = batch.exposed
         loss_al = actual_loss(shown.logit, shown.rows.target)
         domain = self.discriminator.domain_loss(shown.hidden, batch.unexposed.hidden)
-        return LossParts(loss_al, torch.zeros_like(loss_al), domain)
+        return LossParts(loss_al, other=domain)

@@ -76,13 +76,18 @@ class LossParts:
 
     Attributes:
         al: of exposed rows.
-        pl: of unexposed rows, before lambda.
+        pl: of unexposed rows, before lambda; None where none stand beside the exposed ones.
         other: a regulariser, such as an adversary's loss, with its own weight; None for none.
     """
 
     al: Tensor
-    pl: Tensor
+    pl: Tensor | None = None
     other: Tensor | None = None
+
+    def detached(self) -> LossParts:
+        """Return the values alone."""
+        pl, other = (None if of is None else of.detach() for of in (self.pl, self.other))
+        return LossParts(self.al.detach(), pl, other)
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ class Damcar(Objective):
         shown, beside, config = batch.exposed, batch.unexposed, self.setup.config
         loss_al = actual_loss(shown.logit, shown.rows.target)
         if not len(beside):
-            return LossParts(loss_al, torch.zeros_like(loss_al))
+            return LossParts(loss_al)
         with torch.no_grad():
             taught_M, _ = self.setup.outputs(self.average, beside.rows)
         hard = hardest(taught_M, self.middle, config.hard_share)

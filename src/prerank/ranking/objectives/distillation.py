@@ -45,7 +45,7 @@ class Distillation(Objective):
         shown, beside = batch.exposed, batch.unexposed
         taught_N = self.taught_N.index_select(0, shown.index)
         loss_al = blended_loss(shown.logit, shown.rows.target, taught_N, self.weight)
-        loss_pl = torch.zeros_like(loss_al)
+        loss_pl = None
         if len(beside):
             loss_pl = pseudo_loss(beside.logit, beside.rows.target, beside.rows.weight)
         return LossParts(loss_al, loss_pl)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -91,4 +90,4 @@ class DoublyRobust(Objective):
             imputed[len(shown) :],
             self.exposed_share,
         )
-        return LossParts(of_model, torch.zeros_like(of_model), of_imputation)
+        return LossParts(of_model, other=of_imputation)

@@ -76,7 +76,7 @@ class Ips(Objective):
             shown.logit, shown.rows.target, reduction="none"
         )
         loss = self._weighted(error_N, self.propensity_N.index_select(0, shown.index))
-        return LossParts(loss, torch.zeros_like(loss))
+        return LossParts(loss)
 
     def _weighted(self, error_N: Tensor, propensity_N: Tensor) -> Tensor:
         return ips_loss(error_N, propensity_N, self.exposed_share)

@@ -7,8 +7,6 @@ Without unexposed rows L_pl is 0: the exposed-only baseline.
 
 from __future__ import annotations
 
-import torch
-
 from prerank.ranking.losses import actual_loss, pseudo_loss
 from prerank.ranking.objectives.base import Batch, LossParts, Objective
 
@@ -20,7 +18,7 @@ class Pointwise(Objective):
         """Return L_al on exposed and L_pl on unexposed rows."""
         shown, hidden = batch.exposed, batch.unexposed
         loss_al = actual_loss(shown.logit, shown.rows.target)
-        loss_pl = torch.zeros_like(loss_al)
+        loss_pl = None
         if len(hidden):
             loss_pl = pseudo_loss(hidden.logit, hidden.rows.target, hidden.rows.weight)
         return LossParts(loss_al, loss_pl)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from prerank.ranking.losses import actual_loss, pseudo_loss
@@ -41,9 +40,9 @@ class Transfer(Objective):
         shown, beside = batch.exposed, batch.unexposed
         if batch.epoch >= self.warmup_epochs:
             loss_al = actual_loss(shown.logit, shown.rows.target)
-            return LossParts(loss_al, torch.zeros_like(loss_al))
+            return LossParts(loss_al)
         loss_al = actual_loss(shown.logit, self.taught_N.index_select(0, shown.index))
-        loss_pl = torch.zeros_like(loss_al)
+        loss_pl = None
         if len(beside):
             loss_pl = pseudo_loss(beside.logit, beside.rows.target, beside.rows.weight)
         return LossParts(loss_al, loss_pl)

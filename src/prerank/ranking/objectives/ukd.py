@@ -81,7 +81,7 @@ class Ukd(Objective):
         second_N = self.second(shown)
         loss_al = actual_loss(shown.logit, shown.rows.target) / 2
         loss_al = loss_al + actual_loss(second_N, shown.rows.target) / 2
-        loss_pl = torch.zeros_like(loss_al)
+        loss_pl = None
         if len(beside):
             second_M, rows = self.second(beside), beside.rows
             loss_pl = uncertain_loss(beside.logit, second_M, rows.target, rows.weight)
