@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking import fused
-from prerank.ranking.fused import Looked, cross_entropy, joined, lookup, meeting, mlp, towers
+from prerank.ranking.fused import Looked, joined, lookup, meeting, mlp, towers
 from prerank.ranking.optimizer import WholeAdamW
 
 
@@ -156,27 +156,6 @@ def test_what_no_pass_covers_meets_by_operations() -> None:
     )
     expected_B = (one(fields_BN[0]) * two(fields_BN[1])).sum(1) / 2 + 0.5
     torch.testing.assert_close(score_B, expected_B)
-
-
-@pytest.mark.parametrize("weight_N", [None, torch.tensor([0.0, 2.0, 0.5, 1.0]), torch.zeros(4)])
-@pytest.mark.parametrize("target_learns", [True, False])
-def test_a_cross_entropy_and_its_gradient_equal_the_operations(
-    weight_N: Tensor | None, target_learns: bool
-) -> None:
-    target_N = torch.tensor([0.0, 1.0, 0.3, 0.9], requires_grad=target_learns)
-    found = []
-    for by_hand in (True, False):
-        logit_N = torch.tensor([0.0, 40.0, -3.0, -120.0], requires_grad=True)
-        if by_hand:
-            weights_N = torch.ones(4) if weight_N is None else weight_N
-            each_N = functional.softplus(logit_N) - target_N * logit_N
-            loss = (weights_N * each_N).sum() / weights_N.sum().clamp_min(1e-30)
-        else:
-            loss = cross_entropy(logit_N, target_N, weight_N)
-        (3 * loss).backward()
-        found.append([loss, logit_N.grad])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_fields_stand_side_by_side() -> None:

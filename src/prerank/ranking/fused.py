@@ -254,54 +254,6 @@ def meeting(one_BD: Tensor, two_BD: Tensor, *, cosine: bool) -> tuple[Tensor, Te
     return product_BD.sum(1), product_BD
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Mean binary cross-entropy of logits; the gradient is made on the way, as it is as cheap."""
-
-    @staticmethod
-    def forward(ctx: Any, logit_N: Tensor, target_N: Tensor, weight_N: Tensor | None) -> Tensor:
-        weight, total = _weights(logit_N, weight_N)
-        grad_N = logit_N.sigmoid().sub_(target_N)
-        if weight is not None:
-            grad_N.mul_(weight)
-        ctx.save_for_backward(grad_N.div_(total))
-        return _cross_entropy(logit_N, target_N, weight, total)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * grads[0], None, None
-
-
-def _weights(logit_N: Tensor, weight_N: Tensor | None) -> tuple[Tensor | None, Tensor | int]:
-    """Return the weights and what to divide by: never 0."""
-    if weight_N is None:
-        return None, len(logit_N)
-    return weight_N, weight_N.sum().clamp_min(torch.finfo(weight_N.dtype).tiny)
-
-
-def _cross_entropy(
-    logit_N: Tensor, target_N: Tensor, weight_N: Tensor | None, total: Tensor | int
-) -> Tensor:
-    if weight_N is None:
-        return functional.binary_cross_entropy_with_logits(logit_N, target_N)
-    each_N = functional.binary_cross_entropy_with_logits(logit_N, target_N, reduction="none")
-    return (weight_N * each_N).sum() / total
-
-
-def cross_entropy(logit_N: Tensor, target_N: Tensor, weight_N: Tensor | None = None) -> Tensor:
-    """Return ``sum w BCE(target, logit) / sum w``, a scalar; 0 where all weights are.
-
-    Args:
-        logit_N: (N,) float; alone is differentiated, where no target or weight asks for it.
-        target_N: (N,) float in [0, 1].
-        weight_N: (N,) float >= 0; None for equal ones.
-    """
-    given = [of for of in (target_N, weight_N) if of is not None]
-    if _plain() or any(of.requires_grad for of in given):
-        return _cross_entropy(logit_N, target_N, *_weights(logit_N, weight_N))
-    found: Tensor = _CrossEntropy.apply(logit_N, target_N, weight_N)  # type: ignore[no-untyped-call]
-    return found
-
-
 class _Plan(NamedTuple):
     """What `_Towers` does beside its tensors.
 

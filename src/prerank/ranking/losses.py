@@ -5,9 +5,9 @@ All take logits, so that sigmoid and logarithm are computed together without ove
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-
-from prerank.ranking.fused import cross_entropy
+from torch.nn import functional
 
 
 def actual_loss(logit_N: Tensor, click_N: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def actual_loss(logit_N: Tensor, click_N: Tensor) -> Tensor:
         logit_N: (N,) float.
         click_N: (N,) float, 0 or 1.
     """
-    return cross_entropy(logit_N, click_N)
+    return functional.binary_cross_entropy_with_logits(logit_N, click_N)
 
 
 def pseudo_loss(logit_N: Tensor, label_N: Tensor, confidence_N: Tensor) -> Tensor:
@@ -30,4 +30,6 @@ def pseudo_loss(logit_N: Tensor, label_N: Tensor, confidence_N: Tensor) -> Tenso
         label_N: (N,) float in [0, 1].
         confidence_N: (N,) float >= 0; 0 = abstain.
     """
-    return cross_entropy(logit_N, label_N, confidence_N)
+    each_N = functional.binary_cross_entropy_with_logits(logit_N, label_N, reduction="none")
+    total = confidence_N.sum().clamp_min(torch.finfo(confidence_N.dtype).tiny)
+    return (confidence_N * each_N).sum() / total
