@@ -24,7 +24,8 @@ from prerank.embeddings.config import EncodeConfig, EncoderConfig
 from prerank.errors import ConfigError, PrerankError
 from prerank.labels.config import LabelConfig, has_parts
 from prerank.parts import PART_ROWS
-from prerank.pipeline import Run, Step
+from prerank.pipeline import Run
+from prerank.plan import Step
 from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe
 from prerank.semantic_ids.config import TokenizeConfig

@@ -2,15 +2,12 @@
 
     prepare -> encode -> tokenize -> finetune -> generate -> [teach] -> label -> train -> evaluate
 
-`plan` turns a recipe into steps. Each step makes one artifact; its fingerprint is a hash of its
-config, its seed and its parents' fingerprints, so what must be redone is known before anything
-starts. A step whose fingerprint already stands in the store is skipped; a killed run goes on
-where it stopped.
+`plan` (plan.py) turns a recipe into steps. Each step makes one artifact; one whose fingerprint
+already stands in the store is skipped, so a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank import memory, plugins, remote
+from prerank import memory, remote
 from prerank import store as stores
 from prerank.anchors.config import DECODED
 from prerank.artifacts import (
@@ -40,7 +37,6 @@ from prerank.artifacts import (
     PseudoLabels,
     SemanticIds,
 )
-from prerank.config import Config
 from prerank.errors import ConfigError
 from prerank.evaluation.extra import (
     ArmExtra,
@@ -52,9 +48,10 @@ from prerank.evaluation.extra import (
 )
 from prerank.lock import die_with_parent, locked
 from prerank.parts import DatasetParts, StoredAnchors, blank, save_anchors
+from prerank.plan import Step, plan, revision
 from prerank.progress import log, log_step, track
 from prerank.progress import stage as progress_stage
-from prerank.recipe import AT, STAGES, VARIED, Recipe
+from prerank.recipe import AT, VARIED, Recipe
 from prerank.spread import Spread, here
 from prerank.store import Manifest, Store
 from prerank.tracking.measures import epoch, measures, prefix
@@ -70,278 +67,11 @@ if TYPE_CHECKING:
     from prerank.ranking.config import TrainConfig
     from prerank.ranking.pre_ranker import PreRanker
 
-HASHED_BYTES = 1 << 20
 HEARD_EVERY_S = 1.0
 """How often the first process takes what the others tell of their epochs."""
 SAMPLE_USERS = 3
 SCORED, SCORED_USERS, SCORED_ROWS = "scored.safetensors", 50, 5000
 """File in a pre-ranker's folder: its logits of so many users' rows, to score once more later."""
-PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
-"""Keys of [label] that choose unexposed pairs."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One artifact to make.
-
-    Attributes:
-        stage: the verb.
-        key: where the artifact lies in the store.
-        config: all settings that decide its content, plain JSON values.
-        seed: the seed that decides its content.
-        parents: key -> fingerprint of the artifacts it is made from.
-        fingerprint: hash of all of these.
-    """
-
-    stage: str
-    key: str
-    config: Mapping[str, Any]
-    seed: int
-    parents: Mapping[str, str]
-    fingerprint: str
-
-    @property
-    def name(self) -> str:
-        """What the step is called on a progress line."""
-        return self.key.partition("/")[2]
-
-
-# ---- the plan --------------------------------------------------------------------------------
-
-
-class _Planner:
-    """Collects steps in order; a step's parents must have been added before it."""
-
-    def __init__(self) -> None:
-        self.steps: dict[str, Step] = {}
-        self._known: dict[str, str] = {}
-
-    def add(
-        self,
-        stage: str,
-        key: str,
-        config: Config | Mapping[str, Any],
-        seed: int,
-        *parents: str,
-        outside: Mapping[str, str] | None = None,
-    ) -> str:
-        """Add a step unless an equal one is there; return the key of the one that is there now.
-
-        ``outside``: folder -> fingerprint of artifacts of other runs that it is made from.
-        """
-        values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-        known = {parent: self.steps[parent].fingerprint for parent in parents}
-        known |= outside or {}
-        mark = stores.fingerprint(stage, values, seed, known)
-        # Pre-rankers are looked up by the name of their arm, so each keeps a step of its own.
-        same = self._known.setdefault(mark, key) if stage != "train" else key
-        self.steps.setdefault(same, Step(stage, key, values, seed, known, mark))
-        return same
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """A recipe or one of its variants, and the end of the keys of what it makes itself.
-
-    Attributes:
-        recipe: the recipe, a variant's changes made.
-        base: the recipe without variants' changes.
-        end: empty for the recipe itself, ``@NAME`` for a variant.
-    """
-
-    recipe: Recipe
-    base: Recipe
-    end: str
-
-    @property
-    def is_first_few(self) -> bool:
-        """Say whether its anchors are the first ones of the base's, so none need generation."""
-        own, all_ = self.recipe.generate, self.base.generate
-        alike = own.model_copy(update={"n_anchors": all_.n_anchors}) == all_
-        return alike and own.n_anchors < all_.n_anchors
-
-
-def plan(recipe: Recipe) -> tuple[Step, ...]:
-    """Return every step of ``recipe`` and its variants, stage by stage; parents come first.
-
-    A variant adds only the steps that its changes decide; all others it shares.
-    """
-    planner, seed = _Planner(), recipe.seed
-    source = {**recipe.prepare.model_dump(mode="json"), "files": source_files(recipe)}
-    dataset = planner.add("prepare", "dataset", source, seed)
-    _plan_branch(planner, _Branch(recipe, recipe, ""), dataset)
-    for name in recipe.variants:
-        _plan_branch(planner, _Branch(recipe.variant(name), recipe, f"{AT}{name}"), dataset)
-    rankers = [key for key in planner.steps if key.startswith("rankers/")]
-    others = [key for key in planner.steps if not key.startswith("rankers/")]
-    planner.add("evaluate", "report", recipe.evaluate, seed, *others, *rankers)
-    return tuple(sorted(planner.steps.values(), key=lambda step: STAGES.index(step.stage)))
-
-
-def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
-    """Add the steps of one branch from encode to train."""
-    recipe, end, seed = branch.recipe, branch.end, branch.recipe.seed
-    embeddings = planner.add(
-        "encode",
-        f"embeddings{end}",
-        recipe.encode,
-        seed,
-        dataset,
-        outside=code(recipe.encode, *recipe.encode.fusion.parts),
-    )
-    sids = planner.add(
-        "tokenize",
-        f"semantic_ids{end}",
-        recipe.tokenize,
-        seed,
-        dataset,
-        embeddings,
-        outside=outside(recipe, recipe.tokenize.append_to, "tokenize", "tokenize.append_to"),
-    )
-    made_from = (dataset, embeddings, sids)
-    anchors = {
-        source: _plan_anchors(planner, branch, source, made_from)
-        for source in sorted({m.anchors for m in recipe.methods.values() if m.anchors})
-    }
-    space = (dataset, embeddings)
-    for name, method in recipe.methods.items():
-        taught_by = _plan_teacher(planner, branch, name, space)
-        label = _plan_labels(planner, branch, name, space, anchors, taught_by)
-        teacher = taught_by if recipe.train_of(method).needs_teacher else ""
-        parents = [parent for parent in (*space, label, teacher) if parent]
-        for k in recipe.seeds:
-            key = f"rankers/{name}{end}/seed{k}"
-            config = recipe.train_of(method)
-            planner.add("train", key, config, k, *parents, outside=code(config))
-
-
-def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
-    """Add the anchors ``name`` and what they are made from; return their key."""
-    recipe = branch.recipe
-    made_from: tuple[str, ...] = ()
-    if "+" in name:
-        parts = name.split("+")
-        made_from = tuple(_plan_anchors(planner, branch, part, parents) for part in parts)
-    elif branch.is_first_few:
-        all_ = recipe.model_copy(update={"generate": branch.base.generate})
-        source = _plan_anchors(planner, replace(branch, recipe=all_), name, parents)
-        few = {"source": name, "first": recipe.generate.n_anchors}
-        return planner.add(
-            "generate", f"anchors/first-{name}{branch.end}", few, recipe.seed, source
-        )
-    elif name == "shuffled":
-        made_from = (_plan_anchors(planner, branch, "llm", parents),)
-    elif name in DECODED:
-        dataset, _, sids = parents
-        key = f"anchor_model{branch.end}"
-        old = outside(recipe, recipe.finetune.reuse, "finetune", "finetune.reuse")
-        made_from = (
-            planner.add("finetune", key, recipe.finetune, recipe.seed, dataset, sids, outside=old),
-        )
-    elif name not in ("history", "random", "popular"):
-        raise ConfigError(
-            "unknown anchors",
-            where="methods.*.anchors",
-            must="llm, llm-debiased, history, random, popular, shuffled, or some joined by +",
-            got=name,
-        )
-    config = {"source": name, **recipe.generate.of_source(name).model_dump(mode="json")}
-    key = f"anchors/{name}{branch.end}"
-    return planner.add("generate", key, config, recipe.seed, *parents, *made_from)
-
-
-def _plan_teacher(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
-    """Add the teacher of one method, empty if it has none; methods without changes share one.
-
-    What a variant changes of the pre-ranker is no change of the teacher.
-    """
-    recipe, method = branch.recipe, branch.recipe.methods[name]
-    if not method.teacher:
-        return ""
-    own = branch.base.teacher_of(method)
-    shared = branch.base.teacher_of(method.model_copy(update={"teach": {}}))
-    config: dict[str, Any] = {"train": own.model_dump(mode="json")}
-    if method.teacher == "adapted":
-        pairs = recipe.label.model_dump(mode="json", include=PAIR_KEYS)
-        config["label"] = {**pairs, "source": UNLABELED}
-    of = "" if own == shared else f"-of-{name}"
-    key = f"teachers/{method.teacher}{of}{branch.end}"
-    return planner.add("teach", key, config, recipe.seed, *parents, outside=code(own))
-
-
-def _plan_labels(
-    planner: _Planner,
-    branch: _Branch,
-    name: str,
-    parents: tuple[str, ...],
-    anchors: Mapping[str, str],
-    teacher: str,
-) -> str:
-    """Add the pseudo-labels of one method, empty if it has none; equal settings share them."""
-    method = branch.recipe.methods[name]
-    config = branch.recipe.label_of(method)
-    if config.source == "none":
-        return ""
-    reads_anchors = config.source in ("gpl", plugins.PLUGIN) and method.anchors
-    more = [anchors[method.anchors]] if reads_anchors else []
-    if config.needs_teacher:
-        more.append(teacher)
-    key = f"labels/{name}{branch.end}"
-    seed = branch.recipe.seed
-    return planner.add("label", key, config, seed, *parents, *more, outside=code(config))
-
-
-def code(*configs: plugins.PluginConfig) -> dict[str, str]:
-    """Return plug-in -> hash of its module, of those that ``configs`` name."""
-    named = [config.plugin for config in configs if config.plugin]
-    return {name: plugins.mark(name, "plugin") for name in named}
-
-
-def outside(recipe: Recipe, path: str, stage: str, where: str) -> dict[str, str]:
-    """Return folder -> fingerprint of another run's artifact; empty if ``path`` is."""
-    if not path:
-        return {}
-    inside = Path(path).resolve().is_relative_to(recipe.folder.resolve())
-    found = None if inside else stores.read_manifest(Path(path))
-    if found is None or found.kind != stage:
-        raise ConfigError(
-            f"there is no finished artifact of `{stage}`",
-            where=where,
-            must="its folder in another, finished run",
-            got=path,
-        )
-    return {path: found.fingerprint}
-
-
-def source_files(recipe: Recipe) -> list[list[Any]]:
-    """Return [name, bytes, hash of both ends] of each file that prepare would read.
-
-    Logs may be larger than one wants to read twice; a changed Parquet file changes its footer.
-    """
-    if not recipe.prepare.path:
-        return []
-    if remote.is_uri(recipe.prepare.path):
-        return remote.source_files(recipe.prepare.path)
-    root = Path(recipe.prepare.path)
-    if not root.exists():
-        raise ConfigError(
-            "the data is not there",
-            where="prepare.path",
-            must="an existing file or folder",
-            got=str(root),
-            hint="set it with --set prepare.path=/your/logs",
-        )
-    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return [[str(p.relative_to(root)), p.stat().st_size, _hash_ends(p)] for p in files]
-
-
-def _hash_ends(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(HASHED_BYTES))
-        file.seek(max(0, path.stat().st_size - HASHED_BYTES))
-        digest.update(file.read(HASHED_BYTES))
-    return digest.hexdigest()[:16]
 
 
 # ---- the run ---------------------------------------------------------------------------------
@@ -956,7 +686,13 @@ def execute(run: Run, step: Step) -> float:
     start = time.monotonic()
     notes: dict[str, int] = {}  # facts of the making, no part of the fingerprint
     manifest = Manifest(
-        step.stage, step.fingerprint, step.config, step.seed, step.parents, notes=notes
+        step.stage,
+        step.fingerprint,
+        step.config,
+        step.seed,
+        step.parents,
+        notes=notes,
+        revision=revision(step.stage),
     )
     with run.store.publish(step.key, manifest) as out:
         memory.reset_peak()

@@ -47,17 +47,41 @@ PACKAGES = ("prerank", "numpy", "polars", "scikit-learn", "torch", "transformers
 
 
 def fingerprint(
-    kind: str, config: Mapping[str, Any], seed: int | None, parents: Mapping[str, str]
+    kind: str,
+    config: Mapping[str, Any],
+    seed: int | None,
+    parents: Mapping[str, str],
+    revision: int = 0,
 ) -> str:
-    """Return the hash of all that decides an artifact's content."""
+    """Return the hash of all that decides an artifact's content.
+
+    Args:
+        kind, config, seed, parents, revision: as in `Manifest`.
+    """
     decided = [kind, SCHEMA_VERSION, config, seed, dict(sorted(parents.items()))]
+    decided += [revision] if revision else []
     text = json.dumps(decided, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact is and where it came from."""
+    """What an artifact is and where it came from.
+
+    Attributes:
+        kind: the stage.
+        fingerprint: hash of kind, config, seed, parents and revision.
+        config: all settings that decide the content.
+        seed: that decides the content.
+        parents: key -> fingerprint of the artifacts it was made from.
+        files: name -> hash of each file.
+        schema: version of the format of artifacts.
+        packages, python: versions of what made it.
+        created: when, UTC.
+        seconds: how long the making took.
+        notes: facts of the making, no part of the fingerprint.
+        revision: of the stage's code.
+    """
 
     kind: str
     fingerprint: str
@@ -71,6 +95,7 @@ class Manifest:
     created: str = ""
     seconds: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    revision: int = 0
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -125,6 +150,8 @@ def _problem(manifest: Manifest) -> str:
             return f"{name} holds more than texts"
     if not isinstance(manifest.seed, int | None) or not isinstance(manifest.seconds, int | float):
         return "seed or seconds is no number"
+    if not isinstance(manifest.revision, int):
+        return "revision is no number"
     if not isinstance(manifest.created, str):
         return "created is no text"
     for name in manifest.files:

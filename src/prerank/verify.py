@@ -38,7 +38,8 @@ from prerank.errors import ArtifactError, ConfigError, PrerankError
 from prerank.labels.config import LabelConfig
 from prerank.labels.matching import Pooling, match_pairs
 from prerank.lock import WORK
-from prerank.pipeline import SCORED, VERBS, Run, Step, make_anchors, plan
+from prerank.pipeline import SCORED, VERBS, Run, make_anchors
+from prerank.plan import Step, plan
 from prerank.progress import track
 from prerank.recipe import STAGES, Recipe, load_recipe
 from prerank.store import MANIFEST, Manifest, Store
@@ -197,7 +198,7 @@ def _examine(
 
 def _check_fingerprint(path: Path, manifest: Manifest) -> None:
     decided = (manifest.kind, manifest.config, manifest.seed, manifest.parents)
-    wanted = stores.fingerprint(*decided)
+    wanted = stores.fingerprint(*decided, manifest.revision)
     if manifest.fingerprint != wanted:
         raise ArtifactError(
             "the manifest is damaged",

@@ -23,7 +23,8 @@ from prerank import remote
 from prerank.artifacts import ItemEmbeddings
 from prerank.cli import app
 from prerank.errors import ArtifactError, ConfigError, MissingExtraError
-from prerank.pipeline import run_recipe, source_files
+from prerank.pipeline import run_recipe
+from prerank.plan import source_files
 from prerank.recipe import STAGES, load_recipe, parse_recipe
 from prerank.remote import Mirror, Place, RemoteStore, bring
 from prerank.store import Manifest, fingerprint, load, save

@@ -6,7 +6,7 @@ import pytest
 
 from prerank.comparison import resolve
 from prerank.errors import ConfigError
-from prerank.pipeline import plan
+from prerank.plan import plan
 from prerank.recipe import Recipe, all_methods, parse_recipe
 
 CONTROLS = {"gpl-history", "gpl-random", "gpl-popular", "gpl-shuffled"}

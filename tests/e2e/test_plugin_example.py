@@ -10,7 +10,8 @@ import pytest
 
 from prerank.artifacts import ItemEmbeddings, PseudoLabels, Report
 from prerank.errors import ConfigError
-from prerank.pipeline import Run, plan, run_recipe
+from prerank.pipeline import Run, run_recipe
+from prerank.plan import plan
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.recipe import Recipe, load_recipe
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prerank.pipeline import plan
+from prerank.plan import plan
 from prerank.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

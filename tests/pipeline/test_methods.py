@@ -8,7 +8,8 @@ import pytest
 
 from prerank.artifacts import Report
 from prerank.errors import ConfigError
-from prerank.pipeline import Run, plan, run_recipe
+from prerank.pipeline import Run, run_recipe
+from prerank.plan import plan
 from prerank.recipe import Recipe, all_methods, default_methods, parse_recipe
 
 NAMES = [

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from prerank.errors import ConfigError
-from prerank.pipeline import Step, plan
+from prerank.plan import Step, plan
 from prerank.recipe import Recipe, parse_recipe
 
 BASE: dict[str, Any] = {

@@ -31,7 +31,8 @@ from safetensors.numpy import load, save
 from prerank import errors, pipeline, progress, store
 from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels, SemanticIds
 from prerank.errors import ArtifactError, ConfigError, MissingExtraError, PrerankError, first_line
-from prerank.pipeline import Engine, Run, Step
+from prerank.pipeline import Engine, Run
+from prerank.plan import Step
 from prerank.progress import log
 from prerank.spread import Arrays, Ready
 
