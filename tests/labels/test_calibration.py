@@ -11,15 +11,16 @@ from sklearn.isotonic import IsotonicRegression
 from prerank.artifacts import Cuts
 from prerank.errors import DataError
 from prerank.labels.calibration import (
+    PriorCounts,
     brier_skill,
     cross_fitted,
-    estimate_prior,
     fit_map,
     folds_of_users,
     held_out_rows,
     prior_shift,
     reliability,
     skill,
+    stated_prior,
     weight_factor,
 )
 
@@ -96,7 +97,7 @@ def test_prior_from_propensity_by_hand(make_dataset):
         interactions=[],
         propensity=[0.5, 0.2],
     )
-    prior, how = estimate_prior(dataset, 10)
+    prior, how = stated_prior(PriorCounts.of(dataset), 10, "auto")
     assert (prior, how) == (pytest.approx(0.2, abs=1e-6), "inverse propensity")
 
 
@@ -109,7 +110,10 @@ def test_prior_from_counts_by_hand(make_dataset):
         candidates=[],
         interactions=[],
     )
-    assert estimate_prior(dataset, 3)[0] == pytest.approx(1 / 5)
+    counts = PriorCounts.of(dataset)
+    assert stated_prior(counts, 3, "auto")[0] == pytest.approx(1 / 5)
+    assert stated_prior(counts, 3, "exposed") == (0.5, "click rate of exposures")
+    assert stated_prior(counts, 3, 0.3) == (0.3, "given")
 
 
 def test_held_out_without_time_is_validation_minus_history(make_dataset):

@@ -176,7 +176,7 @@ class PriorCounts:
         return PriorCounts(**sums)
 
     def prior(self, n_unexposed: int) -> tuple[float, str]:
-        """Return what `estimate_prior` returns."""
+        """Return the estimate of `stated_prior`."""
         if self.known and not self.unlogged and self.uncertain:
             rate, how = self.clicked_odds / self.odds, "inverse propensity"
         else:
@@ -184,9 +184,17 @@ class PriorCounts:
             how = "observed clicks over recalled pairs"
         return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
 
+    def exposed_rate(self) -> tuple[float, str]:
+        """Return the click rate of exposures and its name."""
+        rate = self.clicks / max(self.exposed, 1)
+        return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), "click rate of exposures"
 
-def estimate_prior(dataset: Dataset, n_unexposed: int) -> tuple[float, str]:
-    """Estimate the mean click over the unexposed pairs without their truth, and say how.
+
+def stated_prior(counts: PriorCounts, n_unexposed: int, prior: float | str) -> tuple[float, str]:
+    """Return the mean click over the unexposed pairs as ``label.prior`` says, and how it is known.
+
+    A number is taken as it is. ``exposed``: the click rate of exposures, as if having been passed
+    over said nothing. Otherwise an estimate without their truth.
 
     With logged propensities e of all training exposures (C): inverse-propensity extrapolation,
     sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged.
@@ -196,7 +204,9 @@ def estimate_prior(dataset: Dataset, n_unexposed: int) -> tuple[float, str]:
     Returns:
         The prior, strictly between 0 and 1, and its name for the report.
     """
-    return PriorCounts.of(dataset).prior(n_unexposed)
+    if isinstance(prior, float):
+        return prior, "given"
+    return counts.exposed_rate() if prior == "exposed" else counts.prior(n_unexposed)
 
 
 def skill(user: IntArray, click: NDArray[np.int8], score: NDArray[np.floating]) -> dict[str, Any]:

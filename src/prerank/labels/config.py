@@ -74,11 +74,12 @@ class LabelConfig(PluginConfig):
     calibrator: Literal["isotonic", "logistic"] = Field(
         "isotonic", description="Rising curve fitted by the `calibrated` map."
     )
-    prior: float | Literal["keep", "auto"] = Field(
+    prior: float | Literal["auto", "exposed", "keep"] = Field(
         "auto",
         description="Mean label over the unexposed pairs after the shift in logit space, and the "
-        "expected clicks of `teacher_rule`; `keep` does not shift; `auto` extrapolates by logged "
-        "propensities, else takes the observed clicks over all recalled pairs.",
+        "expected clicks of `teacher_rule`; `auto` extrapolates by logged propensities, else "
+        "takes the observed clicks over all recalled pairs; `exposed` takes the click rate of "
+        "exposures; `keep` does not shift.",
     )
     low: float = Field(0.3, ge=-1, le=1, description="Relevance of label 0 (`linear`, thresholds).")
     high: float = Field(
@@ -149,7 +150,7 @@ class LabelConfig(PluginConfig):
         if self.low >= self.high:
             raise ValueError("low must be below high")
         if isinstance(self.prior, float) and not 0 < self.prior < 1:
-            raise ValueError("prior must lie strictly between 0 and 1, or be `keep` or `auto`")
+            raise ValueError("prior must lie strictly between 0 and 1, or be auto, exposed or keep")
         if self.joint_teacher and self.map != "joint":
             raise ValueError("joint_teacher needs map = joint")
         if self.mix != "none" and self.source in ("unlabeled", "none", self.mix):

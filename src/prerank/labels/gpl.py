@@ -33,6 +33,7 @@ from prerank.labels.calibration import (
     prior_shift,
     reliability,
     skill,
+    stated_prior,
     weight_factor,
 )
 from prerank.labels.confidence import combine, factors, of_pairs
@@ -220,9 +221,7 @@ def prior_of(
     """Return the mean that labels are shifted to, None if they are not, and where it is from."""
     if config.map in ("linear", "two-threshold") or config.prior == "keep":
         return None, "kept"
-    if config.prior == "auto":
-        return counts.prior(n_unexposed)
-    return float(config.prior), "given"
+    return stated_prior(counts, n_unexposed, config.prior)
 
 
 def factors_of_pairs(

@@ -17,7 +17,7 @@ from prerank.data.unexposed import (
     unexposed_pairs,
 )
 from prerank.errors import ConfigError, DataError
-from prerank.labels.calibration import estimate_prior
+from prerank.labels.calibration import PriorCounts, stated_prior
 from prerank.labels.config import LabelConfig
 from prerank.labels.gpl import gpl_labels
 from prerank.labels.mix import mixed
@@ -120,10 +120,8 @@ def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[Unex
 
 def own_prior(dataset: Dataset, config: LabelConfig, seed: int) -> float:
     """Return the prior that `label` takes where the settings read one: stated or estimated."""
-    if isinstance(config.prior, float):
-        return config.prior
     _, n_unexposed = choose_pairs(dataset, config, seed)
-    return estimate_prior(dataset, n_unexposed)[0]
+    return stated_prior(PriorCounts.of(dataset), n_unexposed, config.prior)[0]
 
 
 def union(first: UnexposedPairs, second: UnexposedPairs) -> UnexposedPairs:

@@ -1,7 +1,7 @@
 """Labels from a ranker's scores: the label side of the baselines that distil.
 
 g is the teacher's click probability of an unexposed pair, prior the expected click rate of D_u
-(stated, or `calibration.estimate_prior`, training logs only), share a stated part.
+(`calibration.stated_prior`, training logs only), share a stated part.
 
     soft            label g for every pair                                   KD-all, TL, UKD
     two-threshold   1 for the share * prior best pairs, 0 for the            MUDA
@@ -25,7 +25,7 @@ from scipy.special import expit
 
 from prerank.artifacts import Dataset, FloatArray, IntArray, PseudoLabels, TimeArray
 from prerank.data.unexposed import UnexposedPairs
-from prerank.labels.calibration import estimate_prior
+from prerank.labels.calibration import PriorCounts, stated_prior
 from prerank.labels.config import LabelConfig
 from prerank.labels.plain import plain_labels
 
@@ -68,9 +68,7 @@ def teacher_labels(
     label, known = expit(logit.astype(np.float64)), np.ones(len(pairs), bool)
     fit: dict[str, object] = {"rule": config.teacher_rule}
     if config.teacher_rule != "soft":
-        prior, how = estimate_prior(dataset, n_unexposed)
-        if isinstance(config.prior, float):
-            prior, how = config.prior, "given"
+        prior, how = stated_prior(PriorCounts.of(dataset), n_unexposed, config.prior)
         best, worst = extremes(logit, prior, config.teacher_share)
         known = best | worst
         fit |= {"prior": prior, "prior_source": how, "share": config.teacher_share}
