@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import parent_process
+from multiprocessing import active_children, parent_process
 from pathlib import Path
 from typing import IO
 
@@ -92,6 +93,18 @@ def _holder(file: IO[str]) -> str:
         return f"process {found['pid']:d} on {found['host']!s}, since {found['since']!s}"
     except (OSError, ValueError, TypeError, KeyError):
         return "a process that has not written its name"
+
+
+@contextmanager
+def given_up_when_stopped(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Do not wait for what a pool still works on when we are asked to stop: nobody will read it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
 
 
 def die_with_parent() -> None:

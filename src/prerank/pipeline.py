@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,7 +46,7 @@ from prerank.evaluation.extra import (
     ReportExtra,
     StageExtra,
 )
-from prerank.lock import die_with_parent, locked
+from prerank.lock import die_with_parent, given_up_when_stopped, locked
 from prerank.parts import DatasetParts, StoredAnchors, blank, save_anchors
 from prerank.plan import Step, plan, revision
 from prerank.progress import log, log_step, track
@@ -797,7 +797,7 @@ def in_workers(
     with ProcessPoolExecutor(count, context, _start_worker, (run.recipe, told.put)) as pool:
         waiting = {pool.submit(_in_worker, work, name): name for name in names}
         left = set(waiting)
-        try:
+        with given_up_when_stopped(pool):
             while left:
                 ended, left = wait(left, HEARD_EVERY_S, FIRST_COMPLETED)
                 while not told.empty():
@@ -805,11 +805,6 @@ def in_workers(
                     run.tracking.log(figures, number)
                 for future in ended:
                     yield waiting[future], future.result()
-        except (KeyboardInterrupt, SystemExit):  # do not wait for work that nobody will read
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in active_children():
-                child.terminate()
-            raise
 
 
 _worker_run: Run | None = None

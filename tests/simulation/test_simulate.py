@@ -1,6 +1,10 @@
 """The verb: end to end, over the world and over a known truth; no content, no gain."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +39,27 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "https://" not in page.partition("<script>")[0]
     again = CliRunner().invoke(app, ["simulate", str(file)], catch_exceptions=False)
     assert "lift over exposed-only" in again.stdout
+
+
+def test_a_stopped_simulation_does_not_wait_for_its_workers(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    recipe = small_recipe(tmp_path, simulate={"arms": ["gpl"], "n_replications": 400})
+    file.write_text(recipe.model_copy(update={"workers": 2}).to_toml())
+    command = [sys.executable, "-m", "prerank", "simulate", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    blocks = recipe.folder / ".work" / "simulate"
+    deadline = time.monotonic() + 120
+    try:
+        while not list(blocks.glob("*/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(blocks.glob("*/*")), "no worker ever finished anything"
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    made = len(list(blocks.glob("*/*")))
+    time.sleep(2)
+    assert len(list(blocks.glob("*/*"))) == made  # nobody works on
 
 
 def test_a_further_arm_reuses_the_others(tmp_path: Path) -> None:

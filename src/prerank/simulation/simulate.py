@@ -20,7 +20,7 @@ from typing import Any
 from prerank import store as stores
 from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
-from prerank.lock import die_with_parent, locked
+from prerank.lock import die_with_parent, given_up_when_stopped, locked
 from prerank.pipeline import Run
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
@@ -178,8 +178,9 @@ def _replications(
     context = get_context("spawn")
     with ProcessPoolExecutor(count, context, _start_worker, (recipe.workers,)) as pool:
         waiting = {pool.submit(live, recipe, prepared, arms, n, _parents(run)): n for n in numbers}
-        for future in track(as_completed(waiting), "simulate: replications", len(waiting)):
-            yield waiting[future], future.result()
+        with given_up_when_stopped(pool):
+            for future in track(as_completed(waiting), "simulate: replications", len(waiting)):
+                yield waiting[future], future.result()
 
 
 def _start_worker(workers: int) -> None:
