@@ -306,7 +306,8 @@ def against_peers(
                 answers = json.loads(run.stdout) if run.stdout else [{"failed": run.stderr[-300:]}]
                 for number, answer in zip(threads, answers, strict=False):
                     best = found.setdefault(f"{name}, {number}", answer)
-                    best |= {k: max(best[k], v) for k, v in answer.items() if k.startswith("rows")}
+                    timed = {k: v for k, v in answer.items() if k.startswith("rows")}
+                    best |= {k: max(best.get(k, 0.0), rate) for k, rate in timed.items()}
     ratios = {}
     for unit in ("second", "cpu_second"):
         key = f"rows_per_{unit}"

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -184,10 +185,8 @@ def main() -> None:
         from sklearn.metrics import roc_auc_score
 
         rows = dict(np.load(folder / "rows.npz"))
-        if peer == "recbole":
-            run = recbole(rows, steps, folder)
-        else:
-            run = (prerank if peer == "prerank" else rechub)(rows, steps)
+        makers = {"prerank": prerank, "rechub": rechub, "recbole": partial(recbole, folder=folder)}
+        run = makers[peer](rows, steps)
         found = []
         for number in threads:
             torch.set_num_threads(number)

@@ -26,6 +26,7 @@ from prerank.errors import ConfigError, MissingExtraError
 from prerank.evaluation.extra import TrialExtra
 from prerank.labels.label import own_prior
 from prerank.pipeline import Run
+from prerank.plan import revision
 from prerank.progress import log
 from prerank.recipe import MethodConfig, Recipe
 from prerank.seeds import derive
@@ -82,7 +83,8 @@ def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
     """Return the recipe's own values of what is tuned.
 
     No lambda where clicks are all there is, and no weight of an adversary where there is none; nor
-    where it is 0, which turns off what it weighs. No prior where it is estimated (`known`).
+    where it is 0, which turns off what it weighs. No prior that the data must tell:
+    `first_settings` has it.
     """
     method = recipe.methods[name]
     config, label = recipe.train_of(method), recipe.label_of(method)
@@ -97,10 +99,10 @@ def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
     return {key: value for key, value in found.items() if value > 0 or key not in weights}
 
 
-def known(run: Run, name: str) -> dict[str, float]:
-    """Return `own_settings` with the prior that an estimate gives."""
+def first_settings(run: Run, name: str) -> dict[str, float]:
+    """Return `own_settings`, and the prior where the data must tell it: the first trial's."""
     found, config = own_settings(run.recipe, name), run.recipe.label_of(run.recipe.methods[name])
-    if config.reads_prior:
+    if config.reads_prior and "prior" not in found:
         step = run.steps[run.parents(run.rankers(name)[0], "label")[0]]
         found["prior"] = own_prior(run.dataset, config, step.seed)
     return found
@@ -177,7 +179,7 @@ def tune_method(run: Run, name: str) -> TrialExtra:
     optuna = _optuna()
     recipe = run.recipe
     pool, ranges = deciding_pool(run.dataset, recipe.tune.pool), space(recipe)
-    own = known(run, name)
+    own = first_settings(run, name)
     distributions = {
         key: optuna.distributions.FloatDistribution(
             min(low, own[key]), max(high, own[key]), log=is_log
@@ -266,7 +268,7 @@ def _mark(run: Run, name: str, pool: str, ranges: Mapping[str, Any]) -> str:
     step = run.rankers(name)[0]
     fixed = {key: value for key, value in step.config.items() if key not in RANGES}
     about = {"train": fixed, "pool": pool, "ranges": ranges, "own": own_settings(run.recipe, name)}
-    return stores.fingerprint("tune", about, step.seed, step.parents)
+    return stores.fingerprint("tune", about, step.seed, step.parents, revision(step.stage))
 
 
 def _storage(recipe: Recipe) -> Any:

@@ -22,6 +22,7 @@ from prerank.errors import ConfigError
 from prerank.evaluation.sheets import comparison_sheets
 from prerank.evaluation.view import view
 from prerank.pipeline import Run
+from prerank.plan import REVISIONS
 from prerank.recipe import Recipe, load_recipe
 from prerank.store import read_report
 
@@ -290,15 +291,22 @@ def test_who_reads_a_prior_has_it_tuned_from_the_estimated_one(
     assert {"gpl", "gpl-joint", "gpl+kd", "muda", "sida"} <= has
     assert not has & {"exposed-only", "negative-sampling", "kd-all", "ukd", "dr", "in-batch-logq"}
     assert tuning.own_settings(many, "gpl")["prior"] == 0.3
-    assert "prior" not in tuning.own_settings(
-        many, "muda"
-    )  # nobody knows it before labels are made
+    assert "prior" not in tuning.own_settings(many, "muda")  # the data must tell it
     run = Run(resolve(recipe))
-    assert tuning.known(run, "ukd") == tuning.own_settings(run.recipe, "ukd")
-    own, settings = tuning.known(run, "gpl"), tuning.own_settings(run.recipe, "gpl")
+    assert tuning.first_settings(run, "ukd") == tuning.own_settings(run.recipe, "ukd")
+    own, settings = tuning.first_settings(run, "gpl"), tuning.own_settings(run.recipe, "gpl")
     estimated = tuning.objective(run, "gpl", settings, "unexposed")
     assert tuning.objective(run, "gpl", own, "unexposed") == estimated
     assert tuning.objective(run, "gpl", own | {"prior": 0.01}, "unexposed") != estimated
+
+
+def test_code_that_trains_otherwise_is_tuned_anew(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(resolve(recipe))
+    study = tuning._mark(run, "gpl", "unexposed", tuning.RANGES)
+    monkeypatch.setitem(REVISIONS, "train", 7)  # type: ignore[arg-type]
+    assert tuning._mark(run, "gpl", "unexposed", tuning.RANGES) != study
 
 
 def test_lambda_of_zero_is_not_tuned(recipe: Recipe) -> None:

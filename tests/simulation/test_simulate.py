@@ -16,9 +16,11 @@ from prerank.cli import app
 from prerank.data.world import simulate as world_logs
 from prerank.data.world_config import WorldConfig
 from prerank.errors import ConfigError, DataError
+from prerank.plan import REVISIONS
 from prerank.recipe import Recipe
 from prerank.simulation.shops import known_pairs, open_market
 from prerank.simulation.simulate import load_result, simulate, with_arms
+from prerank.store import read_manifest
 
 from .small import METHODS, SIMULATE, WORLD, small_recipe
 
@@ -68,6 +70,21 @@ def test_a_further_arm_reuses_the_others(tmp_path: Path) -> None:
     more = small_recipe(tmp_path, simulate={"arms": ["gpl-history"], "n_replications": 1})
     assert load_result(simulate(more))["arms"][:2] == ["exposed-only", "gpl-history"]
     assert {p: p.stat().st_mtime_ns for p in blocks} == blocks
+
+
+def test_code_that_makes_other_labels_simulates_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {"arms": ["gpl-history"], "n_days": 1, "n_replications": 1}
+    recipe = small_recipe(tmp_path, simulate=arms)
+    first = read_manifest(simulate(recipe))
+    blocks = recipe.folder / ".work" / "simulate"
+    before = {path.name for path in blocks.iterdir()}
+    monkeypatch.setitem(REVISIONS, "label", 7)  # type: ignore[arg-type]
+    again = read_manifest(simulate(recipe))
+    assert first is not None and again is not None and first.fingerprint != again.fingerprint
+    new = {path.name.rpartition("-")[0] for path in blocks.iterdir() if path.name not in before}
+    assert new == {"exposed-only", "gpl-history"}  # the references and the world stay
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def prior_of(
     counts: PriorCounts, n_unexposed: int, config: LabelConfig
 ) -> tuple[float | None, str]:
     """Return the mean that labels are shifted to, None if they are not, and where it is from."""
-    if config.map in ("linear", "two-threshold") or config.prior == "keep":
+    if not config.reads_prior:
         return None, "kept"
     return stated_prior(counts, n_unexposed, config.prior)
 

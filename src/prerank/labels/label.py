@@ -119,7 +119,7 @@ def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[Unex
 
 
 def own_prior(dataset: Dataset, config: LabelConfig, seed: int) -> float:
-    """Return the prior that `label` takes where the settings read one: stated or estimated."""
+    """Return the prior that `label` takes where the settings read one (`reads_prior`)."""
     _, n_unexposed = choose_pairs(dataset, config, seed)
     return stated_prior(PriorCounts.of(dataset), n_unexposed, config.prior)[0]
 

@@ -293,9 +293,10 @@ class _Towers(torch.autograd.Function):
         met = _meet(one_BD, two_BD, plan.cosine)
         ctx.save_for_backward(*weights[::2], *ones, *twos, *met)
         ctx.plan, ctx.n_layers = plan, half // 2
-        score_B, product_BD = met[0] + bias, met[1]
+        score_B, product_BD = met[0], met[1]
         if plan.temperature != 1:
-            score_B, product_BD = met[0] / plan.temperature + bias, met[1] / plan.temperature
+            score_B, product_BD = score_B / plan.temperature, product_BD / plan.temperature
+        score_B = score_B + bias  # not in place: the backward pass reads what met
         if plan.bias is not None:
             score_B += plan.bias.table.index_select(0, plan.bias.row)
         return score_B, product_BD

@@ -10,7 +10,7 @@ Same seed, same bytes, given the same machine, torch and number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -319,6 +319,6 @@ class Training:
         return quality(self.validation, self.scorer.score_plan(self.plan))
 
 
-def _mean(losses: Sequence[Tensor]) -> float:
+def _mean(losses: list[Tensor]) -> float:
     """Return the mean of scalars; 0 of none."""
-    return float(torch.stack(list(losses)).mean()) if losses else 0.0
+    return float(torch.stack(losses).mean()) if losses else 0.0

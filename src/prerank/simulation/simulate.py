@@ -22,6 +22,7 @@ from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
 from prerank.lock import die_with_parent, given_up_when_stopped, locked
 from prerank.pipeline import Run
+from prerank.plan import revision
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
 from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
@@ -117,7 +118,8 @@ def _settings(recipe: Recipe, arms: Sequence[str]) -> dict[str, Any]:
     values = recipe.model_dump(mode="json")
     kept = ("prepare", "encode", "tokenize", "finetune", "generate", "simulate")
     methods = {arm: _method(recipe, arm) for arm in arms}
-    return {**{name: values[name] for name in kept}, "methods": methods}
+    settings = {name: values[name] for name in kept}
+    return {**settings, "methods": methods, "revisions": {name: revision(name) for name in kept}}
 
 
 def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
         "teacher": teacher,
         "label": recipe.label_of(method).model_dump(mode="json"),
         "train": recipe.train_of(method).model_dump(mode="json"),
+        "revisions": {stage: revision(stage) for stage in ("teach", "label", "train")},
     }
 
 
