@@ -2,9 +2,11 @@
 
 A trial trains one pre-ranker with one training seed, and before it the teacher and the labels where
 a setting decides them; what decides is GAUC over the validation rows of one pool. Test rows are
-never read. The studies lie in the run's folder (SQLite, one study a method), so a killed tuning
-goes on with the trials it lacks; trial k of a method draws from a stream of its own, so it ends as
-an undisturbed one does.
+never read. The first trial is the recipe's own settings; those up to `STARTUP` are points that
+cover the ranges evenly, the same points for every method, so that no method owes its place to a
+luckier draw; what comes after follows each method's own trials (TPE). The studies lie in the run's
+folder (SQLite, one study a method), so a killed tuning goes on with the trials it lacks; trial k of
+a method has a seed of its own, so it ends as an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import qmc
 
 from prerank import pipeline
 from prerank import store as stores
@@ -29,12 +32,12 @@ from prerank.pipeline import Run
 from prerank.plan import revision
 from prerank.progress import log
 from prerank.recipe import MethodConfig, Recipe
-from prerank.seeds import derive
+from prerank.seeds import derive, rng
 from prerank.store import Store
 
 STUDIES = "tuning.db"
 STARTUP = 8
-"""Trials drawn without regard to earlier ones, the first being the recipe's own settings."""
+"""Trials chosen without regard to earlier ones, the first being the recipe's own settings."""
 RANGES: Mapping[str, tuple[float, float, bool]] = {
     "learning_rate": (5e-4, 2e-2, True),
     "weight_decay": (0.0, 0.1, False),
@@ -198,18 +201,19 @@ def tune_method(run: Run, name: str) -> TrialExtra:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # killed while it ran
     while (done := len(study.get_trials(deepcopy=False, states=(complete,)))) < recipe.tune.trials:
         started = time.monotonic()
-        if done == 0:
-            value = objective(run, name, own, pool)
-            first = optuna.trial.create_trial(
-                params=own,
+        if done < STARTUP:
+            params = startup_settings(recipe.seed, done, ranges, own)
+            value = objective(run, name, params, pool)
+            trial = optuna.trial.create_trial(
+                params=params,
                 distributions=distributions,
                 value=value,
                 user_attrs={"seconds": time.monotonic() - started},
             )
-            study.add_trial(first)
+            study.add_trial(trial)
         else:
             seed = derive(recipe.seed, "tune", name, done) % 2**32
-            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+            study.sampler = optuna.samplers.TPESampler(n_startup_trials=0, seed=seed)
             trial = study.ask(distributions)
             value = objective(run, name, trial.params, pool)
             trial.set_user_attr("seconds", time.monotonic() - started)
@@ -225,6 +229,29 @@ def tune_method(run: Run, name: str) -> TrialExtra:
         "settings": dict(best.params),
         "seconds": round(sum(trial.user_attrs["seconds"] for trial in trials), 1),
     }
+
+
+def startup_settings(
+    seed: int,
+    trial: int,
+    ranges: Mapping[str, tuple[float, float, bool]],
+    own: Mapping[str, float],
+) -> dict[str, float]:
+    """Return what trial 0, 1, ..., `STARTUP` - 1 tries of the keys that a method has.
+
+    Trial 0 is its own settings. The others are points of one scrambled Sobol sequence over the
+    ranges, so a key has the same value in trial k of every method.
+    """
+    if trial == 0:
+        return dict(own)
+    points = qmc.Sobol(len(RANGES), rng=rng(seed, "tune", "startup")).random(STARTUP)
+    drawn = dict(zip(RANGES, points[trial].tolist(), strict=True))
+    return {key: _within(ranges[key], drawn[key]) for key in ranges if key in own}
+
+
+def _within(wanted: tuple[float, float, bool], share: float) -> float:
+    low, high, is_log = wanted
+    return low * (high / low) ** share if is_log else low + (high - low) * share
 
 
 def objective(run: Run, name: str, settings: Mapping[str, float], pool: str) -> float:
@@ -267,7 +294,14 @@ def _mark(run: Run, name: str, pool: str, ranges: Mapping[str, Any]) -> str:
     """Return a hash of all that decides a trial besides the settings tried."""
     step = run.rankers(name)[0]
     fixed = {key: value for key, value in step.config.items() if key not in RANGES}
-    about = {"train": fixed, "pool": pool, "ranges": ranges, "own": own_settings(run.recipe, name)}
+    own = own_settings(run.recipe, name)
+    about = {
+        "train": fixed,
+        "pool": pool,
+        "ranges": ranges,
+        "own": own,
+        "second": startup_settings(run.recipe.seed, 1, ranges, own),  # how settings are found
+    }
     return stores.fingerprint("tune", about, step.seed, step.parents, revision(step.stage))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from prerank import tuning
@@ -234,6 +235,32 @@ def test_test_rows_decide_nothing(recipe: Recipe, folder: Path) -> None:
     turned = replace(pools, click=np.where(test, pools.click, 1 - pools.click).astype(np.int8))
     other._cache["dataset"] = replace(run.dataset, pools=turned)
     assert tuning.objective(other, "gpl", settings, "unexposed") != value
+
+
+def test_methods_try_the_same_settings(recipe: Recipe, folder: Path) -> None:
+    path = (recipe.folder / "tuning.db").resolve()
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    second: dict[str, dict[str, float]] = {}
+    for study in optuna.get_all_study_summaries(storage):
+        loaded = optuna.load_study(study_name=study.study_name, storage=storage)
+        second[study.study_name] = loaded.trials[1].params
+    assert len(second) >= N_METHODS
+    for key in tuning.RANGES:
+        tried = {params[key] for params in second.values() if key in params}
+        assert len(tried) == 1, f"{key}: methods try different values in one trial"
+
+
+def test_startup_settings_cover_every_range() -> None:
+    own = dict.fromkeys(tuning.RANGES, 0.3)
+    points = [tuning.startup_settings(3, k, tuning.RANGES, own) for k in range(tuning.STARTUP)]
+    assert points[0] == own
+    for key, (low, high, is_log) in tuning.RANGES.items():
+        values = np.array([point[key] for point in points[1:]])
+        assert values.min() >= low and values.max() <= high
+        scaled = np.log([low, high, *values]) if is_log else np.array([low, high, *values])
+        share = (scaled[2:] - scaled[0]) / (scaled[1] - scaled[0])
+        # Eight points of the sequence lie in eight strata; the first is not tried.
+        assert len(np.unique(np.floor(share * tuning.STARTUP))) == tuning.STARTUP - 1
 
 
 def test_ranges_hold_every_methods_own_settings(recipe: Recipe) -> None:
