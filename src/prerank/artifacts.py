@@ -86,6 +86,13 @@ class CodeLists:
     codes: IntArray
     ordered: bool = False
 
+    def take(self, rows: TimeArray) -> CodeLists:
+        """Return the lists of ``rows`` (N,), in that order."""
+        length = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+        place = np.repeat(self.offsets[rows] - offsets[:-1], length) + np.arange(offsets[-1])
+        return CodeLists(offsets, self.codes[place], self.ordered)
+
     def __post_init__(self) -> None:
         require(
             len(self.offsets) > 0 and self.offsets[0] == 0,
@@ -130,6 +137,17 @@ class Features:
     numeric: Mapping[str, FloatArray] = field(default_factory=dict)
     lists: Mapping[str, CodeLists] = field(default_factory=dict)
     vectors: Mapping[str, FloatArray] = field(default_factory=dict)
+
+    def take(self, rows: TimeArray) -> Features:
+        """Return the features of ``rows`` (N,), in that order."""
+        return Features(
+            n_rows=len(rows),
+            categorical={name: codes[rows] for name, codes in self.categorical.items()},
+            categories=self.categories,
+            numeric={name: values[rows] for name, values in self.numeric.items()},
+            lists={name: lists.take(rows) for name, lists in self.lists.items()},
+            vectors={name: vectors[rows] for name, vectors in self.vectors.items()},
+        )
 
     def __post_init__(self) -> None:
         for name, codes in self.categorical.items():

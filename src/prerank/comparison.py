@@ -113,14 +113,15 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
 def before_training(recipe: Recipe) -> list[str]:
     """Return the keys that one pre-ranker of every method is made from, in the order of the plan.
 
-    Among them are teachers, which are pre-rankers too; not among them labels whose prior is tuned:
-    each trial makes its own.
+    Among them are teachers, which are pre-rankers too; not among them labels whose prior is tuned,
+    or whose teacher is: each trial makes its own.
     """
     run = Run(recipe)
     needed = set[str]()
     for name, method in recipe.methods.items():
         step = run.rankers(name)[0]
-        tried = run.parents(step, "label") if recipe.label_of(method).reads_prior else []
+        tuned = recipe.label_of(method).reads_prior or method.teacher == "adapted"
+        tried = run.parents(step, "label") if tuned else []
         needed |= run.ancestors(step) - {step.key, *tried}
     return [key for key in run.steps if key in needed]
 

@@ -23,7 +23,7 @@ from prerank.recipe import AT, STAGES, Recipe
 HASHED_BYTES = 1 << 20
 PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
-REVISIONS: Mapping[str, int] = {"teach": 1, "label": 1, "train": 1}
+REVISIONS: Mapping[str, int] = {"teach": 2, "label": 2, "train": 1}
 """How often a stage's code has changed what it makes of equal settings; 0 where it is not named.
 
 A mended mistake, or another algorithm, raises it: what an older prerank made is then made anew.
@@ -279,10 +279,11 @@ def source_files(recipe: Recipe) -> list[list[Any]]:
             hint="set it with --set prepare.path=/your/logs",
         )
     files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return [[str(p.relative_to(root)), p.stat().st_size, _hash_ends(p)] for p in files]
+    return [[str(p.relative_to(root)), p.stat().st_size, hash_ends(p)] for p in files]
 
 
-def _hash_ends(path: Path) -> str:
+def hash_ends(path: Path) -> str:
+    """Return a hash of a file's first and last bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(HASHED_BYTES))

@@ -85,19 +85,18 @@ def space(recipe: Recipe) -> dict[str, tuple[float, float, bool]]:
 def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
     """Return the recipe's own values of what is tuned.
 
-    No lambda where clicks are all there is, and no weight of an adversary where there is none; nor
-    where it is 0, which turns off what it weighs. No prior that the data must tell:
+    No lambda where the loss does not read it, and no weight of an adversary where there is none;
+    nor where it is 0, which turns off what it weighs. No prior that the data must tell:
     `first_settings` has it.
     """
     method = recipe.methods[name]
     config, label = recipe.train_of(method), recipe.label_of(method)
-    clicks_only = label.source == "none" and config.objective == "pointwise"
     found = {key: float(getattr(config, key)) for key in RANGES if key != "prior"}
     if label.reads_prior and isinstance(label.prior, float):
         found["prior"] = label.prior
     adversary = recipe.teacher_of(method) if _adapts_teacher(method) else config
     found["adversary_weight"] = adversary.adversary_weight * adversary.has_adversary
-    found["pseudo_weight"] *= not clicks_only
+    found["pseudo_weight"] *= config.reads_weight(has_labels=label.source != "none")
     weights = ("pseudo_weight", "adversary_weight")
     return {key: value for key, value in found.items() if value > 0 or key not in weights}
 

@@ -352,6 +352,6 @@ def test_tuning_without_validation_rows_is_told(recipe: Recipe, folder: Path) ->
 
 def test_what_must_stand_before_training(recipe: Recipe) -> None:
     keys = before_training(resolve(recipe))
-    assert keys[0] == "dataset" and "anchors/history" in keys and "labels/ukd" in keys
-    assert "labels/gpl" not in keys  # each trial makes its own
+    assert keys[0] == "dataset" and "anchors/history" in keys and "teachers/adapted" in keys
+    assert not [key for key in keys if key.startswith("labels/")]  # each trial makes its own
     assert not [key for key in keys if key.startswith("rankers/")]

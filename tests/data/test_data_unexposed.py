@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prerank.artifacts import Cuts
 from prerank.data.unexposed import (
     contains,
     exposure_counts,
@@ -66,6 +69,16 @@ def test_proposed_pairs_are_new_and_unique_and_follow_the_seed() -> None:
     assert len(found) == len(pairs) >= 11
     assert pairs.time.tolist() == [8] * len(pairs)
     assert (pairs.item == again.item).all()
+
+
+def test_what_validation_holds_can_be_proposed_as_what_test_holds() -> None:
+    shown = [(0, 2, 6, 0, TRAIN), (0, 3, 9, 1, VALIDATION), (0, 4, 9, 1, TEST)]
+    data = tiny_dataset([(0, 1, 5), (0, 3, 9)], exposures=shown)
+    data = replace(data, cuts=Cuts(validation=8))
+    pairs = propose_pairs(data, 200, 0.0, np.random.default_rng(3))
+    # Were 3, clicked in validation, never drawn, a weight tuned there would be tuned on a leak.
+    assert pairs.item.tolist() == [0, 3, 4, 5, 6, 7]
+    assert pairs.time.tolist() == [8] * 6
 
 
 @given(st.lists(st.integers(-5, 5)), st.lists(st.integers(-5, 5)))

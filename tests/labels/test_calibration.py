@@ -116,6 +116,18 @@ def test_prior_from_counts_by_hand(make_dataset):
     assert stated_prior(counts, 3, 0.3) == (0.3, "given")
 
 
+def test_an_unknown_click_is_no_missing_one(make_dataset):
+    known, unknown = [(0, 0, 1, 0), (0, 1, 0, 0)], [(0, 2, -1, 0), (0, 3, -1, 1)]
+    with_unknown, without = (
+        PriorCounts.of(make_dataset(1, 6, exposed=rows, candidates=[], interactions=[]))
+        for rows in (known + unknown, known)
+    )
+    assert with_unknown.exposed_rate() == without.exposed_rate()
+    assert with_unknown.prior(2) == without.prior(2)
+    assert without.exposed_rate()[0] == 0.5
+    assert without.prior(2)[0] == 0.25
+
+
 def test_held_out_without_time_is_validation_minus_history(make_dataset):
     dataset = make_dataset(
         1,

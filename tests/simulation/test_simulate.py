@@ -12,14 +12,23 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from prerank.artifacts import CodeLists, Features
 from prerank.cli import app
 from prerank.data.world import simulate as world_logs
 from prerank.data.world_config import WorldConfig
 from prerank.errors import ConfigError, DataError
+from prerank.pipeline import Run
 from prerank.plan import REVISIONS
 from prerank.recipe import Recipe
 from prerank.simulation.shops import known_pairs, open_market
-from prerank.simulation.simulate import load_result, simulate, with_arms
+from prerank.simulation.simulate import (
+    _blocks,
+    _common,
+    _parents,
+    load_result,
+    simulate,
+    with_arms,
+)
 from prerank.store import read_manifest
 
 from .small import METHODS, SIMULATE, WORLD, small_recipe
@@ -85,6 +94,38 @@ def test_code_that_makes_other_labels_simulates_anew(
     assert first is not None and again is not None and first.fingerprint != again.fingerprint
     new = {path.name.rpartition("-")[0] for path in blocks.iterdir() if path.name not in before}
     assert new == {"exposed-only", "gpl-history"}  # the references and the world stay
+
+
+def test_what_changes_the_histories_trains_the_language_model_anew(tmp_path: Path) -> None:
+    def mark(**simulate: object) -> str:
+        return _common(small_recipe(tmp_path, simulate={**SIMULATE, **simulate}), {}).name
+
+    assert mark() == mark(n_replications=1, arms=["gpl"], interval=0.8)
+    days = {mark(n_days=n) for n in (1, 2, 3)}
+    truths = {mark(truth={"n_history_days": n}) for n in (3, 4)}
+    assert len(days) == 3 and len(truths) == 2
+
+
+def test_an_adapted_teacher_knows_its_pairs(tmp_path: Path) -> None:
+    arm = {"teacher": "adapted", "label": {"source": "teacher", "max_pairs": 50}}
+    marks = {
+        _blocks(
+            small_recipe(tmp_path, methods={**METHODS, "taught": arm}, label={"max_pairs": n}),
+            "taught",
+            {},
+        ).name
+        for n in (60, 70)
+    }
+    assert len(marks) == 2  # the label stage of the arm itself is the same
+
+
+@pytest.mark.parametrize("key", ["finetune.reuse", "tokenize.append_to"])
+def test_what_another_run_made_is_refused(tmp_path: Path, key: str) -> None:
+    recipe = small_recipe(tmp_path)
+    stage, name = key.split(".")
+    stage_config = getattr(recipe, stage).model_copy(update={name: str(tmp_path)})
+    with pytest.raises(ConfigError, match=key):
+        with_arms(recipe.model_copy(update={stage: stage_config}))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +204,25 @@ def test_a_truth_from_a_file(truth_recipe: Recipe) -> None:
     ctr = {x["arm"]: x["level"]["value"] for x in result["lines"] if x["metric"] == "ctr"}
     assert ctr["oracle"] > ctr["production"] > 0
     assert "real users" in result["notes"][0]
+
+
+def test_another_truth_in_the_same_file_is_simulated_anew(truth_recipe: Recipe) -> None:
+    before = _parents(Run(truth_recipe))
+    file = truth_recipe.simulate.truth.file
+    pl.read_parquet(file).with_columns(click=1 - pl.col("click")).write_parquet(file)
+    assert _parents(Run(truth_recipe)) != before
+
+
+def test_users_keep_lists_and_vectors(tmp_path: Path) -> None:
+    lists = CodeLists(np.array([0, 2, 2, 5]), np.array([0, 1, 2, 1, 0], np.int32), ordered=True)
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    whole = Features(3, {}, {"genres": ("a", "b", "c")}, {}, {"genres": lists}, {"given": vectors})
+    some = whole.take(np.array([2, 0]))
+    assert some.lists["genres"].offsets.tolist() == [0, 3, 5]
+    assert some.lists["genres"].codes.tolist() == [2, 1, 0, 0, 1]
+    assert some.lists["genres"].ordered and some.categories == whole.categories
+    assert some.vectors["given"].tolist() == [[4, 5], [0, 1]]
+    assert len(whole.take(np.zeros(0, np.int64)).lists["genres"]) == 0
 
 
 def test_only_listed_pairs_are_recalled(truth_recipe: Recipe) -> None:

@@ -61,8 +61,23 @@ def known_pairs(dataset: Dataset) -> TimeArray:
     the test holds.
     """
     seen = dataset.exposures.split != TEST
+    return _keys(dataset, seen, np.ones(len(dataset.interactions), bool))
+
+
+def known_in_training(dataset: Dataset, moment: int) -> TimeArray:
+    """Return the sorted unique keys of pairs exposed in training or interacted before ``moment``.
+
+    What validation holds is left in as well: its pools are drawn, and were its clicked items
+    never among drawn pairs, a weight or prior chosen on it would be one for a target that leaked.
+    """
+    past = dataset.interactions
+    early = np.ones(len(past), bool) if dataset.time_unit == "none" else past.time < moment
+    return _keys(dataset, dataset.exposures.split == TRAIN, early)
+
+
+def _keys(dataset: Dataset, seen: NDArray[np.bool_], taken: NDArray[np.bool_]) -> TimeArray:
     exposed = pair_keys(dataset.exposures.user[seen], dataset.exposures.item[seen])
-    interacted = pair_keys(dataset.interactions.user, dataset.interactions.item)
+    interacted = pair_keys(dataset.interactions.user[taken], dataset.interactions.item[taken])
     return sorted_unique(np.concatenate([exposed, interacted]))
 
 
@@ -95,25 +110,24 @@ def propose_pairs(
     """Draw unexposed pairs from a stated proposal distribution, for logs without candidates.
 
     ``n_per_user`` items a user with any interaction, drawn with probability proportional to
-    (interactions + 1) ** power (0: uniform, .75: the usual one); known pairs and repeats are
-    dropped, so a user may get fewer. Time is just after training (all histories count).
+    (interactions + 1) ** power (0: uniform, .75: the usual one); pairs known in training and
+    repeats are dropped, so a user may get fewer. Time is just after training.
 
     Where ``dataset`` is a part, ``counts`` are the interactions of the whole and ``moment`` is
     just after its training; parts in their order draw what the whole would draw.
     """
     counts = interaction_counts(dataset) if counts is None else counts
+    moment = after_training(dataset) if moment is None else moment
     weight = (counts + 1.0) ** power
     active = sorted_unique(dataset.interactions.user)
     item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
     key = sorted_unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
-    key = key[~contains(known_pairs(dataset), key)]
+    key = key[~contains(known_in_training(dataset, moment), key)]
     user, item_of = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
     return UnexposedPairs(
         user=user,
         item=item_of,
-        time=np.full(
-            len(key), after_training(dataset) if moment is None else moment, dtype=np.int64
-        ),
+        time=np.full(len(key), moment, dtype=np.int64),
         truth=np.full(len(key), np.nan, dtype=np.float32),
     )
 

@@ -138,7 +138,7 @@ class PriorCounts:
     """What the prior is estimated from; those of parts add up to those of the whole.
 
     Attributes:
-        exposed, clicks: exposures before test, and the clicked ones among them.
+        exposed, clicks: exposures before test with a known click, and the clicked ones of them.
         known: training exposures with a known click.
         unlogged: those of them without a propensity.
         uncertain: those of them with a propensity below 1.
@@ -157,13 +157,14 @@ class PriorCounts:
     def of(cls, dataset: Dataset) -> PriorCounts:
         """Count a dataset, or a part of one."""
         rows = dataset.exposures
-        train = (rows.split == TRAIN) & (rows.click >= 0)
+        shown = (rows.split != TEST) & (rows.click >= 0)
+        train = shown & (rows.split == TRAIN)
         click = rows.click[train].astype(np.float64)
         propensity = rows.propensity[train].astype(np.float64)
         odds = (1 - propensity) / propensity
         return cls(
-            exposed=int((rows.split != TEST).sum()),
-            clicks=int(((rows.click == 1) & (rows.split != TEST)).sum()),
+            exposed=int(shown.sum()),
+            clicks=int((rows.click[shown] == 1).sum()),
             known=len(click),
             unlogged=int(np.isnan(propensity).sum()),
             uncertain=int((propensity < 1).sum()),
@@ -181,7 +182,7 @@ class PriorCounts:
             rate, how = self.clicked_odds / self.odds, "inverse propensity"
         else:
             rate = self.clicks / max(self.exposed + n_unexposed, 1)
-            how = "observed clicks over recalled pairs"
+            how = "observed clicks over exposed and unexposed pairs"
         return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
 
     def exposed_rate(self) -> tuple[float, str]:
@@ -199,7 +200,9 @@ def stated_prior(counts: PriorCounts, n_unexposed: int, prior: float | str) -> t
     With logged propensities e of all training exposures (C): inverse-propensity extrapolation,
     sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged.
     Without (C): observed clicks over all recalled pairs, exposed or not. That is the rate at which
-    a recalled pair is both exposed and clicked, a cautious value below the true click rate.
+    a recalled pair is both exposed and clicked, a cautious value below the true click rate. Where
+    pairs were drawn and not logged, the drawn ones stand for the recalled ones: the more are drawn
+    (``proposed_per_user``), the lower it is, so state a prior there where you can.
 
     Returns:
         The prior, strictly between 0 and 1, and its name for the report.

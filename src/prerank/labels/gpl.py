@@ -343,7 +343,7 @@ def _joint(
         space(pairs.user[matched], pairs.item[matched], pairs.time[matched], None),
         world.fold,
         config.joint_correction,
-        int((dataset.exposures.split != TEST).sum()),
+        PriorCounts.of(dataset).exposed,
         n_unexposed,
         stream,
     )

@@ -112,7 +112,7 @@ def joint_scores(
         unexposed: pairs of D_u, a sample of all ``n_unexposed``.
         fold: (U,) int32 fold of each user.
         correction: c in [0, 1], the power of the exposure propensity divided out.
-        n_exposed: all exposures before test.
+        n_exposed: all exposures before test with a known click.
         n_unexposed: all pairs of D_u.
         rng: draws the rows to fit on.
 

@@ -53,9 +53,10 @@ def label(
         spread: where pairs are matched.
 
     Returns:
-        PseudoLabels of pairs that were neither exposed before test nor interacted with, each once,
-        sorted by user then item. ``fit`` holds what was fitted, and ``pseudo_weight_factor`` in
-        [0, 1], by which the training stage multiplies the weight of all pseudo-labels.
+        PseudoLabels of pairs that were neither exposed before test (drawn pairs: in training) nor
+        interacted with, each once, sorted by user then item. ``fit`` holds what was fitted, and
+        ``pseudo_weight_factor`` in [0, 1], by which the training stage multiplies the weight of all
+        pseudo-labels.
 
     Raises:
         ConfigError: for the source ``none``, ``gpl`` without anchors, a teacher's labels without

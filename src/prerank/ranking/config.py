@@ -160,6 +160,16 @@ class TrainConfig(PluginConfig):
             case _:
                 return ("unlabeled",)
 
+    def reads_weight(self, has_labels: bool) -> bool:
+        """Say whether ``pseudo_weight`` decides anything, with pseudo-labels or without."""
+        match self.objective:
+            case "pointwise" | "distillation":
+                return has_labels
+            case "ips" | "snips" | "dr" | "adapted":
+                return False
+            case _:
+                return True
+
     @property
     def has_adversary(self) -> bool:
         """Say whether ``adversary_weight`` is read."""

@@ -114,7 +114,7 @@ def open_market(recipe: Recipe, prepared: Dataset | None, replication: int) -> M
         seed,
     )
     users = Vocabulary(prepared.users.ids[chosen])
-    features = _rows_of(prepared.user_features, chosen)
+    features = prepared.user_features.take(chosen)
     return Market(
         shop=truth,
         blank=_blank(prepared.name, users, prepared.items, features, prepared.catalog),
@@ -173,15 +173,6 @@ def _sample_users(prepared: Dataset, n_users: int, seed: int) -> NDArray[np.int6
     if not n_users or n_users >= n:
         return np.arange(n)
     return np.sort(seeds.rng(seed, "truth", "users").choice(n, n_users, replace=False))
-
-
-def _rows_of(features: Features, rows: NDArray[np.int64]) -> Features:
-    return Features(
-        n_rows=len(rows),
-        categorical={name: codes[rows] for name, codes in features.categorical.items()},
-        categories=features.categories,
-        numeric={name: values[rows] for name, values in features.numeric.items()},
-    )
 
 
 def _blank(

@@ -22,7 +22,8 @@ from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
 from prerank.lock import die_with_parent, given_up_when_stopped, locked
 from prerank.pipeline import Run
-from prerank.plan import revision
+from prerank.plan import code, hash_ends, revision
+from prerank.plugins import PluginConfig
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
 from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
@@ -43,7 +44,8 @@ def with_arms(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     Arms are methods of the recipe or, where it has none of the name, of `all_methods`.
 
     Raises:
-        ConfigError: there is no such method, or a method has the name of a reference.
+        ConfigError: there is no such method, a method has the name of a reference, or the recipe
+            takes semantic IDs or a language model from another run.
     """
     config, known = recipe.simulate, {**all_methods(truth=True), **recipe.methods}
     if {BEFORE, *REFERENCES} & set(recipe.methods):
@@ -63,6 +65,17 @@ def with_arms(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
                     must=" or ".join(known),
                     got=name,
                 )
+    for key, path in (
+        ("finetune.reuse", recipe.finetune.reuse),
+        ("tokenize.append_to", recipe.tokenize.append_to),
+    ):
+        if path:
+            raise ConfigError(
+                "a simulation makes its semantic IDs and language model itself",
+                where=key,
+                must="not set: what another run made may have seen the days that are simulated",
+                got=path,
+            )
     ordered = tuple(dict.fromkeys([config.baseline, *wanted]))
     values = recipe.model_dump(mode="json", exclude={"methods", "variants"}, exclude_none=True)
     chosen = parse_recipe(
@@ -117,22 +130,29 @@ def _settings(recipe: Recipe, arms: Sequence[str]) -> dict[str, Any]:
     """Return all settings that decide the result of ``arms``."""
     values = recipe.model_dump(mode="json")
     kept = ("prepare", "encode", "tokenize", "finetune", "generate", "simulate")
-    methods = {arm: _method(recipe, arm) for arm in arms}
-    settings = {name: values[name] for name in kept}
-    return {**settings, "methods": methods, "revisions": {name: revision(name) for name in kept}}
+    return {
+        **{name: values[name] for name in kept},
+        "methods": {arm: _method(recipe, arm) for arm in arms},
+        "revisions": {name: revision(name) for name in kept},
+        "code": code(recipe.encode),
+    }
 
 
 def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
     if arm in REFERENCES or arm == BEFORE:
         return {}
     method = recipe.methods[arm]
-    teacher = recipe.teacher_of(method).model_dump(mode="json") if method.teacher else {}
+    label, train = recipe.label_of(method), recipe.train_of(method)
+    used: dict[str, PluginConfig] = {"label": label, "train": train}
+    if method.teacher:
+        used["teacher"] = recipe.teacher_of(method)
+    if method.teacher == "adapted":
+        used["pairs"] = recipe.label  # the unexposed pairs that it adapts to
     return {
         "anchors": method.anchors,
-        "teacher": teacher,
-        "label": recipe.label_of(method).model_dump(mode="json"),
-        "train": recipe.train_of(method).model_dump(mode="json"),
+        **{name: config.model_dump(mode="json") for name, config in used.items()},
         "revisions": {stage: revision(stage) for stage in ("teach", "label", "train")},
+        "code": code(*used.values()),
     }
 
 
@@ -141,7 +161,10 @@ def _in_world(recipe: Recipe) -> bool:
 
 
 def _parents(run: Run) -> dict[str, str]:
-    return {} if _in_world(run.recipe) else {"dataset": run.steps["dataset"].fingerprint}
+    if _in_world(run.recipe):
+        return {}
+    found, truth = {"dataset": run.steps["dataset"].fingerprint}, run.recipe.simulate.truth.file
+    return {**found, "truth": hash_ends(Path(truth))} if Path(truth).is_file() else found
 
 
 def _prepared(run: Run) -> Dataset | None:
@@ -158,11 +181,19 @@ def _prepared(run: Run) -> Dataset | None:
 
 def _blocks(recipe: Recipe, arm: str, parents: dict[str, str]) -> Path:
     """Return the folder of an arm's finished blocks: one for all that decides them, no more."""
-    settings = _settings(recipe, [arm])
-    for name in NOT_OF_AN_ARM:
-        del settings["simulate"][name]
+    return _work(recipe, arm, _settings(recipe, [arm]), parents)
+
+
+def _common(recipe: Recipe, parents: dict[str, str]) -> Path:
+    """Return the folder of what all arms share: the language model of each replication."""
+    return _work(recipe, "common", _settings(recipe, []), parents)
+
+
+def _work(recipe: Recipe, name: str, settings: dict[str, Any], parents: dict[str, str]) -> Path:
+    for key in NOT_OF_AN_ARM:
+        del settings["simulate"][key]
     mark = stores.fingerprint("simulate-arm", settings, recipe.seed, parents)
-    return recipe.folder / ".work" / "simulate" / f"{arm}-{mark}"
+    return recipe.folder / ".work" / "simulate" / f"{name}-{mark}"
 
 
 # ---- replications ----------------------------------------------------------------------------
@@ -208,15 +239,12 @@ def live(
     """
     done = {arm: _blocks(recipe, arm, parents) / f"r{number:04d}.json" for arm in (BEFORE, *arms)}
     if not all(file.exists() for file in done.values()):
-        _live(recipe, prepared, done, number)
+        work = _common(recipe, parents) / f"r{number:04d}"
+        _live(Replication(recipe, prepared, number, work), done)
     return {arm: json.loads(file.read_text()) for arm, file in done.items()}
 
 
-def _live(recipe: Recipe, prepared: Dataset | None, done: dict[str, Path], number: int) -> None:
-    settings = {k: v for k, v in _settings(recipe, []).items() if k != "simulate"}
-    mark = stores.fingerprint("simulate-common", settings, recipe.seed, {})
-    work = recipe.folder / ".work" / "simulate" / f"common-{mark}" / f"r{number:04d}"
-    replication = Replication(recipe, prepared, number, work)
+def _live(replication: Replication, done: dict[str, Path]) -> None:
     for arm, file in done.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
@@ -226,7 +254,9 @@ def _live(recipe: Recipe, prepared: Dataset | None, done: dict[str, Path], numbe
             continue
         started = time.monotonic()
         _live_arm(replication, arm, file)
-        log(f"simulate: replication {number}, {arm}: {time.monotonic() - started:.1f} s")
+        log(
+            f"simulate: replication {replication.number}, {arm}: {time.monotonic() - started:.1f} s"
+        )
 
 
 def _live_arm(replication: Replication, arm: str, file: Path) -> None:
