@@ -345,8 +345,9 @@ def log_page() -> str:
     """Return docs/log.md: findings that shaped a default, with the numbers that did it."""
     entries = json.loads((RESULTS / "log.json").read_text())
     intro = (
-        "One entry a finding that shaped a default or killed an idea. Training and validation data\n"
-        "only, unless an entry says otherwise, and nothing was chosen by a test split. `benchmarks/results/log.json` was filled by hand\n"
+        "One entry a finding that shaped a default or killed an idea. Training and validation "
+        "data\nonly, unless an entry says otherwise, and nothing was chosen by a test split. "
+        "`benchmarks/results/log.json`\nwas filled by hand "
         "from probes whose scripts are not kept: read an entry as a note, not as a result."
     )
     parts = [MADE, f"# Log of what did and did not work\n\n{intro}"]
