@@ -6,11 +6,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from prerank import progress
 from prerank.anchors import beam, fused, trie
@@ -34,6 +36,15 @@ DATA = dataset(HISTORIES, N_ITEMS)
 CONFIG = GenerateConfig(
     n_anchors=3, beam_width=6, batch_size=5, shard_users=5, max_history=4, device="cpu"
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As many threads here as in the processes that are started: then bytes are equal."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
