@@ -71,6 +71,22 @@ class Table:
         return len(next(iter(self.columns().values())))
 
 
+def places_of(offsets: TimeArray, rows: TimeArray | IntArray) -> tuple[TimeArray, TimeArray]:
+    """Return where the lists of some rows lie, of all lists end to end.
+
+    Args:
+        offsets: (R + 1,) int64; the list of row r is ``offsets[r]:offsets[r + 1]``.
+        rows: (N,) rows in any order; -1 is an empty list.
+
+    Returns:
+        (V,) int64 places, one list after the other, and the (N + 1,) int64 offsets of theirs.
+    """
+    length = np.where(rows >= 0, np.diff(offsets)[rows], 0)
+    found = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    shift = np.repeat(offsets[:-1][rows] - found[:-1], length)
+    return np.arange(found[-1]) + shift, found
+
+
 @dataclass(frozen=True, eq=False)
 class CodeLists:
     """A list of codes a row, such as a film's genres or a user's last searches.
@@ -88,9 +104,7 @@ class CodeLists:
 
     def take(self, rows: TimeArray) -> CodeLists:
         """Return the lists of ``rows`` (N,), in that order."""
-        length = np.diff(self.offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
-        place = np.repeat(self.offsets[rows] - offsets[:-1], length) + np.arange(offsets[-1])
+        place, offsets = places_of(self.offsets, rows)
         return CodeLists(offsets, self.codes[place], self.ordered)
 
     def __post_init__(self) -> None:

@@ -120,7 +120,7 @@ def before_training(recipe: Recipe) -> list[str]:
     needed = set[str]()
     for name, method in recipe.methods.items():
         step = run.rankers(name)[0]
-        tuned = recipe.label_of(method).reads_prior or method.teacher == "adapted"
+        tuned = recipe.label_of(method).reads_prior or method.adapts_teacher
         tried = run.parents(step, "label") if tuned else []
         needed |= run.ancestors(step) - {step.key, *tried}
     return [key for key in run.steps if key in needed]

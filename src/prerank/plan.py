@@ -208,7 +208,7 @@ def _plan_teacher(planner: _Planner, branch: _Branch, name: str, parents: tuple[
     own = branch.base.teacher_of(method)
     shared = branch.base.teacher_of(method.model_copy(update={"teach": {}}))
     config: dict[str, Any] = {"train": own.model_dump(mode="json")}
-    if method.teacher == "adapted":
+    if method.adapts_teacher:
         pairs = recipe.label.model_dump(mode="json", include=PAIR_KEYS)
         config["label"] = {**pairs, "source": UNLABELED}
     of = "" if own == shared else f"-of-{name}"

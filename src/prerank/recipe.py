@@ -70,6 +70,11 @@ class MethodConfig(Config):
         description="keys of [teacher] that differ for this method: it gets a teacher of its own",
     )
 
+    @property
+    def adapts_teacher(self) -> bool:
+        """Say whether the teacher learns from unexposed pairs as well."""
+        return self.teacher == "adapted"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.teach and not self.teacher:
@@ -337,7 +342,7 @@ class Recipe(Config):
 
     def teacher_of(self, method: MethodConfig) -> TrainConfig:
         """Return how the teacher of ``method`` (ranker or adapted) is trained."""
-        objective = "adapted" if method.teacher == "adapted" else "pointwise"
+        objective = "adapted" if method.adapts_teacher else "pointwise"
         values = {**self.train.model_dump(), "objective": objective, **self.teacher, **method.teach}
         return TrainConfig.parse(values, where="teacher")
 

@@ -31,7 +31,7 @@ from prerank.labels.label import own_prior
 from prerank.pipeline import Run
 from prerank.plan import revision
 from prerank.progress import log
-from prerank.recipe import MethodConfig, Recipe
+from prerank.recipe import Recipe
 from prerank.seeds import derive, rng
 from prerank.store import Store
 
@@ -94,7 +94,7 @@ def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
     found = {key: float(getattr(config, key)) for key in RANGES if key != "prior"}
     if label.reads_prior and isinstance(label.prior, float):
         found["prior"] = label.prior
-    adversary = recipe.teacher_of(method) if _adapts_teacher(method) else config
+    adversary = recipe.teacher_of(method) if method.adapts_teacher else config
     found["adversary_weight"] = adversary.adversary_weight * adversary.has_adversary
     found["pseudo_weight"] *= config.reads_weight(has_labels=label.source != "none")
     weights = ("pseudo_weight", "adversary_weight")
@@ -108,10 +108,6 @@ def first_settings(run: Run, name: str) -> dict[str, float]:
         step = run.steps[run.parents(run.rankers(name)[0], "label")[0]]
         found["prior"] = own_prior(run.dataset, config, step.seed)
     return found
-
-
-def _adapts_teacher(method: MethodConfig) -> bool:
-    return method.teacher == "adapted"
 
 
 def deciding_pool(dataset: Dataset, wanted: str) -> str:
@@ -169,7 +165,7 @@ def with_method_settings(recipe: Recipe, name: str, settings: Mapping[str, float
     if "prior" in settings:
         recipe = recipe.with_label(name, {"prior": settings["prior"]})
         settings = {key: value for key, value in settings.items() if key != "prior"}
-    if not _adapts_teacher(recipe.methods[name]):
+    if not recipe.methods[name].adapts_teacher:
         return recipe.with_train(name, settings)
     of_teacher = {key: value for key, value in settings.items() if key == "adversary_weight"}
     of_student = {key: value for key, value in settings.items() if key not in of_teacher}

@@ -33,6 +33,7 @@ from prerank.artifacts import (
     PseudoLabels,
     Report,
     SemanticIds,
+    places_of,
 )
 from prerank.errors import ArtifactError, ConfigError, PrerankError
 from prerank.labels.config import LabelConfig
@@ -276,7 +277,7 @@ def _replay_anchors(run: Run, step: Step, n_users: int) -> str:
     same_count = np.diff(stored.offsets)[users] == np.diff(again.offsets)
     if not same_count.all():
         raise _differs(step, f"user {users[~same_count][0]} has another number of anchors")
-    rows = _rows_of(stored.offsets, users)
+    rows, _ = places_of(stored.offsets, users)
     same = (stored.codes[rows] == again.codes).all(axis=1)
     far = float(np.abs(stored.logprob[rows] - again.logprob).max(initial=0))
     if not same.all() or far > TOLERANCE:
@@ -299,13 +300,6 @@ def _decoded(run: Run, step: Step, n_users: int) -> tuple[Any, InterestAnchors]:
         n_users,
         step.config["source"],
     )
-
-
-def _rows_of(offsets: Any, users: Any) -> Any:
-    """Return the rows of ``users``, user by user in their order."""
-    counts = np.diff(offsets)[users]
-    first = np.repeat(offsets[:-1][users] - np.append(0, np.cumsum(counts)[:-1]), counts)
-    return first + np.arange(len(first))
 
 
 def _replay_labels(run: Run, step: Step, n_users: int) -> str:

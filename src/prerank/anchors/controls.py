@@ -11,7 +11,14 @@ import numpy as np
 from prerank import seeds
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.sequences import anchor_sequences, is_unordered
-from prerank.artifacts import Dataset, InterestAnchors, ItemEmbeddings, SemanticIds, require
+from prerank.artifacts import (
+    Dataset,
+    InterestAnchors,
+    ItemEmbeddings,
+    SemanticIds,
+    places_of,
+    require,
+)
 
 
 def history_anchors(
@@ -97,7 +104,7 @@ def shuffled_anchors(anchors: InterestAnchors, seed: int) -> InterestAnchors:
     donor = np.full(len(counts), -1, dtype=np.int64)
     if len(cycle) > 1:
         donor[cycle] = np.roll(cycle, 1)
-    rows, offsets = rows_of(anchors, donor)
+    rows, offsets = places_of(anchors.offsets, donor)
     return InterestAnchors(
         offsets=offsets,
         codes=anchors.codes[rows],
@@ -124,13 +131,3 @@ def join(first: InterestAnchors, second: InterestAnchors) -> InterestAnchors:
         logprob_legal=np.concatenate([first.logprob_legal, second.logprob_legal])[order],
         source=f"{first.source}+{second.source}",
     )
-
-
-def rows_of(
-    anchors: InterestAnchors, user: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Return the anchor rows of each of ``user`` (-1: none) one after the other, and offsets."""
-    counts = np.where(user >= 0, np.diff(anchors.offsets)[user], 0)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    shift = np.repeat(anchors.offsets[:-1][user] - offsets[:-1], counts)
-    return np.arange(offsets[-1]) + shift, offsets

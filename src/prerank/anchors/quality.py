@@ -27,6 +27,7 @@ from prerank.artifacts import (
     ItemEmbeddings,
     SemanticIds,
     TimeArray,
+    places_of,
 )
 
 HEAD_SHARE = 0.2
@@ -140,7 +141,7 @@ def nearest_cosine(
     for start in range(0, len(user_P), CHUNK):
         user, item = user_P[start : start + CHUNK], item_P[start : start + CHUNK]
         has = (np.diff(anchors.offsets)[user] > 0) & (vectors_ID[item] != 0).any(axis=1)
-        rows, offsets = controls.rows_of(anchors, user[has])
+        rows, offsets = places_of(anchors.offsets, user[has])
         if len(rows):
             repeated = np.repeat(item[has], np.diff(offsets))
             cosine = np.einsum("nd,nd->n", anchors.vectors[rows], vectors_ID[repeated])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.artifacts import Dataset, FloatArray, IntArray, TimeArray
+from prerank.artifacts import Dataset, FloatArray, IntArray, TimeArray, places_of
 from prerank.data.history import anchor_ends
 
 
@@ -47,10 +47,8 @@ class Sequences:
 
     def take(self, rows: TimeArray) -> Sequences:
         """Return the sequences ``rows``, in that order."""
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Sequences(self.item[np.arange(offsets[-1]) + shift], offsets)
+        place, offsets = places_of(self.offsets, rows)
+        return Sequences(self.item[place], offsets)
 
     def shuffled(self, rng: np.random.Generator) -> Sequences:
         """Return the sequences with the items of each in random order."""

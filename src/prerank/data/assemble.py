@@ -28,6 +28,7 @@ from prerank.artifacts import (
     Interactions,
     TimeArray,
     TimeUnit,
+    places_of,
 )
 from prerank.data.config import PoolsConfig, SplitConfig
 from prerank.data.ids import indices, vocabulary
@@ -404,8 +405,5 @@ def _code_lists(
     flat = values.filter(values.list.len() > 0).explode()
     distinct = flat.unique().sort()
     codes = flat.cast(pl.Enum(distinct)).to_physical().cast(pl.Int32).to_numpy()
-    start = np.cumsum(length) - length
-    size = np.where(row < 0, 0, length[row])
-    offsets = np.concatenate([[0], np.cumsum(size)])
-    place = np.arange(offsets[-1]) + np.repeat(start[row] - offsets[:-1], size)
+    place, offsets = places_of(np.concatenate([[0], np.cumsum(length)]), row)
     return CodeLists(offsets, codes[place].astype(np.int32), ordered), tuple(distinct.to_list())

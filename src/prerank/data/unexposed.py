@@ -61,7 +61,7 @@ def known_pairs(dataset: Dataset) -> TimeArray:
     the test holds.
     """
     seen = dataset.exposures.split != TEST
-    return _keys(dataset, seen, np.ones(len(dataset.interactions), bool))
+    return _keys(dataset, seen, slice(None))
 
 
 def known_in_training(dataset: Dataset, moment: int) -> TimeArray:
@@ -70,12 +70,12 @@ def known_in_training(dataset: Dataset, moment: int) -> TimeArray:
     What validation holds is left in as well: its pools are drawn, and were its clicked items
     never among drawn pairs, a weight or prior chosen on it would be one for a target that leaked.
     """
-    past = dataset.interactions
-    early = np.ones(len(past), bool) if dataset.time_unit == "none" else past.time < moment
+    timeless = dataset.time_unit == "none"
+    early = slice(None) if timeless else dataset.interactions.time < moment
     return _keys(dataset, dataset.exposures.split == TRAIN, early)
 
 
-def _keys(dataset: Dataset, seen: NDArray[np.bool_], taken: NDArray[np.bool_]) -> TimeArray:
+def _keys(dataset: Dataset, seen: NDArray[np.bool_], taken: NDArray[np.bool_] | slice) -> TimeArray:
     exposed = pair_keys(dataset.exposures.user[seen], dataset.exposures.item[seen])
     interacted = pair_keys(dataset.interactions.user[taken], dataset.interactions.item[taken])
     return sorted_unique(np.concatenate([exposed, interacted]))

@@ -161,11 +161,13 @@ def gpl_labels(
     )
     match = world.match(pairs.user, pairs.item)
     held = held_out(world)
-    prior, prior_source = prior_of(PriorCounts.of(dataset), n_unexposed, config)
+    counts = PriorCounts.of(dataset)
+    prior, prior_source = prior_of(counts, n_unexposed, config)
     parts = factors_of_pairs(world, pairs, match, config)
     if config.map == "joint":
         stream = rng(seed, "labels", "joint")
-        mapped = _joint(world, pairs, n_unexposed, match, held, prior, config, stream, teacher)
+        sizes = counts.exposed, n_unexposed
+        mapped = _joint(world, pairs, sizes, match, held, prior, config, stream, teacher)
     else:
         mapped = _by_relevance(match, held, prior, config)
     confidence = combine(
@@ -313,7 +315,7 @@ def _shift(logits: DoubleArray, prior: float | None) -> float:
 def _joint(
     world: World,
     pairs: UnexposedPairs,
-    n_unexposed: int,
+    sizes: tuple[int, int],
     match: Match,
     held: HeldOut,
     prior: float | None,
@@ -343,8 +345,7 @@ def _joint(
         space(pairs.user[matched], pairs.item[matched], pairs.time[matched], None),
         world.fold,
         config.joint_correction,
-        PriorCounts.of(dataset).exposed,
-        n_unexposed,
+        *sizes,
         stream,
     )
     shift = _shift(logits, prior)

@@ -237,7 +237,7 @@ class Replication:
         from prerank.ranking.train import train
 
         pairs = None
-        if method.teacher == "adapted":
+        if method.adapts_teacher:
             wanted = self.recipe.label.model_copy(update={"source": UNLABELED})
             pairs = label(dataset, self.embeddings, None, wanted, seed)
         return train(dataset, self.embeddings, pairs, self.recipe.teacher_of(method), seed)

@@ -146,7 +146,7 @@ def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
     used: dict[str, PluginConfig] = {"label": label, "train": train}
     if method.teacher:
         used["teacher"] = recipe.teacher_of(method)
-    if method.teacher == "adapted":
+    if method.adapts_teacher:
         used["pairs"] = recipe.label  # the unexposed pairs that it adapts to
     return {
         "anchors": method.anchors,
@@ -181,15 +181,16 @@ def _prepared(run: Run) -> Dataset | None:
 
 def _blocks(recipe: Recipe, arm: str, parents: dict[str, str]) -> Path:
     """Return the folder of an arm's finished blocks: one for all that decides them, no more."""
-    return _work(recipe, arm, _settings(recipe, [arm]), parents)
+    return _work(recipe, arm, [arm], parents)
 
 
 def _common(recipe: Recipe, parents: dict[str, str]) -> Path:
     """Return the folder of what all arms share: the language model of each replication."""
-    return _work(recipe, "common", _settings(recipe, []), parents)
+    return _work(recipe, "common", [], parents)
 
 
-def _work(recipe: Recipe, name: str, settings: dict[str, Any], parents: dict[str, str]) -> Path:
+def _work(recipe: Recipe, name: str, arms: Sequence[str], parents: dict[str, str]) -> Path:
+    settings = _settings(recipe, arms)
     for key in NOT_OF_AN_ARM:
         del settings["simulate"][key]
     mark = stores.fingerprint("simulate-arm", settings, recipe.seed, parents)
@@ -254,9 +255,8 @@ def _live(replication: Replication, done: dict[str, Path]) -> None:
             continue
         started = time.monotonic()
         _live_arm(replication, arm, file)
-        log(
-            f"simulate: replication {replication.number}, {arm}: {time.monotonic() - started:.1f} s"
-        )
+        took = time.monotonic() - started
+        log(f"simulate: replication {replication.number}, {arm}: {took:.1f} s")
 
 
 def _live_arm(replication: Replication, arm: str, file: Path) -> None:
