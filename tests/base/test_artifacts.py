@@ -126,3 +126,23 @@ def test_first_anchors_are_the_best_of_each_user() -> None:
     assert few.logprob.tolist() == [np.float32(-0.1), np.float32(-0.3)]
     assert few.vectors.tolist() == anchors().vectors[[0, 2]].tolist()
     assert anchors().first(5).offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_rows_of_lists_end_to_end() -> None:
+    place, offsets = a.places_of(np.array([0, 2, 2, 5]), np.array([2, -1, 1, 0, 2]))
+    assert place.tolist() == [2, 3, 4, 0, 1, 2, 3, 4]
+    assert offsets.tolist() == [0, 3, 3, 3, 5, 8]
+
+
+def test_features_of_some_rows() -> None:
+    lists = a.CodeLists(np.array([0, 2, 2, 5]), np.array([0, 1, 2, 1, 0], np.int32), ordered=True)
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    whole = a.Features(
+        3, {}, {"genres": ("a", "b", "c")}, {}, {"genres": lists}, {"given": vectors}
+    )
+    some = whole.take(np.array([2, 0]))
+    assert some.lists["genres"].offsets.tolist() == [0, 3, 5]
+    assert some.lists["genres"].codes.tolist() == [2, 1, 0, 0, 1]
+    assert some.lists["genres"].ordered and some.categories == whole.categories
+    assert some.vectors["given"].tolist() == [[4, 5], [0, 1]]
+    assert len(whole.take(np.zeros(0, np.int64)).lists["genres"]) == 0

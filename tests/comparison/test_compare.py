@@ -336,6 +336,22 @@ def test_code_that_trains_otherwise_is_tuned_anew(
     assert tuning._mark(run, "gpl", "unexposed", tuning.RANGES) != study
 
 
+CLICKS_ALONE = ("exposed-only", "kd-exposed", "ips", "snips", "dr")
+MORE = ("negative-sampling", "kd-all", "tl", "ukd", "damcar", "in-batch-logq")
+
+
+@pytest.mark.parametrize("name", [*CLICKS_ALONE, *MORE])
+def test_lambda_is_tuned_exactly_where_it_is_read(recipe: Recipe, folder: Path, name: str) -> None:
+    run = Run(resolve(recipe, name))
+    rows = tuning.validation_rows(run.dataset, "unexposed")
+    light, heavy = (
+        tuning._trained_scores(run, name, run.recipe.with_train(name, {"pseudo_weight": w}), rows)
+        for w in (0.5, 4.0)
+    )
+    is_read = not np.array_equal(light, heavy)
+    assert is_read == ("pseudo_weight" in tuning.own_settings(run.recipe, name))
+
+
 def test_lambda_of_zero_is_not_tuned(recipe: Recipe) -> None:
     none = resolve(recipe).with_train("gpl", {"pseudo_weight": 0.0})
     assert "pseudo_weight" not in tuning.own_settings(none, "gpl")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,16 +214,19 @@ def test_another_truth_in_the_same_file_is_simulated_anew(truth_recipe: Recipe) 
     assert _parents(Run(truth_recipe)) != before
 
 
-def test_users_keep_lists_and_vectors(tmp_path: Path) -> None:
-    lists = CodeLists(np.array([0, 2, 2, 5]), np.array([0, 1, 2, 1, 0], np.int32), ordered=True)
-    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
-    whole = Features(3, {}, {"genres": ("a", "b", "c")}, {}, {"genres": lists}, {"given": vectors})
-    some = whole.take(np.array([2, 0]))
-    assert some.lists["genres"].offsets.tolist() == [0, 3, 5]
-    assert some.lists["genres"].codes.tolist() == [2, 1, 0, 0, 1]
-    assert some.lists["genres"].ordered and some.categories == whole.categories
-    assert some.vectors["given"].tolist() == [[4, 5], [0, 1]]
-    assert len(whole.take(np.zeros(0, np.int64)).lists["genres"]) == 0
+def test_users_keep_all_kinds_of_features(truth_recipe: Recipe) -> None:
+    data = world_logs(truth_recipe.prepare.world, 0)
+    n = len(data.users)
+    codes = np.arange(n, dtype=np.int32)
+    lists = CodeLists(np.arange(n + 1), codes)
+    given = np.column_stack([codes, -codes]).astype(np.float32)
+    names = {"genres": tuple(data.users.ids)}
+    features = Features(n, {}, names, {}, {"genres": lists}, {"given": given})
+    market = open_market(truth_recipe, replace(data, user_features=features), 0)
+    kept, ids = market.blank.user_features, market.blank.users.ids
+    assert len(ids) == 80 < n
+    assert [kept.categories["genres"][code] for code in kept.lists["genres"].codes] == ids.tolist()
+    assert (kept.vectors["given"][:, 0] == kept.lists["genres"].codes).all()
 
 
 def test_only_listed_pairs_are_recalled(truth_recipe: Recipe) -> None:
