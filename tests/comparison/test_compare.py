@@ -336,11 +336,11 @@ def test_code_that_trains_otherwise_is_tuned_anew(
     assert tuning._mark(run, "gpl", "unexposed", tuning.RANGES) != study
 
 
-CLICKS_ALONE = ("exposed-only", "kd-exposed", "ips", "snips", "dr")
-MORE = ("negative-sampling", "kd-all", "tl", "ukd", "damcar", "in-batch-logq")
+WITHOUT_LAMBDA = ("exposed-only", "kd-exposed", "ips", "snips", "dr")
+WITH_LAMBDA = ("negative-sampling", "kd-all", "tl", "ukd", "damcar", "in-batch-logq")
 
 
-@pytest.mark.parametrize("name", [*CLICKS_ALONE, *MORE])
+@pytest.mark.parametrize("name", [*WITHOUT_LAMBDA, *WITH_LAMBDA])
 def test_lambda_is_tuned_exactly_where_it_is_read(recipe: Recipe, folder: Path, name: str) -> None:
     run = Run(resolve(recipe, name))
     rows = tuning.validation_rows(run.dataset, "unexposed")
