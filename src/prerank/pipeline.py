@@ -525,19 +525,29 @@ def ranker_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
 def label_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
     """Return name -> (1, N): what the match with anchors says by itself, without a pre-ranker.
 
+    The largest cosine to each set of anchors, and what else a method's labels are made from.
     Beside it the exposure popularity, and for joined anchors the sum of both matches. Pairs that
     match nothing score lowest.
     """
     from prerank.data.unexposed import exposure_counts
-    from prerank.labels.matching import match_pairs
+    from prerank.labels.config import LabelConfig
+    from prerank.labels.matching import Pooling, match_pairs
 
     found = {"popularity": exposure_counts(run.dataset)[pools.item].astype(np.float32)}
     steps = {step.name: step for step in run.steps.values() if step.stage == "generate"}
-    for name, step in steps.items():
-        anchors = run.load(step.key, InterestAnchors)
-        space = run.embeddings(_made_with_items(run, step))
-        match = match_pairs(pools.user, pools.item, space, anchors)
-        found[name] = np.nan_to_num(match.relevance, nan=-1.0)
+    ways = {(name, Pooling()): name for name in steps}
+    for step in run.steps.values():
+        if step.stage != "label" or step.config["source"] != "gpl":
+            continue
+        config = LabelConfig.parse(step.config)
+        name = run.steps[run.parents(step, "generate")[0]].name
+        way = Pooling(config.match, config.top_m, config.temperature)
+        ways.setdefault((name, way), name if config.match == "max" else f"{name}, {way.described}")
+    for (name, way), title in track(ways.items(), "match"):
+        anchors = run.load(steps[name].key, InterestAnchors)
+        space = run.embeddings(_made_with_items(run, steps[name]))
+        match = match_pairs(pools.user, pools.item, space, anchors, way)
+        found[title] = np.nan_to_num(match.relevance, nan=-1.0)
     for name, step in steps.items():
         if "+" in name:
             parts = [run.steps[key].name for key in run.parents(step, "generate")]
@@ -594,14 +604,13 @@ def explain(run: Run) -> ReportExtra:
         "versions": stores.versions(),
         "stages": run.timings(),
     }
-    shown = recipe.methods.get(recipe.evaluate.method)
-    if shown is not None:
-        extra["model_card"] = described_ranker(run, recipe.evaluate.method)
-    if shown is not None and shown.anchors:
-        made = run.labels(run.rankers(recipe.evaluate.method)[0])
-        anchors = run.load(f"anchors/{shown.anchors}", InterestAnchors)
-        extra["anchors"] = explaining.describe_anchors(anchors)
-        if made is not None:
+    if recipe.evaluate.method not in recipe.methods:
+        return extra
+    extra["model_card"] = described_ranker(run, recipe.evaluate.method)
+    for key in run.parents(run.rankers(recipe.evaluate.method)[0], "label"):
+        made, anchors = run.load(key, PseudoLabels), run.anchors(run.steps[key])
+        if anchors is not None:
+            extra["anchors"] = explaining.describe_anchors(anchors)
             extra["users"] = explaining.sample_users(
                 run.dataset, run.space, anchors, made, SAMPLE_USERS, recipe.seed
             )

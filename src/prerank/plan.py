@@ -146,10 +146,8 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
         outside=outside(recipe, recipe.tokenize.append_to, "tokenize", "tokenize.append_to"),
     )
     made_from = (dataset, embeddings, sids)
-    anchors = {
-        source: _plan_anchors(planner, branch, source, made_from)
-        for source in sorted({m.anchors for m in recipe.methods.values() if m.anchors})
-    }
+    read = {(m.anchors, m.n_anchors) for m in recipe.methods.values() if m.anchors}
+    anchors = {of: _plan_anchors(planner, branch, made_from, *of) for of in sorted(read)}
     space = (dataset, embeddings)
     for name, method in recipe.methods.items():
         taught_by = _plan_teacher(planner, branch, name, space)
@@ -162,28 +160,40 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
             planner.add("train", key, config, k, *parents, outside=code(config))
 
 
-def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
-    """Add the anchors ``name`` and what they are made from; return their key."""
-    recipe = branch.recipe
+def _plan_anchors(
+    planner: _Planner, branch: _Branch, parents: tuple[str, ...], name: str, first: int = 0
+) -> str:
+    """Add the anchors ``name`` and what they are made from; return their key.
+
+    Args:
+        first: how many of each user are taken, the first ones; 0: all of the branch.
+    """
+    few = branch.recipe.generate.n_anchors
+    if branch.is_first_few:
+        first = min(first or few, few)
+        all_ = branch.recipe.model_copy(update={"generate": branch.base.generate})
+        branch = replace(branch, recipe=all_)
+    recipe, config = branch.recipe, branch.recipe.generate
+    first = first if first < config.n_anchors else 0
+    key = f"anchors/{name}{f'-{first}' if first else ''}{branch.end}"
     made_from: tuple[str, ...] = ()
     if "+" in name:
         parts = name.split("+")
-        made_from = tuple(_plan_anchors(planner, branch, part, parents) for part in parts)
-    elif branch.is_first_few:
-        all_ = recipe.model_copy(update={"generate": branch.base.generate})
-        source = _plan_anchors(planner, replace(branch, recipe=all_), name, parents)
-        few = {"source": name, "first": recipe.generate.n_anchors}
-        return planner.add(
-            "generate", f"anchors/first-{name}{branch.end}", few, recipe.seed, source
-        )
+        made_from = tuple(_plan_anchors(planner, branch, parents, part, first) for part in parts)
+        config = config.model_copy(update={"n_anchors": first or config.n_anchors})
+    elif first:
+        source = _plan_anchors(planner, branch, parents, name)
+        return planner.add("generate", key, {"source": name, "first": first}, recipe.seed, source)
     elif name == "shuffled":
-        made_from = (_plan_anchors(planner, branch, "llm", parents),)
+        made_from = (_plan_anchors(planner, branch, parents, "llm"),)
     elif name in DECODED:
         dataset, _, sids = parents
-        key = f"anchor_model{branch.end}"
+        model = f"anchor_model{branch.end}"
         old = outside(recipe, recipe.finetune.reuse, "finetune", "finetune.reuse")
         made_from = (
-            planner.add("finetune", key, recipe.finetune, recipe.seed, dataset, sids, outside=old),
+            planner.add(
+                "finetune", model, recipe.finetune, recipe.seed, dataset, sids, outside=old
+            ),
         )
     elif name not in ("history", "random", "popular"):
         raise ConfigError(
@@ -192,9 +202,8 @@ def _plan_anchors(planner: _Planner, branch: _Branch, name: str, parents: tuple[
             must="llm, llm-debiased, history, random, popular, shuffled, or some joined by +",
             got=name,
         )
-    config = {"source": name, **recipe.generate.of_source(name).model_dump(mode="json")}
-    key = f"anchors/{name}{branch.end}"
-    return planner.add("generate", key, config, recipe.seed, *parents, *made_from)
+    settings = {"source": name, **config.of_source(name).model_dump(mode="json")}
+    return planner.add("generate", key, settings, recipe.seed, *parents, *made_from)
 
 
 def _plan_teacher(planner: _Planner, branch: _Branch, name: str, parents: tuple[str, ...]) -> str:
@@ -221,7 +230,7 @@ def _plan_labels(
     branch: _Branch,
     name: str,
     parents: tuple[str, ...],
-    anchors: Mapping[str, str],
+    anchors: Mapping[tuple[str, int], str],
     teacher: str,
 ) -> str:
     """Add the pseudo-labels of one method, empty if it has none; equal settings share them."""
@@ -230,7 +239,7 @@ def _plan_labels(
     if config.source == "none":
         return ""
     reads_anchors = config.source in ("gpl", plugins.PLUGIN) and method.anchors
-    more = [anchors[method.anchors]] if reads_anchors else []
+    more = [anchors[method.anchors, method.n_anchors]] if reads_anchors else []
     if config.needs_teacher:
         more.append(teacher)
     key = f"labels/{name}{branch.end}"

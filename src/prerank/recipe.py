@@ -51,6 +51,12 @@ class MethodConfig(Config):
         description="llm, llm-debiased, history, random, popular, shuffled, or two joined by `+`; "
         "empty for label sources that need no anchors",
     )
+    n_anchors: int = Field(
+        0,
+        ge=0,
+        description="read only so many of each user's anchors of [generate], the first ones (of "
+        "each source where two are joined); 0: all",
+    )
     teacher: Literal["", "ranker", "adapted"] = Field(
         "",
         description="who scores unexposed pairs for the baselines that distil: the ranker, or the "
@@ -171,6 +177,8 @@ def contradiction(method: MethodConfig, label: LabelConfig, train: TrainConfig) 
     """Return what is impossible about a method's settings; empty where all is well."""
     if label.source == "gpl" and not method.anchors:
         return "label source gpl needs `anchors`"
+    if method.n_anchors and not method.anchors:
+        return "`n_anchors` is given, but the method has no `anchors`"
     kinds: dict[str, Pairs] = {"none": "none", "unlabeled": "unlabeled"}
     kind = kinds.get(label.source, "labels")
     if kind not in train.reads:

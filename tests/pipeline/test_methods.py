@@ -120,6 +120,7 @@ def test_a_variant_of_the_pre_ranker_keeps_the_teacher() -> None:
         ({"label": {"source": "unlabeled"}}, "`none` or a source of labels"),
         ({"label": {"source": "negatives"}, "train": {"objective": "in-batch"}}, "`none`, not"),
         ({"teacher": "psychic"}, "teacher"),
+        ({"label": {"source": "none"}, "n_anchors": 3}, "has no `anchors`"),
         ({"anchors": "llm", "teach": {"hidden": [8]}}, "has none"),
         ({"anchors": "llm", "teacher": "ranker", "teach": {"hiden": [8]}}, "hiden"),
     ],
@@ -147,6 +148,7 @@ def test_every_method_runs_and_is_reported(finished: Recipe) -> None:
     report = Run(finished).load("report", Report)
     found = {r.method for r in report.records if r.metric == "gauc" and r.value is not None}
     assert set(NAMES) <= found
+    assert {"match llm", "match llm, probability-weighted 0.2"} <= found
 
 
 def test_every_method_but_the_ranker_is_the_same_model_to_serve(finished: Recipe) -> None:

@@ -72,16 +72,40 @@ def test_two_variants_share_an_equal_early_step() -> None:
 def test_fewer_anchors_are_the_first_of_those_there_are() -> None:
     steps = added(few={"methods": ["gpl-joined"], "generate": {"n_anchors": 3}})
     assert "anchor_model@few" not in steps
-    few = steps["anchors/first-llm@few"]
+    few = steps["anchors/llm-3@few"]
     assert few.config == {"source": "llm", "first": 3} and list(few.parents) == ["anchors/llm"]
-    joined = steps["anchors/llm+history@few"]
-    assert {"anchors/first-llm@few", "anchors/first-history@few"} <= set(joined.parents)
+    joined = steps["anchors/llm+history-3@few"]
+    assert {"anchors/llm-3@few", "anchors/history-3@few"} <= set(joined.parents)
 
 
 def test_fewer_anchors_of_other_semantic_ids_are_generated_once() -> None:
     steps = added(few={"tokenize": {"codebook_size": 16}, "generate": {"n_anchors": 3}})
-    assert list(steps["anchors/first-llm@few"].parents) == ["anchors/llm@few"]
+    assert list(steps["anchors/llm-3@few"].parents) == ["anchors/llm@few"]
     assert steps["anchors/llm@few"].config["n_anchors"] == Recipe().generate.n_anchors
+
+
+def test_a_method_reads_the_first_of_the_anchors_there_are() -> None:
+    few = {
+        "gpl-few": {"anchors": "llm", "n_anchors": 3},
+        "gpl-joined-few": {"anchors": "llm+history", "n_anchors": 3},
+        "gpl-as-many": {"anchors": "llm", "n_anchors": Recipe().generate.n_anchors},
+    }
+    steps = {s.key: s for s in plan(parse_recipe({**BASE, "methods": {**BASE["methods"], **few}}))}
+    assert steps["anchors/llm-3"].config == {"source": "llm", "first": 3}
+    assert "anchors/llm-3" in steps["labels/gpl-few"].parents
+    joined = steps["anchors/llm+history-3"]
+    assert {"anchors/llm-3", "anchors/history-3"} <= set(joined.parents)
+    assert "anchors/llm+history-3" in steps["labels/gpl-joined-few"].parents
+    assert "labels/gpl-as-many" not in steps  # all there are: the labels of gpl
+
+
+def test_the_fewer_of_a_variant_and_of_its_method_counts() -> None:
+    methods = {"gpl": {"anchors": "llm", "n_anchors": 5}}
+    for of_variant, left in ((3, 3), (9, 5)):
+        variants = {"few": {"generate": {"n_anchors": of_variant}}}
+        steps = plan(parse_recipe({"methods": methods, "variants": variants}))
+        firsts = {step.config["first"] for step in steps if "first" in step.config}
+        assert firsts == {5, left}
 
 
 def test_more_anchors_are_generated() -> None:

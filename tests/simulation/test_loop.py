@@ -9,6 +9,7 @@ import pytest
 from prerank.artifacts import TRAIN, VALIDATION
 from prerank.data.world_cascade import EXPOSED
 from prerank.data.world_model import DAY_MS, START_MS
+from prerank.recipe import MethodConfig
 from prerank.simulation.loop import ORACLE, PRODUCTION, Life, Replication, load_life, save_life
 from prerank.simulation.measures import rates
 from prerank.simulation.simulate import live, with_arms
@@ -54,6 +55,21 @@ def test_anchors_never_see_their_window(replication: Replication) -> None:
         assert replication.market.first_day <= cut
         begins = max(day - config.window, replication.market.first_day)
         assert begins - config.anchors_every < cut <= begins
+
+
+def test_a_method_reads_the_first_anchors_of_each_source(replication: Replication) -> None:
+    life = replication.begin()
+    data = replication._dataset(life)
+    read = [
+        replication._anchors_read(MethodConfig(anchors="llm+history", n_anchors=n), life, data)
+        for n in (0, 2)
+    ]
+    for anchors, most in zip(read, (6, 2), strict=True):
+        user, spoken = anchors.users(), anchors.logprob < 0
+        for of_source in (spoken, ~spoken):
+            assert np.bincount(user[of_source]).max() == most
+    whole = replication._anchors_of("llm", life, data).first(2)
+    np.testing.assert_array_equal(read[1].vectors[read[1].logprob < 0], whole.vectors)
 
 
 def test_arms_meet_the_same_visits(replication: Replication) -> None:

@@ -73,6 +73,12 @@ class Pooling:
     top_m: int = 3
     temperature: float = 0.2
 
+    @property
+    def described(self) -> str:
+        """The pool with the one number that it reads."""
+        told = {"max": "", "top-m": f" {self.top_m}"}
+        return f"{self.pool}{told.get(self.pool, f' {self.temperature:g}')}"
+
 
 def match_pairs(
     user: IntArray,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -255,7 +255,7 @@ class Replication:
         config = self.recipe.label_of(method)
         if config.source == "none":
             return None
-        anchors = self._anchors_of(method.anchors, life, dataset) if method.anchors else None
+        anchors = self._anchors_read(method, life, dataset) if method.anchors else None
         asked = teacher.score_pairs if teacher is not None and config.needs_teacher else None
         return label(dataset, self.embeddings, anchors, config, seed, asked)
 
@@ -270,6 +270,14 @@ class Replication:
         return (
             self.market.first_day + moved // self.config.anchors_every * self.config.anchors_every
         )
+
+    def _anchors_read(self, method: MethodConfig, life: Life, dataset: Dataset) -> InterestAnchors:
+        """Return the anchors that a method reads: of all its sources the first ones."""
+        from prerank.anchors.controls import join
+
+        read = [self._anchors_of(name, life, dataset) for name in method.anchors.split("+")]
+        few = method.n_anchors
+        return reduce(join, [anchors.first(few) for anchors in read] if few else read)
 
     def _anchors_of(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
         """Return anchors; those from days before the arms parted are made once for all arms."""
@@ -289,11 +297,6 @@ class Replication:
         sids, space, config = self.semantic_ids, self.embeddings, self.recipe.generate
         seed = self.seed("anchors", self._anchor_day(life.day))
 
-        if "+" in name:
-            first, *rest = (self._anchors_of(part, life, dataset) for part in name.split("+"))
-            for other in rest:
-                first = controls.join(first, other)
-            return first
         if name in DECODED:
             about = (dataset, sids, space, self._model, config, seed)
             with TemporaryDirectory() as work:
