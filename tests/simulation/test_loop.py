@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prerank.artifacts import TRAIN, VALIDATION
+from prerank.artifacts import TRAIN, VALIDATION, Dataset, InterestAnchors
 from prerank.data.world_cascade import EXPOSED
 from prerank.data.world_model import DAY_MS, START_MS
 from prerank.recipe import MethodConfig
@@ -70,6 +70,36 @@ def test_a_method_reads_the_first_anchors_of_each_source(replication: Replicatio
             assert np.bincount(user[of_source]).max() == most
     whole = replication._anchors_of("llm", life, data).first(2)
     np.testing.assert_array_equal(read[1].vectors[read[1].logprob < 0], whole.vectors)
+
+
+def test_mornings_with_the_same_histories_share_their_anchors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(tmp_path, simulate={"anchors_every": 2, "n_days": 4})
+    replication = Replication(recipe, None, 0, tmp_path / "work")
+    made: list[int] = []
+    make = replication._make_anchors
+
+    def counted(name: str, life: Life, data: Dataset) -> InterestAnchors:
+        made.append(replication._anchor_day(life.day))
+        return make(name, life, data)
+
+    monkeypatch.setattr(replication, "_make_anchors", counted)
+    cuts = []
+    for arm in ("gpl-history", ORACLE):  # two lives that part
+        life = replication.begin()
+        for _ in range(4):
+            data = replication._dataset(life)
+            fresh = make("history", life, data)
+            np.testing.assert_array_equal(
+                replication._anchors_of("history", life, data).vectors, fresh.vectors
+            )
+            cuts.append(replication._anchor_day(life.day))
+            life = replication.live_a_day(life, replication.prerank_of(arm, life))
+    parted = replication.first_arm_day
+    shared = {cut for cut in cuts if cut <= parted}
+    assert sorted(made) == sorted([*shared, *[cut for cut in set(cuts) - shared for _ in range(2)]])
+    assert len(made) < len(cuts)
 
 
 def test_arms_meet_the_same_visits(replication: Replication) -> None:

@@ -9,6 +9,7 @@ Letters in shapes: B requests, C candidates, I items, N rows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from prerank import seeds
 from prerank.anchors.config import DECODED
+from prerank.anchors.sequences import Sequences, anchor_sequences
 from prerank.artifacts import (
     TRAIN,
     UNLABELED,
@@ -94,7 +96,7 @@ class Replication:
         self.market: Market = open_market(recipe, prepared, number)
         self.embeddings: ItemEmbeddings = encode(self.market.blank, recipe.encode, recipe.seed)
         self.semantic_ids: SemanticIds = tokenize(self.embeddings, recipe.tokenize, recipe.seed)
-        self._anchors: dict[tuple[str, int], InterestAnchors] = {}
+        self._anchors: dict[str, tuple[tuple[int, bytes], InterestAnchors]] = {}
 
     @property
     def first_arm_day(self) -> int:
@@ -280,15 +282,17 @@ class Replication:
         return reduce(join, [anchors.first(few) for anchors in read] if few else read)
 
     def _anchors_of(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
-        """Return anchors; those from days before the arms parted are made once for all arms."""
+        """Return anchors; made once for all arms and mornings that read the same histories.
+
+        Kept are those from days before the arms parted, and the last ones of each source.
+        """
         cut = self._anchor_day(life.day)
-        shared = cut <= self.first_arm_day
-        if shared and (name, cut) in self._anchors:
-            return self._anchors[name, cut]
-        anchors = self._make_anchors(name, life, dataset)
-        if shared:
-            self._anchors[name, cut] = anchors
-        return anchors
+        mark = cut, _digest(anchor_sequences(dataset))
+        place = name if cut > self.first_arm_day else f"{name} {cut}"
+        kept = self._anchors.get(place)
+        if kept is None or kept[0] != mark:
+            kept = self._anchors[place] = mark, self._make_anchors(name, life, dataset)
+        return kept[1]
 
     def _make_anchors(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
         from prerank.anchors import controls
@@ -354,6 +358,14 @@ def _earned(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
         return config
     factor = float(labels.fit["pseudo_weight_factor"])
     return config.model_copy(update={"pseudo_weight": config.pseudo_weight * factor})
+
+
+def _digest(histories: Sequences) -> bytes:
+    """Return a hash of all that anchors are made from."""
+    found = hashlib.sha256()
+    for column in (histories.item, histories.offsets):
+        found.update(np.ascontiguousarray(column).data)
+    return found.digest()
 
 
 def _rows(traffic: Traffic, keep: NDArray[np.bool_]) -> Traffic:
