@@ -64,6 +64,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
+    from prerank.labels.matching import Pooling
     from prerank.ranking.config import TrainConfig
     from prerank.ranking.pre_ranker import PreRanker
 
@@ -334,17 +335,17 @@ def generate(run: Run, step: Step, out: Path) -> None:
     from prerank.anchors.quality import anchor_quality
 
     parts = run.parts
-    if parts is not None and step.config["source"] == "history" and "first" not in step.config:
+    if parts is not None and step.config["source"] == "history":
         data = generate_parts(run, step, parts, out)
         anchors, _ = StoredAnchors.open(out).of_users(0, len(data.users))
     else:
         anchors = make_anchors(run, step)
         data = run.dataset
         stores.save(out, anchors)
-    if "first" not in step.config:
-        sids, space = run.semantic_ids(step), run.embeddings(step)
-        report = anchor_quality(anchors, data, sids, space, step.seed)
-        (out / "quality.json").write_text(json.dumps(report, indent=1))
+    whole = _made_with_items(run, step)
+    sids, space = run.semantic_ids(whole), run.embeddings(whole)
+    report = anchor_quality(anchors, data, sids, space, step.seed)
+    (out / "quality.json").write_text(json.dumps(report, indent=1))
 
 
 def generate_parts(run: Run, step: Step, parts: DatasetParts, out: Path) -> Dataset:
@@ -525,34 +526,46 @@ def ranker_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
 def label_scores(run: Run, pools: Pools) -> dict[str, FloatArray]:
     """Return name -> (1, N): what the match with anchors says by itself, without a pre-ranker.
 
-    The largest cosine to each set of anchors, and what else a method's labels are made from.
-    Beside it the exposure popularity, and for joined anchors the sum of both matches. Pairs that
-    match nothing score lowest.
+    Anchors are matched as methods match them, joined ones also the paper's way, each source alone;
+    beside it stand the sum of these matches and the exposure popularity. Pairs that match nothing
+    score lowest. What a variant alone matches is named ``...@variant``.
     """
     from prerank.data.unexposed import exposure_counts
-    from prerank.labels.config import LabelConfig
-    from prerank.labels.matching import Pooling, match_pairs
+    from prerank.labels.matching import match_pairs
 
     found = {"popularity": exposure_counts(run.dataset)[pools.item].astype(np.float32)}
-    steps = {step.name: step for step in run.steps.values() if step.stage == "generate"}
-    ways = {(name, Pooling()): name for name in steps}
-    for step in run.steps.values():
-        if step.stage != "label" or step.config["source"] != "gpl":
-            continue
-        config = LabelConfig.parse(step.config)
-        name = run.steps[run.parents(step, "generate")[0]].name
-        way = Pooling(config.match, config.top_m, config.temperature)
-        ways.setdefault((name, way), name if config.match == "max" else f"{name}, {way.described}")
-    for (name, way), title in track(ways.items(), "match"):
-        anchors = run.load(steps[name].key, InterestAnchors)
-        space = run.embeddings(_made_with_items(run, steps[name]))
+    for title, (step, way) in track(_matches(run).items(), "match"):
+        anchors = run.load(step.key, InterestAnchors)
+        space = run.embeddings(_made_with_items(run, step))
         match = match_pairs(pools.user, pools.item, space, anchors, way)
         found[title] = np.nan_to_num(match.relevance, nan=-1.0)
-    for name, step in steps.items():
-        if "+" in name:
+    for step in run.steps.values():
+        if step.stage == "generate" and "+" in step.name:
             parts = [run.steps[key].name for key in run.parents(step, "generate")]
-            found[f"sum of {name}"] = np.sum([found[part] for part in parts], axis=0)
+            found[f"sum of {step.name}"] = np.sum([found[part] for part in parts], axis=0)
     return {f"match {name}": score[None, :].astype(np.float32) for name, score in found.items()}
+
+
+def _matches(run: Run) -> dict[str, tuple[Step, Pooling]]:
+    """Return title -> anchors and a way to match them: what labels are made from, and parts."""
+    from prerank.labels.config import LabelConfig
+    from prerank.labels.matching import Pooling
+
+    found: dict[tuple[str, Pooling], str] = {}
+    for step in run.steps.values():
+        sources = run.parents(step, "generate")
+        if step.stage == "generate" and "+" in step.name:
+            for key in sources:
+                found.setdefault((key, Pooling()), run.steps[key].name)
+        if step.stage != "label" or not sources:
+            continue
+        config, way, title = LabelConfig.parse(step.config), Pooling(), run.steps[sources[0]].name
+        if config.source == "gpl" and config.match != "max":
+            way = Pooling(config.match, config.top_m, config.temperature)
+            title = f"{title}, {way.described}"
+        of = step.name.partition(AT)[2]
+        found.setdefault((sources[0], way), f"{title}{AT}{of}" if of and AT not in title else title)
+    return {title: (run.steps[key], way) for (key, way), title in found.items()}
 
 
 def _made_with_items(run: Run, step: Step) -> Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,19 @@ class _Branch:
     base: Recipe
     end: str
 
-    @property
-    def is_first_few(self) -> bool:
-        """Say whether its anchors are the first ones of the base's, so none need generation."""
-        own, all_ = self.recipe.generate, self.base.generate
-        alike = own.model_copy(update={"n_anchors": all_.n_anchors}) == all_
-        return alike and own.n_anchors < all_.n_anchors
+    def most_anchors(self, source: str) -> int:
+        """Return how many anchors of a user are made, of which all methods read the first.
+
+        A variant that differs in their number alone takes those of the base, where they suffice.
+        """
+        recipe, base = self.recipe, self.base
+        own, whole = recipe.most_anchors(source), base.most_anchors(source)
+        number = {"n_anchors": base.generate.n_anchors}
+        alike = recipe.generate.model_copy(update=number) == base.generate and all(
+            getattr(recipe, stage) == getattr(base, stage)
+            for stage in ("encode", "tokenize", "finetune")
+        )
+        return max(own, whole) if alike else own
 
 
 def plan(recipe: Recipe) -> tuple[Step, ...]:
@@ -146,7 +153,7 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
         outside=outside(recipe, recipe.tokenize.append_to, "tokenize", "tokenize.append_to"),
     )
     made_from = (dataset, embeddings, sids)
-    read = {(m.anchors, m.n_anchors) for m in recipe.methods.values() if m.anchors}
+    read = {(m.anchors, recipe.n_anchors_of(m)) for m in recipe.methods.values() if m.anchors}
     anchors = {of: _plan_anchors(planner, branch, made_from, *of) for of in sorted(read)}
     space = (dataset, embeddings)
     for name, method in recipe.methods.items():
@@ -161,31 +168,23 @@ def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
 
 
 def _plan_anchors(
-    planner: _Planner, branch: _Branch, parents: tuple[str, ...], name: str, first: int = 0
+    planner: _Planner, branch: _Branch, parents: tuple[str, ...], name: str, n: int
 ) -> str:
-    """Add the anchors ``name`` and what they are made from; return their key.
+    """Add the anchors ``name``, ``n`` of each user, and what they are made from; return their key.
 
-    Args:
-        first: how many of each user are taken, the first ones; 0: all of the branch.
+    A language model's are decoded once, as many as the method with most of them reads.
     """
-    few = branch.recipe.generate.n_anchors
-    if branch.is_first_few:
-        first = min(first or few, few)
-        all_ = branch.recipe.model_copy(update={"generate": branch.base.generate})
-        branch = replace(branch, recipe=all_)
-    recipe, config = branch.recipe, branch.recipe.generate
-    first = first if first < config.n_anchors else 0
-    key = f"anchors/{name}{f'-{first}' if first else ''}{branch.end}"
+    recipe, most = branch.recipe, branch.most_anchors(name)
+    key = f"anchors/{name}{f'-{n}' if n < most else ''}{branch.end}"
     made_from: tuple[str, ...] = ()
     if "+" in name:
         parts = name.split("+")
-        made_from = tuple(_plan_anchors(planner, branch, parents, part, first) for part in parts)
-        config = config.model_copy(update={"n_anchors": first or config.n_anchors})
-    elif first:
-        source = _plan_anchors(planner, branch, parents, name)
-        return planner.add("generate", key, {"source": name, "first": first}, recipe.seed, source)
+        made_from = tuple(_plan_anchors(planner, branch, parents, part, n) for part in parts)
     elif name == "shuffled":
-        made_from = (_plan_anchors(planner, branch, parents, "llm"),)
+        made_from = (_plan_anchors(planner, branch, parents, "llm", n),)
+    elif name in DECODED and n < most:
+        source = _plan_anchors(planner, branch, parents, name, most)
+        return planner.add("generate", key, {"source": name, "first": n}, recipe.seed, source)
     elif name in DECODED:
         dataset, _, sids = parents
         model = f"anchor_model{branch.end}"
@@ -202,7 +201,8 @@ def _plan_anchors(
             must="llm, llm-debiased, history, random, popular, shuffled, or some joined by +",
             got=name,
         )
-    settings = {"source": name, **config.of_source(name).model_dump(mode="json")}
+    config = recipe.generate.of_source(name).model_copy(update={"n_anchors": n})
+    settings = {"source": name, **config.model_dump(mode="json")}
     return planner.add("generate", key, settings, recipe.seed, *parents, *made_from)
 
 
@@ -239,7 +239,8 @@ def _plan_labels(
     if config.source == "none":
         return ""
     reads_anchors = config.source in ("gpl", plugins.PLUGIN) and method.anchors
-    more = [anchors[method.anchors, method.n_anchors]] if reads_anchors else []
+    read = method.anchors, branch.recipe.n_anchors_of(method)
+    more = [anchors[read]] if reads_anchors else []
     if config.needs_teacher:
         more.append(teacher)
     key = f"labels/{name}{branch.end}"

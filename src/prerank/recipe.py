@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from prerank.anchors.config import FinetuneConfig, GenerateConfig
+from prerank.anchors.config import DECODED, FinetuneConfig, GenerateConfig
 from prerank.config import Config, from_validation
 from prerank.data.config import PrepareConfig
 from prerank.data.simulate_config import SimulateConfig
@@ -54,8 +54,9 @@ class MethodConfig(Config):
     n_anchors: int = Field(
         0,
         ge=0,
-        description="read only so many of each user's anchors of [generate], the first ones (of "
-        "each source where two are joined); 0: all",
+        description="anchors of a user that this method reads, of each source where two are "
+        "joined; 0: as many as [generate] says. Those of a language model are decoded once, as "
+        "many as the method with most reads; all others read the first of them",
     )
     teacher: Literal["", "ranker", "adapted"] = Field(
         "",
@@ -281,6 +282,7 @@ class Recipe(Config):
             problem = contradiction(method, self.label_of(method), self.train_of(method))
             if problem:
                 raise ValueError(f"method {name!r}: {problem}")
+        self._require_beams("generate")
         for name in self.variants:
             self.variant(name)  # raises if it names no method or changes a key that is not there
         return self
@@ -326,11 +328,20 @@ class Recipe(Config):
                 update={
                     "label": {**self.methods[one].label, **variant.label},
                     "train": {**self.methods[one].train, **variant.train},
+                    **({"n_anchors": 0} if "n_anchors" in variant.generate else {}),
                 }
             )
             for one in wanted
         }
-        return self.model_copy(update={**stages, "methods": methods, "variants": {}})
+        found = self.model_copy(update={**stages, "methods": methods, "variants": {}})
+        found._require_beams(f"{where}.generate")
+        return found
+
+    def _require_beams(self, where: str) -> None:
+        """Raise ConfigError where a method reads more anchors than there are beams."""
+        for source in DECODED:
+            most = max(self.most_anchors(source), 1)
+            GenerateConfig.parse({**self.generate.model_dump(), "n_anchors": most}, where=where)
 
     def arms(self) -> dict[str, str]:
         """Return arm -> method of all that is trained: the methods, then ``method@variant``."""
@@ -338,6 +349,23 @@ class Recipe(Config):
         for name in self.variants:
             found |= {f"{method}{AT}{name}": method for method in self.variant(name).methods}
         return found
+
+    def n_anchors_of(self, method: MethodConfig) -> int:
+        """Return how many anchors of a user (and source) ``method`` reads at most."""
+        return method.n_anchors or self.generate.n_anchors
+
+    def most_anchors(self, source: str) -> int:
+        """Return the largest number of anchors ``source`` that a method reads; 0 if none does."""
+        alone = {"shuffled": ("shuffled", "llm")}  # another user's are the language model's
+        return max(
+            (
+                self.n_anchors_of(method)
+                for method in self.methods.values()
+                if source == method.anchors
+                or any(source in alone.get(part, (part,)) for part in method.anchors.split("+"))
+            ),
+            default=0,
+        )
 
     def label_of(self, method: MethodConfig) -> LabelConfig:
         """Return the label config of ``method``: the recipe's, with the method's differences."""

@@ -27,7 +27,7 @@ def test_ablations_share_what_they_do_not_change() -> None:
     ]
     assert made["embeddings"] == ["embeddings@lsa-32", "embeddings@minilm"]
     # Fewer anchors are cut from those there are; only 100 are generated anew.
-    assert {f"anchors/first-llm@anchors-{n}" for n in (1, 3, 10)} <= keys
+    assert {f"anchors/llm-{n}@anchors-{n}" for n in (1, 3, 10)} <= keys
     assert "anchors/llm@anchors-100" in keys and "anchors/llm@anchors-10" not in keys
     assert not [key for key in keys if key.startswith("labels/gpl@lambda")]
 

@@ -78,34 +78,63 @@ def test_fewer_anchors_are_the_first_of_those_there_are() -> None:
     assert {"anchors/llm-3@few", "anchors/history-3@few"} <= set(joined.parents)
 
 
-def test_fewer_anchors_of_other_semantic_ids_are_generated_once() -> None:
+def test_fewer_anchors_of_other_semantic_ids_are_decoded_alone() -> None:
     steps = added(few={"tokenize": {"codebook_size": 16}, "generate": {"n_anchors": 3}})
-    assert list(steps["anchors/llm-3@few"].parents) == ["anchors/llm@few"]
-    assert steps["anchors/llm@few"].config["n_anchors"] == Recipe().generate.n_anchors
+    assert steps["anchors/llm@few"].config["n_anchors"] == 3
 
 
-def test_a_method_reads_the_first_of_the_anchors_there_are() -> None:
-    few = {
-        "gpl-few": {"anchors": "llm", "n_anchors": 3},
-        "gpl-joined-few": {"anchors": "llm+history", "n_anchors": 3},
-        "gpl-as-many": {"anchors": "llm", "n_anchors": Recipe().generate.n_anchors},
+def with_methods(variants: dict[str, Any] | None = None, **methods: Any) -> dict[str, Step]:
+    values = {"methods": methods, "generate": {"n_anchors": 9, "beam_width": 20}}
+    return {s.key: s for s in plan(parse_recipe({**values, "variants": variants or {}}))}
+
+
+def test_methods_read_the_first_of_the_anchors_decoded_once() -> None:
+    steps = with_methods(
+        **{
+            "gpl": {"anchors": "llm"},
+            "gpl-many": {"anchors": "llm", "n_anchors": 15},
+            "gpl-few": {"anchors": "llm", "n_anchors": 3},
+            "gpl-joined": {"anchors": "llm+history", "n_anchors": 3},
+            "gpl-history": {"anchors": "history"},
+            "gpl-shuffled": {"anchors": "shuffled"},
+        }
+    )
+    assert steps["anchors/llm"].config["n_anchors"] == 15
+    assert steps["anchors/llm-9"].config == {"source": "llm", "first": 9}
+    read = {"gpl": "llm-9", "gpl-many": "llm", "gpl-few": "llm-3", "gpl-joined": "llm+history"}
+    for method, anchors in read.items():
+        assert f"anchors/{anchors}" in steps[f"labels/{method}"].parents
+    assert {"anchors/llm-3", "anchors/history-3"} <= set(steps["anchors/llm+history"].parents)
+    # Controls need no language model to be made with fewer.
+    assert steps["anchors/history"].config["n_anchors"] == 9
+    assert steps["anchors/history-3"].config["n_anchors"] == 3
+    assert "anchors/llm-9" in steps["anchors/shuffled"].parents
+
+
+def test_a_shuffled_control_alone_decides_what_is_decoded() -> None:
+    steps = with_methods(**{"gpl-shuffled": {"anchors": "shuffled", "n_anchors": 15}})
+    assert steps["anchors/llm"].config["n_anchors"] == 15
+
+
+def test_the_number_of_a_variant_wins_over_that_of_its_method() -> None:
+    variants = {
+        "few": {"generate": {"n_anchors": 3}},
+        "light": {"train": {"epochs": 1}},
+        "wide": {"generate": {"beam_width": 30}},
     }
-    steps = {s.key: s for s in plan(parse_recipe({**BASE, "methods": {**BASE["methods"], **few}}))}
-    assert steps["anchors/llm-3"].config == {"source": "llm", "first": 3}
-    assert "anchors/llm-3" in steps["labels/gpl-few"].parents
-    joined = steps["anchors/llm+history-3"]
-    assert {"anchors/llm-3", "anchors/history-3"} <= set(joined.parents)
-    assert "anchors/llm+history-3" in steps["labels/gpl-joined-few"].parents
-    assert "labels/gpl-as-many" not in steps  # all there are: the labels of gpl
+    steps = with_methods(variants, gpl={"anchors": "llm", "n_anchors": 15})
+    assert "anchors/llm-3@few" in steps["labels/gpl@few"].parents
+    assert "labels/gpl@light" not in steps
+    assert steps["anchors/llm@wide"].config["n_anchors"] == 15
 
 
-def test_the_fewer_of_a_variant_and_of_its_method_counts() -> None:
-    methods = {"gpl": {"anchors": "llm", "n_anchors": 5}}
-    for of_variant, left in ((3, 3), (9, 5)):
-        variants = {"few": {"generate": {"n_anchors": of_variant}}}
-        steps = plan(parse_recipe({"methods": methods, "variants": variants}))
-        firsts = {step.config["first"] for step in steps if "first" in step.config}
-        assert firsts == {5, left}
+def test_more_anchors_than_beams_are_refused() -> None:
+    with pytest.raises(ConfigError, match="beam_width"):
+        with_methods(gpl={"anchors": "llm", "n_anchors": 21})
+    with pytest.raises(ConfigError, match="beam_width"):
+        narrow = {"narrow": {"generate": {"beam_width": 10}}}
+        with_methods(narrow, gpl={"anchors": "llm", "n_anchors": 15})
+    assert with_methods(gpl={"anchors": "history", "n_anchors": 21})  # needs no beams
 
 
 def test_more_anchors_are_generated() -> None:

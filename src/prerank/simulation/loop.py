@@ -277,9 +277,8 @@ class Replication:
         """Return the anchors that a method reads: of all its sources the first ones."""
         from prerank.anchors.controls import join
 
-        read = [self._anchors_of(name, life, dataset) for name in method.anchors.split("+")]
-        few = method.n_anchors
-        return reduce(join, [anchors.first(few) for anchors in read] if few else read)
+        made = (self._anchors_of(name, life, dataset) for name in method.anchors.split("+"))
+        return reduce(join, (part.first(self.recipe.n_anchors_of(method)) for part in made))
 
     def _anchors_of(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
         """Return anchors; made once for all arms and mornings that read the same histories.
@@ -298,7 +297,9 @@ class Replication:
         from prerank.anchors import controls
         from prerank.anchors.generate import generate
 
-        sids, space, config = self.semantic_ids, self.embeddings, self.recipe.generate
+        sids, space = self.semantic_ids, self.embeddings
+        most = self.recipe.most_anchors(name)
+        config = self.recipe.generate.model_copy(update={"n_anchors": most})
         seed = self.seed("anchors", self._anchor_day(life.day))
 
         if name in DECODED:

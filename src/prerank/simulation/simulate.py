@@ -150,7 +150,7 @@ def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
         used["pairs"] = recipe.label  # the unexposed pairs that it adapts to
     return {
         "anchors": method.anchors,
-        "n_anchors": method.n_anchors,
+        **({"n_anchors": method.n_anchors} if method.n_anchors else {}),
         **{name: config.model_dump(mode="json") for name, config in used.items()},
         "revisions": {stage: revision(stage) for stage in ("teach", "label", "train")},
         "code": code(*used.values()),
