@@ -362,7 +362,7 @@ def _earned(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
 
 
 def _digest(histories: Sequences) -> bytes:
-    """Return a hash of all that anchors are made from."""
+    """Return a hash of histories: what anchors are made from, beside their source and moment."""
     found = hashlib.sha256()
     for column in (histories.item, histories.offsets):
         found.update(np.ascontiguousarray(column).data)
