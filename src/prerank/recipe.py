@@ -356,16 +356,13 @@ class Recipe(Config):
 
     def most_anchors(self, source: str) -> int:
         """Return the largest number of anchors ``source`` that a method reads; 0 if none does."""
-        alone = {"shuffled": ("shuffled", "llm")}  # another user's are the language model's
-        return max(
-            (
-                self.n_anchors_of(method)
-                for method in self.methods.values()
-                if source == method.anchors
-                or any(source in alone.get(part, (part,)) for part in method.anchors.split("+"))
-            ),
-            default=0,
-        )
+
+        def reads(method: MethodConfig) -> bool:
+            sources = {method.anchors, *method.anchors.split("+")}
+            # Another user's anchors are the language model's too.
+            return source in sources or (source == "llm" and "shuffled" in sources)
+
+        return max((self.n_anchors_of(m) for m in self.methods.values() if reads(m)), default=0)
 
     def label_of(self, method: MethodConfig) -> LabelConfig:
         """Return the label config of ``method``: the recipe's, with the method's differences."""
