@@ -559,9 +559,9 @@ def _matches(run: Run) -> dict[str, tuple[Step, Pooling]]:
                 found.setdefault((key, Pooling()), run.steps[key].name)
         if step.stage != "label" or not sources:
             continue
-        config, way, title = LabelConfig.parse(step.config), Pooling(), run.steps[sources[0]].name
-        if config.source == "gpl" and config.match != "max":
-            way = Pooling(config.match, config.top_m, config.temperature)
+        config, title = LabelConfig.parse(step.config), run.steps[sources[0]].name
+        way = Pooling.of(config) if config.source == "gpl" else Pooling()
+        if way.pool != "max":
             title = f"{title}, {way.described}"
         of = step.name.partition(AT)[2]
         found.setdefault((sources[0], way), f"{title}{AT}{of}" if of and AT not in title else title)

@@ -311,7 +311,7 @@ def _replay_labels(run: Run, step: Step, n_users: int) -> str:
     users = np.unique(stored.user)
     chosen = seeds.rng(step.seed, "label", "replay").permutation(users)[:n_users]
     rows = np.isin(stored.user, chosen) & ~np.isnan(stored.relevance)
-    pooling = Pooling(config.match, config.top_m, config.temperature)
+    pooling = Pooling.of(config)
     again = match_pairs(
         stored.user[rows], stored.item[rows], run.embeddings(step), anchors, pooling
     )

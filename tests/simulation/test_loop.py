@@ -68,8 +68,19 @@ def test_a_method_reads_the_first_anchors_of_each_source(replication: Replicatio
         user, spoken = anchors.users(), anchors.logprob < 0
         for of_source in (spoken, ~spoken):
             assert np.bincount(user[of_source]).max() == most
-    whole = replication._anchors_of("llm", life, data).first(2)
+    whole = replication._decoded("llm", life, data).first(2)
     np.testing.assert_array_equal(read[1].vectors[read[1].logprob < 0], whole.vectors)
+
+
+def test_the_anchors_of_an_arm_are_not_those_of_another_number(tmp_path: Path) -> None:
+    few, many = ({"anchors": "random"}, {"anchors": "random", "n_anchors": 20})
+    found = []
+    for methods in ({"few": few}, {"few": few, "many": many}):
+        replication = Replication(small_recipe(tmp_path, methods=methods), None, 0, tmp_path / "w")
+        life = replication.begin()
+        data, arm = replication._dataset(life), replication.recipe.methods["few"]
+        found.append(replication._anchors_read(arm, life, data).vectors)
+    np.testing.assert_array_equal(*found)
 
 
 def test_mornings_with_the_same_histories_share_their_anchors(
@@ -78,23 +89,23 @@ def test_mornings_with_the_same_histories_share_their_anchors(
     recipe = small_recipe(tmp_path, simulate={"anchors_every": 2, "n_days": 4})
     replication = Replication(recipe, None, 0, tmp_path / "work")
     made: list[int] = []
-    make = replication._make_anchors
+    decode = replication._decode
 
-    def counted(name: str, life: Life, data: Dataset) -> InterestAnchors:
-        made.append(replication._anchor_day(life.day))
-        return make(name, life, data)
+    def counted(name: str, cut: int, data: Dataset) -> InterestAnchors:
+        made.append(cut)
+        return decode(name, cut, data)
 
-    monkeypatch.setattr(replication, "_make_anchors", counted)
+    monkeypatch.setattr(replication, "_decode", counted)
     cuts = []
     for arm in ("gpl-history", ORACLE):  # two lives that part
         life = replication.begin()
         for _ in range(4):
             data = replication._dataset(life)
-            fresh = make("history", life, data)
-            np.testing.assert_array_equal(
-                replication._anchors_of("history", life, data).vectors, fresh.vectors
-            )
             cuts.append(replication._anchor_day(life.day))
+            fresh = decode("llm", cuts[-1], data)
+            np.testing.assert_array_equal(
+                replication._decoded("llm", life, data).vectors, fresh.vectors
+            )
             life = replication.live_a_day(life, replication.prerank_of(arm, life))
     parted = replication.first_arm_day
     shared = {cut for cut in cuts if cut <= parted}

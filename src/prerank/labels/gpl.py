@@ -155,7 +155,7 @@ def gpl_labels(
         dataset=dataset,
         embeddings=embeddings,
         anchors=anchors,
-        pooling=Pooling(config.match, config.top_m, config.temperature),
+        pooling=Pooling.of(config),
         fold=folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds")),
         spread=spread,
     )

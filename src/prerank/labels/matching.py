@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import FloatArray, IntArray, InterestAnchors, ItemEmbeddings, TimeArray
+from prerank.labels.config import LabelConfig
 from prerank.spread import Arrays, Spread, here
 
 Pool = Literal["max", "top-m", "log-sum-exp", "probability-weighted"]
@@ -72,6 +73,17 @@ class Pooling:
     pool: Pool = "max"
     top_m: int = 3
     temperature: float = 0.2
+
+    @classmethod
+    def of(cls, config: LabelConfig) -> Pooling:
+        """Return what a label stage says, with the one number that it reads."""
+        match config.match:
+            case "max":
+                return cls()
+            case "top-m":
+                return cls("top-m", top_m=config.top_m)
+            case soft:
+                return cls(soft, temperature=config.temperature)
 
     @property
     def described(self) -> str:

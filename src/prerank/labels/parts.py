@@ -108,7 +108,7 @@ def label_parts(
         share = max_held / counts.n_held
         sampled = rng(seed, "labels", "held-out").random(parts.n_users) < share
         log(f"label: the map is fitted on {share:.1%} of the users, {counts.n_held} rows in all")
-    pooling = Pooling(config.match, config.top_m, config.temperature)
+    pooling = Pooling.of(config)
     found, held = _Found(), []
     rows = _pairs(parts, config, wanted, counts, seed)
     before = 0

@@ -274,14 +274,34 @@ class Replication:
         )
 
     def _anchors_read(self, method: MethodConfig, life: Life, dataset: Dataset) -> InterestAnchors:
-        """Return the anchors that a method reads: of all its sources the first ones."""
+        """Return the anchors that a method reads, of all its sources."""
         from prerank.anchors.controls import join
 
-        made = (self._anchors_of(name, life, dataset) for name in method.anchors.split("+"))
-        return reduce(join, (part.first(self.recipe.n_anchors_of(method)) for part in made))
+        n, names = self.recipe.n_anchors_of(method), method.anchors.split("+")
+        return reduce(join, (self._anchors_of(name, n, life, dataset) for name in names))
 
-    def _anchors_of(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
-        """Return anchors; made once for all arms and mornings that read the same histories.
+    def _anchors_of(self, name: str, n: int, life: Life, dataset: Dataset) -> InterestAnchors:
+        """Return ``n`` anchors of each user; of a source that other arms read too, the same ones.
+
+        Those of a language model are the first of the ones decoded; controls are made at once with
+        as many, so that no arm depends on how many another one reads.
+        """
+        from prerank.anchors import controls
+
+        if name in DECODED:
+            return self._decoded(name, life, dataset).first(n)
+        sids, space = self.semantic_ids, self.embeddings
+        seed = self.seed("anchors", self._anchor_day(life.day))
+        if name == "shuffled":
+            return controls.shuffled_anchors(self._decoded("llm", life, dataset).first(n), seed)
+        if name == "history":
+            return controls.history_anchors(dataset, sids, space, n, seed)
+        if name == "popular":
+            return controls.popular_anchors(dataset, sids, space, n)
+        return controls.random_anchors(dataset, sids, space, n, seed)
+
+    def _decoded(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
+        """Return a language model's anchors; decoded once for all that read the same histories.
 
         Kept are those from days before the arms parted, and the last ones of each source.
         """
@@ -290,29 +310,17 @@ class Replication:
         place = name if cut > self.first_arm_day else f"{name} {cut}"
         kept = self._anchors.get(place)
         if kept is None or kept[0] != mark:
-            kept = self._anchors[place] = mark, self._make_anchors(name, life, dataset)
+            kept = self._anchors[place] = mark, self._decode(name, cut, dataset)
         return kept[1]
 
-    def _make_anchors(self, name: str, life: Life, dataset: Dataset) -> InterestAnchors:
-        from prerank.anchors import controls
+    def _decode(self, name: str, cut: int, dataset: Dataset) -> InterestAnchors:
         from prerank.anchors.generate import generate
 
-        sids, space = self.semantic_ids, self.embeddings
-        most = self.recipe.most_anchors(name)
-        config = self.recipe.generate.model_copy(update={"n_anchors": most})
-        seed = self.seed("anchors", self._anchor_day(life.day))
-
-        if name in DECODED:
-            about = (dataset, sids, space, self._model, config, seed)
-            with TemporaryDirectory() as work:
-                return generate(*about, Path(work), source=name)
-        if name == "shuffled":
-            return controls.shuffled_anchors(self._anchors_of("llm", life, dataset), seed)
-        if name == "history":
-            return controls.history_anchors(dataset, sids, space, config.n_anchors, seed)
-        if name == "popular":
-            return controls.popular_anchors(dataset, sids, space, config.n_anchors)
-        return controls.random_anchors(dataset, sids, space, config.n_anchors, seed)
+        most = {"n_anchors": self.recipe.most_anchors(name)}
+        config, seed = self.recipe.generate.model_copy(update=most), self.seed("anchors", cut)
+        about = (dataset, self.semantic_ids, self.embeddings, self._model, config, seed)
+        with TemporaryDirectory() as work:
+            return generate(*about, Path(work), source=name)
 
     @cached_property
     def _model(self) -> Path:
