@@ -233,6 +233,18 @@ def test_forty_methods_stay_on_one_printed_page() -> None:
     assert len(figure.layout.yaxis.tickvals) == 40  # every name is written
 
 
+def test_long_names_are_cut_beside_their_rows_only() -> None:
+    short, long = "gpl & co", "match llm-debiased+history, <weighted> & more"
+    figure = plots.share_plot({name: {"head": 1.0} for name in (short, long)})
+    beside, whole = figure.layout.yaxis.ticktext, figure.layout.yaxis.categoryarray
+    assert list(beside) == ["match llm-debiased+histor…", "gpl &amp; co"]
+    assert list(whole) == [
+        "match llm-debiased+history, &lt;weighted&gt; &amp; more",
+        "gpl &amp; co",
+    ]
+    assert set(figure.data[0].y) == set(whole)  # a hint tells the whole
+
+
 def test_share_plot_has_the_first_row_on_top() -> None:
     figure = plots.share_plot({"candidates": {"head": 0.2, "mid": 0.3, "tail": 0.5}, "m": {}})
     assert figure.data[0].y[-1] == "candidates"

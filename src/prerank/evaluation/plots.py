@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -49,6 +49,8 @@ LINES = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
 ROW_HEIGHT = 26, 13
 """Of a row of dots or bars, at most and at least: up to forty rows stay on one printed page."""
 ROWS_HEIGHT = 520
+MOST_LETTERS = 26
+"""Of a row's name beside it."""
 
 
 @dataclass(frozen=True)
@@ -381,16 +383,25 @@ def rows_height(n: int) -> int:
 
 
 def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
-    """Give each name its row, the last one on top, and leave no space around them."""
+    """Give each name (escaped) its row, the last one on top, and leave no space around them.
+
+    A long name is cut beside its row, or it would take a phone's whole width; a hint has all of it.
+    """
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=list(names),
         range=[-0.6, len(names) - 0.4],
         tickmode="array",
         tickvals=list(range(len(names))),
+        ticktext=[_cut(name) for name in names],
         tickfont={"size": 12 if len(names) <= 30 else 10.5},
         automargin=True,
     )
+
+
+def _cut(name: str) -> str:
+    plain = unescape(name)
+    return name if len(plain) <= MOST_LETTERS else escape(plain[: MOST_LETTERS - 1]) + "…"
 
 
 def styled(figure: go.Figure, height: int, *, legend: bool = True) -> go.Figure:
