@@ -52,6 +52,7 @@ def test_counts_by_hand(traffic: Traffic, yardstick: Yardstick) -> None:
         "tail_clicks": 1,
         "new_exposures": 1,  # item 3
         "categories": 2 + 2,  # user 0: categories 0 and 1; user 1: 1 and 2
+        "categories_clicked": 1 + 2,  # user 0: category 0; user 1: 1 and 2
         # pages: orthogonal items 1 - 0, a single item nothing, 45 degrees 1 - cos
         "page_diversity": pytest.approx(1 + 1 - ROOT_HALF),
     }
@@ -70,6 +71,7 @@ def test_rates_are_ratios_of_sums(traffic: Traffic, yardstick: Yardstick) -> Non
     assert got["page_views"] == pytest.approx(6 / 4)
     assert got["clicks_per_visit"] == pytest.approx(4 / 4)
     assert got["categories"] == pytest.approx(8 / 4)
+    assert got["categories_clicked"] == pytest.approx(6 / 4)
     assert got["tail_clicks"] == pytest.approx(2 / 4)
     assert got["new_exposures"] == pytest.approx(1 / 5)
     assert got["new_discovered"] == pytest.approx(1 / 2)

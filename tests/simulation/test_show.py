@@ -6,6 +6,7 @@ from rich.console import Console
 
 from prerank.evaluation.plots_ab import day_plot, lift_plot
 from prerank.simulation.measures import METRICS
+from prerank.simulation.page import cells
 from prerank.simulation.show import BLOCKS, SHOWN, cell, print_result
 
 
@@ -60,6 +61,18 @@ def test_the_terminal_table_fits() -> None:
     print_result(RESULT, Console(file=out, width=100))
     assert max(len(row) for row in out.getvalue().splitlines()) <= 100
     assert "+3.1 ±0.5*" in out.getvalue()
+
+
+def test_a_result_from_before_a_metric_is_shown_without_it() -> None:
+    old = {name: text for name, text in METRICS.items() if name != "categories_clicked"}
+    lines = [one for one in RESULT["lines"] if one["metric"] in old]
+    out = io.StringIO()
+    print_result({**RESULT, "metrics": old, "lines": lines}, Console(file=out, width=100))
+    assert "clicked ones" not in out.getvalue()
+    assert "coverage" in out.getvalue()
+    assert [len(row) for row in cells({**RESULT, "metrics": old, "lines": lines}).values()] == [
+        len(SHOWN) - 1
+    ] * 3
 
 
 def test_marks_tell_arms_of_one_colour_apart() -> None:

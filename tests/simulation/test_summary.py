@@ -8,7 +8,9 @@ from prerank.simulation.summary import by_day, estimate, table
 
 def day(clicks: float, exposures: float = 100.0) -> dict[str, float]:
     names = ("visits", "pages", "users", "expected_clicks", "tail_exposures", "tail_clicks")
-    rest = dict.fromkeys((*names, "new_exposures", "categories", "page_diversity"), 1.0)
+    rest = dict.fromkeys(
+        (*names, "new_exposures", "categories", "categories_clicked", "page_diversity"), 1.0
+    )
     return {**rest, "clicks": clicks, "exposures": exposures}
 
 

@@ -195,12 +195,12 @@ def _paired_methods(
 
 def _simulation(run: OpenedRun) -> dict[str, Any]:
     from prerank.simulation.page import cells
-    from prerank.simulation.show import SHOWN
+    from prerank.simulation.show import names_of
 
     result = dict(run.simulation or {})
     result.pop("counts", None)
     result.pop("recipe", None)
-    return {"run": run.name, "result": result, "shown": dict(SHOWN), "cells": cells(result)}
+    return {"run": run.name, "result": result, "shown": names_of(result), "cells": cells(result)}
 
 
 def compare_plots(runs: Sequence[OpenedRun], data: dict[str, Any]) -> dict[str, list[Plot]]:

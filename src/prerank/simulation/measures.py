@@ -23,6 +23,7 @@ METRICS: Mapping[str, str] = {
     "page_views": "pages per visit",
     "clicks_per_visit": "clicks (item page views) per visit",
     "categories": "distinct categories shown to a user on a day",
+    "categories_clicked": "distinct categories that a user clicked on a day",
     "diversity": "1 - mean cosine between the items of a page",
     "tail_exposures": "share of exposures on the long tail",
     "tail_clicks": "share of clicks on the long tail",
@@ -63,9 +64,7 @@ def count(traffic: Traffic, yardstick: Yardstick) -> Counts:
     new = yardstick.release[item] > yardstick.start
     pages = np.unique(traffic.request)
     n_categories = int(yardstick.category.max(initial=0)) + 1
-    met = sorted_unique(
-        traffic.user[rows].astype(np.int64) * n_categories + yardstick.category[item]
-    )
+    met = traffic.user[rows].astype(np.int64) * n_categories + yardstick.category[item]
     return {
         "visits": float((pages < PAGE_ID).sum()),
         "pages": float(len(pages)),
@@ -76,7 +75,8 @@ def count(traffic: Traffic, yardstick: Yardstick) -> Counts:
         "tail_exposures": float(tail.sum()),
         "tail_clicks": float((tail & click).sum()),
         "new_exposures": float(new.sum()),
-        "categories": float(len(met)),
+        "categories": float(len(sorted_unique(met))),
+        "categories_clicked": float(len(sorted_unique(met[click]))),
         "page_diversity": _page_diversity(traffic.request[rows], item, yardstick.vectors),
     }
 
@@ -140,6 +140,7 @@ def rates(days: Sequence[Counts], whole: Counts) -> dict[str, float]:
         "page_views": ratio(total["pages"], total["visits"]),
         "clicks_per_visit": ratio(total["clicks"], total["visits"]),
         "categories": ratio(total["categories"], total["users"]),
+        "categories_clicked": ratio(total["categories_clicked"], total["users"]),
         "diversity": ratio(total["page_diversity"], total["pages"]),
         "tail_exposures": ratio(total["tail_exposures"], total["exposures"]),
         "tail_clicks": ratio(total["tail_clicks"], total["clicks"]),

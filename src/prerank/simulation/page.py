@@ -9,7 +9,7 @@ from typing import Any
 from prerank.evaluation.html import render_alone
 from prerank.evaluation.plots import Plot
 from prerank.evaluation.plots_ab import day_plot, lift_plot
-from prerank.simulation.show import SHOWN, cell
+from prerank.simulation.show import cell, names_of
 
 
 def write_page(result: Mapping[str, Any], path: Path) -> None:
@@ -20,7 +20,7 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
         kind="simulation",
         title=f"{result['name']}: simulated A/B test",
         result=result,
-        shown=SHOWN,
+        shown=names_of(result),
         cells=cells(result),
         plots=ab_plots(result),
     )
@@ -30,7 +30,9 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
 def cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return arm -> the texts of its row, one a shown metric."""
     lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
-    return {arm: [cell(lines[arm, metric]) for metric in SHOWN] for arm in result["arms"]}
+    return {
+        arm: [cell(lines[arm, metric]) for metric in names_of(result)] for arm in result["arms"]
+    }
 
 
 def ab_plots(result: Mapping[str, Any]) -> list[Plot]:

@@ -17,21 +17,28 @@ SHOWN: Mapping[str, str] = {
     "page_views": "page views",
     "clicks_per_visit": "clicks/visit",
     "categories": "categories",
+    "categories_clicked": "clicked ones",
     "diversity": "diversity",
+    "coverage": "coverage",
     "tail_exposures": "tail exposures",
     "tail_clicks": "tail clicks",
     "new_exposures": "new exposures",
     "new_discovered": "new discovered",
-    "coverage": "coverage",
 }
 BLOCKS = (
-    ("ctr", "page_views", "clicks_per_visit", "categories", "diversity"),
-    ("tail_exposures", "tail_clicks", "new_exposures", "new_discovered", "coverage"),
+    ("ctr", "page_views", "clicks_per_visit"),
+    ("categories", "categories_clicked", "diversity", "coverage"),
+    ("tail_exposures", "tail_clicks", "new_exposures", "new_discovered"),
 )
 
 
+def names_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return metric -> its short name, of those that ``result`` has; older ones lack some."""
+    return {metric: name for metric, name in SHOWN.items() if metric in result["metrics"]}
+
+
 def print_result(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the level of the baseline and every arm's lift over it, in two blocks."""
+    """Print the level of the baseline and every arm's lift over it, in blocks."""
     out = console or Console(width=max(WIDTH, Console().width))
     title = (
         f"{result['name']}: lift over {result['baseline']} in %, {result['n_days']} days, "
@@ -60,10 +67,11 @@ def _table(result: Mapping[str, Any], block: tuple[str, ...], title: str) -> Tab
         show_edge=False,
     )
     table.add_column("arm", no_wrap=True, overflow="ellipsis", max_width=20)
-    for metric in block:
+    known = [metric for metric in block if metric in names_of(result)]
+    for metric in known:
         table.add_column(SHOWN[metric], justify="right", no_wrap=True, min_width=14)
     for arm in result["arms"]:
-        cells = [cell(lines[arm, metric]) for metric in block]
+        cells = [cell(lines[arm, metric]) for metric in known]
         table.add_row(*map(shown, (arm, *cells)))
     return table
 
