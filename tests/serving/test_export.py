@@ -184,9 +184,25 @@ def test_vocabularies_hold_raw_features_and_histories(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("time_unit", "change"),
     [
-        ("none", {"model": "int-tower", "similarity": "cosine", "use_content": False}),
+        (
+            "none",
+            {
+                "model": "int-tower",
+                "similarity": "cosine",
+                "use_content": False,
+                "use_popularity": True,
+            },
+        ),
         ("order", {"model": "three-tower", "use_user_id": False, "numeric": "buckets"}),
-        ("ms", {"model": "cold", "sequence_pooling": "attention", "numeric": "buckets"}),
+        (
+            "ms",
+            {
+                "model": "cold",
+                "sequence_pooling": "attention",
+                "numeric": "buckets",
+                "use_popularity": True,
+            },
+        ),
     ],
 )
 def test_every_model_and_kind_of_data_exports(

@@ -133,6 +133,11 @@ class TrainConfig(PluginConfig):
     use_item_id: bool = Field(True, description="give the item tower an embedding of the item id")
     use_content: bool = Field(True, description="read the items' frozen content vectors")
     use_history: bool = Field(True, description="read the user's history")
+    use_popularity: bool = Field(
+        False,
+        description="give each item a number more, the logarithm of how often training exposed it "
+        "(`log exposures`), whatever the method; for logs whose items have no such statistic",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="arithmetic of the matrix products of training; weights, losses and scores "

@@ -6,7 +6,7 @@ The last row of each feature table and of the content table describes the unknow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,10 +26,35 @@ from prerank.artifacts import (
     require,
 )
 from prerank.data.history import history_ends
-from prerank.data.unexposed import contains, pair_keys
+from prerank.data.unexposed import contains, exposure_counts, pair_keys
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.features import FeatureTable
 from prerank.ranking.pooling import repeated
+
+POPULARITY = "log exposures"
+"""The item feature that ``use_popularity`` adds: log(1 + training exposures)."""
+
+
+def as_read(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """Return ``dataset`` with the item feature that ``config`` adds to those of the log, if any.
+
+    Raises:
+        DataError: the log has a feature of that name.
+    """
+    if not config.use_popularity:
+        return dataset
+    features = dataset.catalog.features
+    kinds = (features.categorical, features.numeric, features.lists, features.vectors)
+    require(
+        not any(POPULARITY in kind for kind in kinds),
+        "an item feature has the name that train.use_popularity gives its own",
+        where="items",
+        must="another name, or train.use_popularity = false",
+        got=POPULARITY,
+    )
+    count = np.log1p(exposure_counts(dataset)).astype(np.float32)
+    more = replace(features, numeric={**features.numeric, POPULARITY: count})
+    return replace(dataset, catalog=replace(dataset.catalog, features=more))
 
 
 @dataclass(frozen=True, eq=False)

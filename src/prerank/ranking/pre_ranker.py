@@ -35,7 +35,7 @@ from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError
 from prerank.ranking import hub
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.context import Histories, ScoringContext
+from prerank.ranking.context import Histories, ScoringContext, as_read
 from prerank.ranking.model import Parts, PreRankerModel, build_model
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
@@ -319,6 +319,8 @@ class PreRanker:
                 or the weights are of another model than this prerank builds from its settings.
         """
         about, weights = _read(path)
+        config = TrainConfig.parse(about["config"], where=str(path / ABOUT))
+        dataset = as_read(dataset, config)
         schema = schema_of(dataset, embeddings)
         if schema != about["schema"]:
             raise ArtifactError(
@@ -328,7 +330,6 @@ class PreRanker:
                 got=json.dumps(schema),
                 hint="load it with the dataset and the item embeddings it was trained on",
             )
-        config = TrainConfig.parse(about["config"], where=str(path / ABOUT))
         context = ScoringContext.of(dataset, embeddings, config)
         # Placeholders: the stored weights say which ids have an embedding, and the bias.
         rows = (torch.zeros(len(dataset.users)), torch.zeros(len(dataset.items)))

@@ -25,7 +25,7 @@ from prerank.group import Group
 from prerank.progress import log, track
 from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.context import Histories, ScoringContext
+from prerank.ranking.context import Histories, ScoringContext, as_read
 from prerank.ranking.model import arithmetic, build_model
 from prerank.ranking.objectives.base import Batch, LossParts, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
@@ -116,6 +116,7 @@ class Training:
         teacher: Teacher | None,
     ) -> None:
         self.config, self.device = config, resolve_device(config.device)
+        dataset = as_read(dataset, config)
         self.context = ScoringContext.of(dataset, embeddings, config)
         self.schema = schema_of(dataset, embeddings)
         self.exposed = exposed_rows(dataset, self.context, self.device, on_disk=config.rows_on_disk)

@@ -29,7 +29,7 @@ from prerank.artifacts import (
 from prerank.errors import ArtifactError, ConfigError, StaleArtifactError
 from prerank.progress import log
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.context import Histories, seen_in_training
+from prerank.ranking.context import Histories, as_read, seen_in_training
 from prerank.ranking.features import FeatureTable, bucket_edges
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.validation import quality, validation_rows
@@ -148,7 +148,8 @@ def load_trained(run: Path, method: str = "", seed: int | None = None) -> Traine
             got=ranker.config.model,
         )
     mark = manifest.fingerprint if manifest else ""
-    return Trained(run, method, chosen, dataset, embeddings, ranker, report, mark)
+    read = as_read(dataset, ranker.config)
+    return Trained(run, method, chosen, read, embeddings, ranker, report, mark)
 
 
 def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bundle:
