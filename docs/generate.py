@@ -348,7 +348,7 @@ def log_page() -> str:
         "One entry a finding that shaped a default or killed an idea. Training and validation "
         "data\nonly, unless an entry says otherwise, and nothing was chosen by a test split. "
         "`benchmarks/results/log.json`\nwas filled by hand "
-        "from probes whose scripts are not kept: read an entry as a note, not as a result."
+        "from probes, most of whose scripts are not kept: read an entry as a note, not as a result."
     )
     parts = [MADE, f"# Log of what did and did not work\n\n{intro}"]
     for entry in entries:

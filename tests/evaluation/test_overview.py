@@ -127,3 +127,5 @@ def test_model_card_says_what_it_learned_from() -> None:
     assert facts["trained on"] == "exposed clicks and 2 pseudo-labels (gpl), weight 0.5"
     plain = dict(map(tuple, model_card("x", config, [], 1, [0], None)["facts"]))
     assert plain["trained on"] == "exposed clicks alone"
+    counted = dict(map(tuple, model_card("x", {"use_popularity": True}, [], 1, [0], None)["facts"]))
+    assert counted["reads"] == "training exposures of the item, features of the log"

@@ -14,7 +14,7 @@ from prerank.ranking.train import train
 
 @pytest.fixture
 def data(world) -> Dataset:  # type: ignore[no-untyped-def]
-    """Item 0 is exposed 3 times in training and once after, item 1 once, all others never."""
+    """Of five rows item 0 has three in training and one in validation, item 1 one; no other any."""
     made = world()
     shown = made.exposures
     item = np.resize(np.array([0, 0, 0, 1, 0], np.int32), len(shown))
@@ -55,6 +55,20 @@ def test_a_feature_of_the_same_name_is_refused(data: Dataset, content, small) ->
     named = as_read(data, config)
     with pytest.raises(DataError, match=r"train\.use_popularity"):
         train(named, content, None, config, seed=0)
+
+
+def test_it_loads_with_the_log_it_was_counted_in_only(data, content, small, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    shown = data.exposures
+    half = {name: values[: len(shown) // 2] for name, values in shown.columns().items()}
+    fewer = replace(data, exposures=replace(shown, **half))
+    for on in (False, True):
+        config = small.model_copy(update={"use_popularity": on, "epochs": 1})
+        train(data, content, None, config, seed=0).save(tmp_path)
+        if not on:
+            PreRanker.load(tmp_path, fewer, content)
+            continue
+        with pytest.raises(ArtifactError, match="trained on other data"):
+            PreRanker.load(tmp_path, fewer, content)
 
 
 def test_a_saved_one_does_not_load_as_if_it_had_none(data, content, small, tmp_path) -> None:  # type: ignore[no-untyped-def]

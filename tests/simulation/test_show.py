@@ -68,7 +68,7 @@ def test_a_result_from_before_a_metric_is_shown_without_it() -> None:
     lines = [one for one in RESULT["lines"] if one["metric"] in old]
     out = io.StringIO()
     print_result({**RESULT, "metrics": old, "lines": lines}, Console(file=out, width=100))
-    assert "clicked ones" not in out.getvalue()
+    assert "categories clicked" not in out.getvalue()
     assert "coverage" in out.getvalue()
     assert [len(row) for row in cells({**RESULT, "metrics": old, "lines": lines}).values()] == [
         len(SHOWN) - 1

@@ -80,6 +80,7 @@ def model_card(
             ("use_item_id", "item id"),
             ("use_content", "frozen content vector"),
             ("use_history", "history"),
+            ("use_popularity", "training exposures of the item"),
         )
         if config.get(key)
     ]

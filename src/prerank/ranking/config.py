@@ -135,8 +135,9 @@ class TrainConfig(PluginConfig):
     use_history: bool = Field(True, description="read the user's history")
     use_popularity: bool = Field(
         False,
-        description="give each item a number more, the logarithm of how often training exposed it "
-        "(`log exposures`), whatever the method; for logs whose items have no such statistic",
+        description="give each item a number more, log(1 + its training exposures), called `log "
+        "exposures`; for logs whose items have no such statistic. Set in [train] teachers read it "
+        "too",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",

@@ -35,7 +35,7 @@ from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError
 from prerank.ranking import hub
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.context import Histories, ScoringContext, as_read
+from prerank.ranking.context import POPULARITY, Histories, ScoringContext, as_read
 from prerank.ranking.model import Parts, PreRankerModel, build_model
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
@@ -58,13 +58,18 @@ def schema_of(dataset: Dataset, embeddings: ItemEmbeddings) -> dict[str, Any]:
             "vectors": {name: table.vectors[name].shape[1] for name in sorted(table.vectors)},
         }
 
-    return {
+    found = {
         "users": features(dataset.user_features),
         "items": features(dataset.catalog.features),
         "content_dim": embeddings.vectors.shape[1],
         "time_unit": dataset.time_unit,
         "vocabularies": _digest(dataset),
     }
+    counted = dataset.catalog.features.numeric.get(POPULARITY)
+    if counted is not None:
+        # Counted in the log, not given with the items: another log would move every score.
+        found[POPULARITY] = hashlib.sha256(counted.tobytes()).hexdigest()[:16]
+    return found
 
 
 def _digest(dataset: Dataset) -> str:

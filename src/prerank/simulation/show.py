@@ -17,7 +17,7 @@ SHOWN: Mapping[str, str] = {
     "page_views": "page views",
     "clicks_per_visit": "clicks/visit",
     "categories": "categories",
-    "categories_clicked": "clicked ones",
+    "categories_clicked": "categories clicked",
     "diversity": "diversity",
     "coverage": "coverage",
     "tail_exposures": "tail exposures",
