@@ -107,7 +107,7 @@ def _key_row(name: str, field: FieldInfo) -> str:
 def results_page() -> str:
     """Return docs/results.md, from the committed JSON of finished runs."""
     parts = [MADE, "# Results\n", (ROOT / "docs" / "results-intro.md").read_text()]
-    files = sorted(RESULTS.glob("run-*.json"))
+    files = sorted(RESULTS.glob("run-*.json"), key=lambda file: file.stem)
     parts += [_run_section(json.loads(file.read_text()), file.name) for file in files]
     parts += [comparison_section(file) for file in sorted(RESULTS.glob("compare-*.json"))]
     files = sorted(RESULTS.glob("simulate-*.json"))
@@ -375,7 +375,7 @@ def readme() -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     tables = []
-    for file in sorted(RESULTS.glob("run-*.json")):
+    for file in sorted(RESULTS.glob("run-*.json"), key=lambda file: file.stem):
         run = json.loads(file.read_text())
         if run.get("headline_pool"):
             tables.append(_pool_table(run, run["headline_pool"]))
