@@ -34,8 +34,20 @@ def test_constant_and_empty_columns_stay_finite() -> None:
     ).numeric.tolist() == [
         [0, 0, 0, 1],
         [0, 0, 0, 1],
-        [0, 0, 1, 1],
+        [0, 0, 0, 1],
     ]
+
+
+def test_the_unknown_raises_no_flag_that_nobody_taught() -> None:
+    some, none = np.array([[1, 1], [NAN, NAN]], "f4"), np.array([[1, 1], [2, 2]], "f4")
+    numbers = {"some": some[:, 0], "none": none[:, 0]}
+    features = Features(2, numeric=numbers, vectors={"some": some, "none": none})
+    table = FeatureTable.of(features, TrainConfig(), np.ones(2, bool))
+    assert table.numeric[-1].tolist() == [0, 0, 0, 1]  # columns are sorted: none, some
+    assert {name: rows[-1].tolist() for name, rows in table.vectors} == {
+        "none": [0, 0, 0],
+        "some": [0, 0, 1],
+    }
 
 
 def _ragged(context, user, item, time, length):  # type: ignore[no-untyped-def]

@@ -38,7 +38,7 @@ POPULARITY = "log exposures"
 def as_read(dataset: Dataset, config: TrainConfig) -> Dataset:
     """Return ``dataset`` with the item feature that ``config`` adds to those of the log, if any.
 
-    An exposed row counts among its item's exposures; an unknown item has the mean of all.
+    An exposed row counts among its item's exposures; an unknown item reads the mean of all.
 
     Raises:
         DataError: the log has a feature of that name.

@@ -55,10 +55,11 @@ class FeatureTable:
         codes: (R + 1, F) int32 code + 1, 0 = missing, shifted so that each feature has its own
             range of one common embedding table.
         n_codes: rows of that table.
-        numeric: (R + 1, 2 G) float32: standardised values (0 = missing), then missing flags.
+        numeric: (R + 1, 2 G) float32: standardised values (0 = missing), then missing flags; the
+            unknown row raises those of `lacking` numbers alone.
         lists: multi-valued and sequence features.
         vectors: name -> (R + 1, D + 1) float32 given embedding of about unit coordinates (0 =
-            missing), then a missing flag.
+            missing), then a missing flag, as with numbers.
     """
 
     names: tuple[str, ...]
@@ -136,12 +137,22 @@ def bucket_edges(
 
 def _normalised(columns: list[FloatArray], n_rows: int) -> FloatArray:
     numeric = np.zeros((n_rows + 1, 2 * len(columns)), dtype=np.float32)
-    numeric[-1, len(columns) :] = 1
     for column, values in enumerate(columns):
         value = _standardised(values)
         numeric[:-1, column] = np.nan_to_num(value)
         numeric[:-1, len(columns) + column] = np.isnan(value)
+        numeric[-1, len(columns) + column] = lacking(values)
     return numeric
+
+
+def lacking(values: FloatArray) -> bool:
+    """Say whether some of (R,) numbers or (R, D) vectors are missing.
+
+    Where none is, nothing teaches what a missing flag means, so nobody may raise it: an unknown
+    user or item is then as the mean, and not moved by weights that never learned.
+    """
+    blank = np.isnan(values)
+    return bool((blank if blank.ndim == 1 else blank.all(axis=1)).any())
 
 
 def _standardised(values: FloatArray) -> NDArray[np.float64]:
@@ -154,8 +165,8 @@ def _standardised(values: FloatArray) -> NDArray[np.float64]:
 def _scaled(vectors: FloatArray) -> FloatArray:
     missing = np.isnan(vectors).all(axis=1)
     scaled = np.zeros((len(vectors) + 1, vectors.shape[1] + 1), dtype=np.float32)
-    scaled[-1, -1] = 1
     scaled[:-1, -1] = missing
+    scaled[-1, -1] = lacking(vectors)
     known = vectors[~missing]
     size = float(np.sqrt(np.mean(np.square(known, dtype=np.float64)))) if known.size else 0.0
     scaled[:-1, :-1][~missing] = known / (size or 1.0)

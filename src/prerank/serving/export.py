@@ -30,7 +30,7 @@ from prerank.errors import ArtifactError, ConfigError, StaleArtifactError
 from prerank.progress import log
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, as_read, seen_in_training
-from prerank.ranking.features import FeatureTable, bucket_edges
+from prerank.ranking.features import FeatureTable, bucket_edges, lacking
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.validation import quality, validation_rows
 from prerank.serving import card
@@ -319,13 +319,13 @@ def _check_schema(schema: FeatureSchema, features: Features, table: FeatureTable
 def _scale(name: str, values: FloatArray) -> Numeric:
     known = values[~np.isnan(values)].astype(np.float64)
     mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
-    return Numeric(name, mean, std or 1.0)
+    return Numeric(name, mean, std or 1.0, lacking(values))
 
 
 def _vector(name: str, vectors: FloatArray) -> Vector:
     known = vectors[~np.isnan(vectors).all(axis=1)].astype(np.float64)
     scale = float(np.sqrt(np.mean(np.square(known)))) if known.size else 0.0
-    return Vector(name, vectors.shape[1], scale or 1.0)
+    return Vector(name, vectors.shape[1], scale or 1.0, lacking(vectors))
 
 
 def raw_features(features: Features, row: int) -> dict[str, object]:

@@ -40,11 +40,15 @@ class Bucketised:
 
 @dataclass(frozen=True)
 class Numeric:
-    """A number, standardised as (value - mean) / std."""
+    """A number, standardised as (value - mean) / std.
+
+    A missing one raises a flag if ``flagged``: if training met missing ones.
+    """
 
     name: str
     mean: float
     std: float
+    flagged: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ class Listed:
 
 @dataclass(frozen=True)
 class Vector:
-    """A given embedding of ``dim`` numbers, divided by ``scale``."""
+    """A given embedding of ``dim`` numbers, divided by ``scale``; ``flagged`` as a number."""
 
     name: str
     dim: int
     scale: float
+    flagged: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class FeatureSchema:
         codes = [self._code(c.name, c.start, raw.get(c.name)) for c in self.categorical]
         codes += [_bucket(b, raw.get(b.name)) for b in self.bucketised]
         values = [_standardised(n, raw.get(n.name)) for n in self.numeric]
-        missing = [float(raw.get(n.name) is None) for n in self.numeric]
+        missing = [float(n.flagged and raw.get(n.name) is None) for n in self.numeric]
         return {
             "codes": np.array([codes], dtype=np.int32),
             "numeric": np.array([values + missing], dtype=np.float32),
@@ -205,7 +210,7 @@ def _bucket(feature: Bucketised, value: object) -> int:
 def _scaled(vector: Vector, value: object) -> NDArray[Any]:
     given = np.zeros((1, vector.dim + 1), dtype=np.float32)
     if value is None:
-        given[0, -1] = 1
+        given[0, -1] = vector.flagged
         return given
     must = f"{vector.dim} numbers, or null"
     if not isinstance(value, list):
