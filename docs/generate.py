@@ -378,7 +378,8 @@ def readme() -> str:
     for file in sorted(RESULTS.glob("run-*.json"), key=lambda file: file.stem):
         run = json.loads(file.read_text())
         if run.get("headline_pool"):
-            tables.append(_pool_table(run, run["headline_pool"]))
+            trained = [r for r in run["records"] if not r["method"].startswith("match ")]
+            tables.append(_pool_table({**run, "records": trained}, run["headline_pool"]))
     tables.append(_closed_loop(json.loads((RESULTS / "simulate-simulate.json").read_text())))
     return f"{before}{BEGIN}\n" + "\n".join(tables) + f"\n\n{END}{after}"
 
