@@ -13,6 +13,7 @@ from prerank.evaluation import evaluate as stage
 from prerank.evaluation import explain, plots
 from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.extra import with_extra
+from prerank.evaluation.html import prose
 from prerank.evaluation.report_html import render_html
 from prerank.evaluation.summary import summarise
 from prerank.evaluation.table import print_table
@@ -141,6 +142,12 @@ def test_hostile_text_stays_text() -> None:
     assert not any(name.startswith("on") for _, attrs in seen.tags for name in attrs)
     assert HOSTILE in "".join(seen.text)
     assert "<script>alert" not in page
+
+
+def test_prose_shows_code_and_escapes_all_else() -> None:
+    assert prose("`a_b` and <b>") == "<code>a_b</code> and &lt;b&gt;"
+    assert prose(f"`{HOSTILE}`").count("<") == 2  # of the code element alone
+    assert prose("one ` alone") == "one ` alone"
 
 
 def test_page_loads_nothing_and_has_plotly_once() -> None:

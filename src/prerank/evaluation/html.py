@@ -6,12 +6,13 @@ JSON with ``<`` escaped.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, TemplateNotFound
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from prerank.evaluation import summary
@@ -49,6 +50,11 @@ def plotly_script() -> str:
     return text.replace("</script", "<\\/script")
 
 
+def prose(text: str) -> Markup:
+    """Return a sentence, escaped; what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 @cache
 def environment(*packages: str) -> Environment:
     """Return the template environment; templates of ``packages`` come before the shared ones."""
@@ -62,7 +68,7 @@ def environment(*packages: str) -> Environment:
     made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=FunctionLoader(read)
     )
-    made.filters["number"] = summary.number
+    made.filters["number"], made.filters["prose"] = summary.number, prose
     return made
 
 
