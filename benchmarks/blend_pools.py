@@ -1,4 +1,4 @@
-"""What each anchor set could add to what others know: the best blend that the truth allows.
+"""What each anchor set could add to what others know: a blend fitted on the truth.
 
     python benchmarks/blend_pools.py recipes/NAME.toml [--set key=value ...] [--json]
 

@@ -107,12 +107,17 @@ def _key_row(name: str, field: FieldInfo) -> str:
 def results_page() -> str:
     """Return docs/results.md, from the committed JSON of finished runs."""
     parts = [MADE, "# Results\n", (ROOT / "docs" / "results-intro.md").read_text()]
-    files = sorted(RESULTS.glob("run-*.json"), key=lambda file: file.stem)
-    parts += [_run_section(json.loads(file.read_text()), file.name) for file in files]
+    parts += [_run_section(run, file) for file, run in _runs().items()]
     parts += [comparison_section(file) for file in sorted(RESULTS.glob("compare-*.json"))]
     files = sorted(RESULTS.glob("simulate-*.json"))
     parts += [simulation_section(json.loads(file.read_text()), file.name) for file in files]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _runs() -> dict[str, dict[str, Any]]:
+    """Return file name -> the figures of each finished run, by name."""
+    files = sorted(RESULTS.glob("run-*.json"), key=lambda file: file.stem)
+    return {file.name: json.loads(file.read_text()) for file in files}
 
 
 def _run_section(run: dict[str, Any], source: str) -> str:
@@ -375,8 +380,7 @@ def readme() -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     tables = []
-    for file in sorted(RESULTS.glob("run-*.json"), key=lambda file: file.stem):
-        run = json.loads(file.read_text())
+    for run in _runs().values():
         if run.get("headline_pool"):
             trained = [r for r in run["records"] if not r["method"].startswith("match ")]
             tables.append(_pool_table({**run, "records": trained}, run["headline_pool"]))

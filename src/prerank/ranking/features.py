@@ -56,7 +56,7 @@ class FeatureTable:
             range of one common embedding table.
         n_codes: rows of that table.
         numeric: (R + 1, 2 G) float32: standardised values (0 = missing), then missing flags; the
-            unknown row raises those of `lacking` numbers alone.
+            unknown row raises those that some other row raises.
         lists: multi-valued and sequence features.
         vectors: name -> (R + 1, D + 1) float32 given embedding of about unit coordinates (0 =
             missing), then a missing flag, as with numbers.
@@ -141,18 +141,10 @@ def _normalised(columns: list[FloatArray], n_rows: int) -> FloatArray:
         value = _standardised(values)
         numeric[:-1, column] = np.nan_to_num(value)
         numeric[:-1, len(columns) + column] = np.isnan(value)
-        numeric[-1, len(columns) + column] = lacking(values)
+    # Where nobody raises a flag, nothing teaches what it means: the unknown is then as the mean,
+    # and not moved by weights that never learned.
+    numeric[-1, len(columns) :] = numeric[:-1, len(columns) :].any(axis=0)
     return numeric
-
-
-def lacking(values: FloatArray) -> bool:
-    """Say whether some of (R,) numbers or (R, D) vectors are missing.
-
-    Where none is, nothing teaches what a missing flag means, so nobody may raise it: an unknown
-    user or item is then as the mean, and not moved by weights that never learned.
-    """
-    blank = np.isnan(values)
-    return bool((blank if blank.ndim == 1 else blank.all(axis=1)).any())
 
 
 def _standardised(values: FloatArray) -> NDArray[np.float64]:
@@ -166,7 +158,7 @@ def _scaled(vectors: FloatArray) -> FloatArray:
     missing = np.isnan(vectors).all(axis=1)
     scaled = np.zeros((len(vectors) + 1, vectors.shape[1] + 1), dtype=np.float32)
     scaled[:-1, -1] = missing
-    scaled[-1, -1] = lacking(vectors)
+    scaled[-1, -1] = missing.any()  # as with numbers
     known = vectors[~missing]
     size = float(np.sqrt(np.mean(np.square(known, dtype=np.float64)))) if known.size else 0.0
     scaled[:-1, :-1][~missing] = known / (size or 1.0)

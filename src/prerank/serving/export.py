@@ -30,7 +30,7 @@ from prerank.errors import ArtifactError, ConfigError, StaleArtifactError
 from prerank.progress import log
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, as_read, seen_in_training
-from prerank.ranking.features import FeatureTable, bucket_edges, lacking
+from prerank.ranking.features import FeatureTable, bucket_edges
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.validation import quality, validation_rows
 from prerank.serving import card
@@ -277,19 +277,23 @@ def feature_schema(
     sizes = {name: len(values) for name, values in features.categories.items()}
     categorical = [Categorical(n, next_start(sizes[n])) for n in sorted(features.categorical)]
     bucketised, numeric = [], []
-    for name in sorted(features.numeric):
+    for place, name in enumerate(sorted(features.numeric)):
         values = features.numeric[name]
         if config.numeric == "buckets":
             edges = bucket_edges(values, seen, config.n_buckets)
             first = next_start(len(edges) + 1)
             bucketised.append(Bucketised(name, first, tuple(edges.tolist())))
         else:
-            numeric.append(_scale(name, values))
+            flag = table.numeric[-1, len(features.numeric) + place]
+            numeric.append(_scale(name, values, flagged=bool(flag)))
     lists = [
         Listed(one.name, next_start(sizes[one.name]), one.codes.shape[1], one.ordered)
         for one in table.lists
     ]
-    vectors = [_vector(name, features.vectors[name]) for name, _ in table.vectors]
+    vectors = [
+        _vector(name, features.vectors[name], flagged=bool(rows[-1, -1]))
+        for name, rows in table.vectors
+    ]
     starts = {c.name: c.start for c in categorical} | {one.name: one.start for one in lists}
     codes = {
         name: {value: first + 1 + k for k, value in enumerate(features.categories[name])}
@@ -316,16 +320,16 @@ def _check_schema(schema: FeatureSchema, features: Features, table: FeatureTable
                 raise ArtifactError("a feature cannot be exported", where=f"{name}, row {row}")
 
 
-def _scale(name: str, values: FloatArray) -> Numeric:
+def _scale(name: str, values: FloatArray, *, flagged: bool) -> Numeric:
     known = values[~np.isnan(values)].astype(np.float64)
     mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
-    return Numeric(name, mean, std or 1.0, lacking(values))
+    return Numeric(name, mean, std or 1.0, flagged)
 
 
-def _vector(name: str, vectors: FloatArray) -> Vector:
+def _vector(name: str, vectors: FloatArray, *, flagged: bool) -> Vector:
     known = vectors[~np.isnan(vectors).all(axis=1)].astype(np.float64)
     scale = float(np.sqrt(np.mean(np.square(known)))) if known.size else 0.0
-    return Vector(name, vectors.shape[1], scale or 1.0, lacking(vectors))
+    return Vector(name, vectors.shape[1], scale or 1.0, flagged)
 
 
 def raw_features(features: Features, row: int) -> dict[str, object]:

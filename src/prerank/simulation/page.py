@@ -30,9 +30,8 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
 def cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return arm -> the texts of its row, one a shown metric."""
     lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
-    return {
-        arm: [cell(lines[arm, metric]) for metric in names_of(result)] for arm in result["arms"]
-    }
+    metrics = names_of(result)
+    return {arm: [cell(lines[arm, metric]) for metric in metrics] for arm in result["arms"]}
 
 
 def ab_plots(result: Mapping[str, Any]) -> list[Plot]:

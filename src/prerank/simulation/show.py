@@ -67,7 +67,7 @@ def _table(result: Mapping[str, Any], block: tuple[str, ...], title: str) -> Tab
         show_edge=False,
     )
     table.add_column("arm", no_wrap=True, overflow="ellipsis", max_width=20)
-    known = [metric for metric in block if metric in names_of(result)]
+    known = [metric for metric in block if metric in result["metrics"]]
     for metric in known:
         table.add_column(SHOWN[metric], justify="right", no_wrap=True, min_width=14)
     for arm in result["arms"]:
