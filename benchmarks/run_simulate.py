@@ -31,6 +31,7 @@ KEPT = (
     "interval",
     "metrics",
     "lines",
+    "against",
     "before",
     "by_day",
     "notes",

@@ -201,15 +201,31 @@ def simulation_section(result: dict[str, Any], source: str) -> str:
             "| " + " | ".join(["arm", *(m.replace("_", " ") for m in metrics)]) + " |",
             "|---" * (len(metrics) + 1) + "|",
             *rows,
+            *_against(result.get("against", {})),
         ]
     )
 
 
+def _against(pairs: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the table of each arm's clicks over each other's; results of before have none."""
+    if not pairs:
+        return []
+    rows = [
+        [arm, *(_estimate(row[other]) if other in row else "" for other in pairs)]
+        for arm, row in pairs.items()
+    ]
+    said = "Clicks per exposure: lift of each arm over each other in %, paired by replication."
+    return ["", said, *_table(["arm / over", *pairs], rows)]
+
+
 def _lift(line: dict[str, Any]) -> str:
-    found = line["lift"]
-    if found is None:
+    if line["lift"] is None:
         value = line["level"]["value"]
         return "–" if value is None else f"{value:.4g}"
+    return _estimate(line["lift"])
+
+
+def _estimate(found: dict[str, Any]) -> str:
     if found["value"] is None:
         return "–"
     if found["low"] is None:

@@ -1,12 +1,13 @@
 """What a cell of the table says."""
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
 from prerank.evaluation.plots_ab import day_plot, lift_plot
 from prerank.simulation.measures import METRICS
-from prerank.simulation.page import cells
+from prerank.simulation.page import cells, pair_cells, write_page
 from prerank.simulation.show import BLOCKS, SHOWN, cell, print_result
 
 
@@ -49,6 +50,19 @@ def test_cells() -> None:
     assert cell(line("arm", "ctr", 0.2, estimate(-3.07, 3.5))) == "-3.1 ±3.5\N{NO-BREAK SPACE}"
     assert cell(line("arm", "ctr", 0.2, estimate(1.0))) == "+1.0"
     assert cell(line("arm", "ctr", 0.2, estimate(None))) == "n/a"
+
+
+def test_pairs_are_shown_where_there_are_more_than_two_arms(tmp_path: Path) -> None:
+    one = estimate(1.0, 0.5)
+    two = {"base": {"arm": one}, "arm": {"base": one}}
+    three = {"a": {"b": one, "c": one}, "b": {"a": one, "c": one}, "c": {"a": one, "b": one}}
+    assert pair_cells(RESULT) == {} and pair_cells({**RESULT, "against": two}) == {}
+    assert pair_cells({**RESULT, "against": three})["b"] == ["+1.0 ±0.5*", "", "+1.0 ±0.5*"]
+    page = {**RESULT, "notes": [], "versions": {}, "recipe": ""}
+    write_page({**page, "against": three}, tmp_path / "with.html")
+    write_page(page, tmp_path / "without.html")
+    assert "lift of each arm over each other" in (tmp_path / "with.html").read_text()
+    assert "lift of each arm over each other" not in (tmp_path / "without.html").read_text()
 
 
 def test_every_metric_stands_in_one_block() -> None:

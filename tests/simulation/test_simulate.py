@@ -47,6 +47,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     ctr = {line["arm"]: line for line in result["lines"] if line["metric"] == "ctr"}
     assert ctr["exposed-only"]["lift"] is None
     assert ctr["oracle"]["lift"]["value"] > 0
+    assert result["against"]["gpl"]["exposed-only"] == ctr["gpl"]["lift"]
+    assert set(result["against"]) == {"exposed-only", "gpl"}
     page = (Path(result["folder"]) / "simulation.html").read_text()
     assert "https://" not in page.partition("<script>")[0]
     again = CliRunner().invoke(app, ["simulate", str(file)], catch_exceptions=False)

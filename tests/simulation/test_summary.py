@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prerank.simulation.summary import by_day, estimate, table
+from prerank.simulation.summary import against, by_day, estimate, table
 
 
 def day(clicks: float, exposures: float = 100.0) -> dict[str, float]:
@@ -47,6 +47,25 @@ def test_lift_is_paired_inside_a_replication() -> None:
     assert lines["base", "ctr"].lift is None
     assert lines["arm", "ctr"].level.value == pytest.approx(0.275)
     assert lines["arm", "new_discovered"].level.value is None  # no new item at all
+
+
+def test_arms_are_compared_inside_a_replication() -> None:
+    days = {
+        "base": [[day(10), day(10)], [day(40), day(40)]],
+        "one": [[day(12), day(12)], [day(44), day(44)]],
+        "two": [[day(15), day(15)], [day(55), day(55)]],
+        "oracle": [[day(90), day(90)], [day(90), day(90)]],
+    }
+    found = against(days, {arm: [WHOLE, WHOLE] for arm in days}, ["base", "one", "two"], 0.95)
+    assert {arm: set(row) for arm, row in found.items()} == {
+        "base": {"one", "two"},
+        "one": {"base", "two"},
+        "two": {"base", "one"},
+    }
+    assert found["two"]["one"].value == pytest.approx(25)
+    assert found["two"]["one"].low == pytest.approx(25)
+    assert found["one"]["two"].value == pytest.approx(-20)
+    assert found["one"]["base"].value == pytest.approx(15)  # 20 % and 10 %
 
 
 def test_by_day_is_a_mean_over_replications() -> None:

@@ -194,13 +194,19 @@ def _paired_methods(
 
 
 def _simulation(run: OpenedRun) -> dict[str, Any]:
-    from prerank.simulation.page import cells
+    from prerank.simulation.page import cells, pair_cells
     from prerank.simulation.show import names_of
 
     result = dict(run.simulation or {})
     result.pop("counts", None)
     result.pop("recipe", None)
-    return {"run": run.name, "result": result, "shown": names_of(result), "cells": cells(result)}
+    return {
+        "run": run.name,
+        "result": result,
+        "shown": names_of(result),
+        "cells": cells(result),
+        "pairs": pair_cells(result),
+    }
 
 
 def compare_plots(runs: Sequence[OpenedRun], data: dict[str, Any]) -> dict[str, list[Plot]]:

@@ -9,7 +9,7 @@ from typing import Any
 from prerank.evaluation.html import render_alone
 from prerank.evaluation.plots import Plot
 from prerank.evaluation.plots_ab import day_plot, lift_plot
-from prerank.simulation.show import cell, names_of
+from prerank.simulation.show import cell, lift_text, names_of
 
 
 def write_page(result: Mapping[str, Any], path: Path) -> None:
@@ -22,6 +22,7 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
         result=result,
         shown=names_of(result),
         cells=cells(result),
+        pairs=pair_cells(result),
         plots=ab_plots(result),
     )
     path.write_text(text, encoding="utf-8")
@@ -32,6 +33,20 @@ def cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
     lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
     metrics = names_of(result)
     return {arm: [cell(lines[arm, metric]) for metric in metrics] for arm in result["arms"]}
+
+
+def pair_cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return arm -> the texts of its lifts over each arm; results of before have none.
+
+    With two arms there is nothing that the first table does not say.
+    """
+    pairs = result.get("against", {})
+    if len(pairs) < 3:
+        return {}
+    return {
+        arm: [lift_text(row[other]) if other in row else "" for other in pairs]
+        for arm, row in pairs.items()
+    }
 
 
 def ab_plots(result: Mapping[str, Any]) -> list[Plot]:

@@ -78,10 +78,14 @@ def _table(result: Mapping[str, Any], block: tuple[str, ...], title: str) -> Tab
 
 def cell(line: Mapping[str, Any]) -> str:
     """Return a lift as ``+3.1 ±0.4*``; the level where there is no lift."""
-    found = line["lift"]
-    if found is None:
+    if line["lift"] is None:
         value = line["level"]["value"]
         return "n/a" if value is None else f"{value:.4g}"
+    return lift_text(line["lift"])
+
+
+def lift_text(found: Mapping[str, Any]) -> str:
+    """Return an estimate as ``+3.1 ±0.4*``."""
     if found["value"] is None:
         return "n/a"
     if found["low"] is None:
