@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from prerank import artifacts as a
@@ -166,6 +167,78 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     report = finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
     assert report.train_loss == expected.train_loss
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def noise() -> a.Dataset:
+    """Return users who take items at random: there is nothing to learn, only to remember."""
+    rng = np.random.default_rng(3)
+    return dataset([rng.integers(6, size=8).tolist() for _ in range(20)], 6)
+
+
+REMEMBERS = TINY.model_copy(update={"epochs": 40, "patience": 4, "hidden_size": 32})
+
+
+def test_what_is_learned_by_heart_is_not_kept(tmp_path: Path) -> None:
+    out, work = folder(tmp_path / "out"), folder(tmp_path / "work")
+    report = finetune(noise(), cyclic_ids(), REMEMBERS, 0, out, work)
+    loss, kept = report.held_out_loss, report.kept_epoch
+    assert len(loss) == len(report.train_loss) == kept + 4 < 40
+    assert loss[kept - 1] <= 1.005 * min(loss)
+    assert all(one > 1.005 * min(loss[: kept + n]) for n, one in enumerate(loss[kept:], 1))
+    assert np.mean(report.held_out_by_level) == pytest.approx(loss[kept - 1])
+    stored, made = load_file(work / f"epoch-{kept}.safetensors"), weights(out)
+    for key, value in stored.items():
+        if key.startswith("weight:") and "embed" not in key and "lm_head" not in key:
+            torch.testing.assert_close(made[key.removeprefix("weight:")], value, rtol=0, atol=0)
+    left = sorted(file.name for file in work.glob("*.safetensors"))
+    assert left == sorted({f"epoch-{kept}.safetensors", f"epoch-{len(loss)}.safetensors"})
+
+    last = finetune(
+        noise(),
+        cyclic_ids(),
+        REMEMBERS.model_copy(update={"patience": 0}),
+        0,
+        folder(tmp_path / "all"),
+        folder(tmp_path / "work-all"),
+    )
+    assert last.kept_epoch == len(last.train_loss) == 40
+    assert last.held_out_loss[: len(loss)] == loss
+    assert last.held_out_loss[-1] > 1.005 * min(last.held_out_loss)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_run_killed_behind_its_best_epoch_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool
+) -> None:
+    whole = folder(tmp_path / "whole")
+    expected = finetune(noise(), cyclic_ids(), REMEMBERS, 0, whole, folder(tmp_path / "work-1"))
+
+    def kill(epoch: int, *_: object) -> str:
+        if epoch == expected.kept_epoch + 1:
+            raise KeyboardInterrupt
+        return ""
+
+    work, out = folder(tmp_path / "work-2"), folder(tmp_path / "out")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_line", kill)
+        finetune(noise(), cyclic_ids(), REMEMBERS, 0, out, work)
+    kept = work / f"epoch-{expected.kept_epoch}.safetensors"
+    if damage:
+        kept.write_bytes(kept.read_bytes()[:-7])
+    report = finetune(noise(), cyclic_ids(), REMEMBERS, 0, out, work)
+    assert report.held_out_loss == expected.held_out_loss
+    assert report.kept_epoch == expected.kept_epoch
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_passes_follow_from_the_size_of_the_histories(tmp_path: Path) -> None:
+    auto = FinetuneConfig()
+    assert [auto.passes(n) for n in (0, 1, 1e5, 4e5, 1e9)] == [30, 30, 20, 5, 3]
+    assert FinetuneConfig(epochs=7).passes(1e9) == 7
+    config = TINY.model_copy(update={"epochs": 0, "patience": 0, "learning_rate": 1e-5})
+    out = folder(tmp_path / "out")
+    report = finetune(cyclic(), cyclic_ids(), config, 0, out, folder(tmp_path / "work"))
+    assert len(report.train_loss) == 30
 
 
 def test_sets_are_shuffled_anew_in_each_epoch() -> None:

@@ -43,7 +43,18 @@ class FinetuneConfig(Config):
     max_history: int = Field(
         50, ge=1, description="items a sequence; longer histories are cut into several"
     )
-    epochs: int = Field(10, ge=1, description="passes over the histories")
+    epochs: int = Field(
+        0,
+        ge=0,
+        description="passes over the histories, at most; 0: as many as read two million items, "
+        "between 3 and 30",
+    )
+    patience: int = Field(
+        5,
+        ge=0,
+        description="stop after so many passes in a row whose held-out loss is above the lowest by "
+        "more than half a percent, and keep the weights before them; 0: the last pass stays",
+    )
     batch_size: int = Field(64, ge=1, description="sequences a step of the optimiser")
     tokens_at_once: int = Field(
         16384,
@@ -85,6 +96,10 @@ class FinetuneConfig(Config):
         "auto: bfloat16 on a GPU, float32 on a CPU",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+    def passes(self, n_items: float) -> int:
+        """Return the passes over histories of ``n_items`` items in all, at most."""
+        return self.epochs or max(3, min(30, round(2e6 / max(n_items, 1.0))))
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -37,13 +37,14 @@ from prerank.anchors.sequences import (
 )
 from prerank.artifacts import Dataset, FloatArray, SemanticIds
 from prerank.devices import resolve_device
-from prerank.errors import DataError
+from prerank.errors import ArtifactError, DataError
 from prerank.group import Group
 from prerank.progress import log, track
 from prerank.store import read_part, write_part, write_whole
 
 REPORT_FILE = "finetune.json"
 GRADIENT_CLIP = 1.0
+SAME_LOSS = 1.005  # losses this close are one: of such epochs the last, which saw most, is kept
 BETAS = (0.9, 0.95)
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
@@ -57,7 +58,8 @@ class FinetuneReport:
         n_sequences, n_items: histories trained on, and the items in them before down-sampling.
         train_loss: mean loss (nats a token) of each epoch.
         held_out_loss: the same on held-out users after each epoch; empty if none are held out.
-        held_out_by_level: held-out loss of each level after the last epoch.
+        held_out_by_level: held-out loss of each level after the epoch kept.
+        kept_epoch: the epoch, from 1, whose weights were kept.
         uniform_loss: the loss of knowing nothing, mean over levels of ln K.
         tokens_per_second: speed of this process's training steps; not stored.
     """
@@ -68,6 +70,7 @@ class FinetuneReport:
     train_loss: list[float] = field(default_factory=list)
     held_out_loss: list[float] = field(default_factory=list)
     held_out_by_level: list[float] = field(default_factory=list)
+    kept_epoch: int = 0
     uniform_loss: float = 0.0
     tokens_per_second: float = 0.0
 
@@ -84,7 +87,9 @@ def finetune(
     """Train the next-semantic-ID model and write it as a Hugging Face folder.
 
     Sequences are each user's positives strictly before ``dataset.cuts.anchors``; popular items are
-    down-sampled in training, never in the held-out loss (method.md stage 3).
+    down-sampled in training, never in the held-out loss (method.md stage 3). Kept are the weights
+    of the last epoch whose held-out loss is the lowest or within half a percent of it: on a small
+    log a language model soon knows its histories by heart.
 
     Within a `torch.distributed` group every process takes its rows of each batch and gradients are
     added up: the weights are those of one process, up to the order of float sums.
@@ -110,13 +115,16 @@ def finetune(
     model = build(config, sizes, seeds.derive(seed, "finetune", "init"))
     device = resolve_device(config.device)
     model.lm.to(device)
-    run = _Run(model, config, device, torch.from_numpy(semantic_ids.codes).to(device))
+    n_epochs = config.passes(len(train.item))
+    run = _Run(model, config, n_epochs, device, torch.from_numpy(semantic_ids.codes).to(device))
     keep = keep_probability(
         train.item, len(semantic_ids.codes), config.alpha, config.frequency_quantile
     )
     state = run.restore(work)
     n_tokens, elapsed = 0, 0.0
-    for epoch in track(range(len(state.train_loss), config.epochs), "epochs"):
+    for epoch in track(range(len(state.train_loss), n_epochs), "epochs"):
+        if epoch - state.kept_epoch >= config.patience > 0:
+            break
         rng = seeds.rng(seed, "finetune", "epoch", epoch)
         windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
         started = time.monotonic()
@@ -127,13 +135,19 @@ def finetune(
             fixed = seeds.rng(seed, "finetune", "held-out")
             ordered = held_out.shuffled(fixed) if shuffle else held_out
             by_level = run.evaluate(ordered.windows(config.max_history))
-            state.held_out_by_level = by_level
             state.held_out_loss.append(float(np.mean(by_level)))
+            if _keeps(state, config):
+                state.kept_epoch, state.held_out_by_level = epoch + 1, by_level
+        else:
+            state.kept_epoch = epoch + 1
         run.store(work, state)
         rate = n_tokens / max(elapsed, 1e-9)
-        log(_line(epoch, config.epochs, state, rate))
+        log(_line(epoch, n_epochs, state, rate))
         if on_epoch is not None:
             on_epoch(epoch, _figures(state, rate))
+    if state.kept_epoch < len(state.train_loss):
+        log(f"finetune: epoch {state.kept_epoch} is kept, later ones know the held-out users less")
+        run.go_back(work, state.kept_epoch)
     report = FinetuneReport(
         n_parameters=sum(value.numel() for value in model.trainable().values()),
         n_sequences=int((train.lengths > 0).sum()),
@@ -168,6 +182,12 @@ def _epoch_windows(
     return (kept.shuffled(rng) if shuffle else kept).windows(max_history)
 
 
+def _keeps(state: _State, config: FinetuneConfig) -> bool:
+    """Say whether the weights after the last epoch are kept so far."""
+    loss = state.held_out_loss
+    return not config.patience or not loss[-1] > SAME_LOSS * min(loss)  # NaN stays, as ever
+
+
 def _figures(state: _State, rate: float) -> dict[str, float]:
     found = {"loss": state.train_loss[-1], "tokens_per_second": rate}
     return found | ({"held_out_loss": state.held_out_loss[-1]} if state.held_out_loss else {})
@@ -186,15 +206,22 @@ class _State:
     train_loss: list[float] = field(default_factory=list)
     held_out_loss: list[float] = field(default_factory=list)
     held_out_by_level: list[float] = field(default_factory=list)
+    kept_epoch: int = 0
 
 
 class _Run:
     """One training run: model, optimiser and rate; the only mutable thing here."""
 
     def __init__(
-        self, model: SidLM, config: FinetuneConfig, device: torch.device, codes_IL: torch.Tensor
+        self,
+        model: SidLM,
+        config: FinetuneConfig,
+        n_epochs: int,
+        device: torch.device,
+        codes_IL: torch.Tensor,
     ) -> None:
         self.model, self.config, self.device, self.codes_IL = model, config, device, codes_IL
+        self.n_epochs = n_epochs
         self.dtype = resolve_dtype(config.dtype, device)
         self.group = Group.current()
         self.parameters = model.trainable()
@@ -211,7 +238,7 @@ class _Run:
         parts = batches(windows.lengths, self.config.batch_size, rng)
         total, n_items = 0.0, 0
         for step, rows in enumerate(track(parts, "batches")):
-            progress = (epoch + step / len(parts)) / self.config.epochs
+            progress = (epoch + step / len(parts)) / self.n_epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * rate_at(progress, self.config.warmup)
             batch_items = int(windows.lengths[rows].sum())
@@ -259,18 +286,34 @@ class _Run:
         epoch = len(state.train_loss)
         write_part(_state_file(work, epoch), {k: t.cpu().numpy() for k, t in tensors.items()})
         write_whole(work / "state.json", json.dumps(asdict(state)))
-        _state_file(work, epoch - 1).unlink(missing_ok=True)
+        for file in work.glob("epoch-*.safetensors"):
+            if file not in (_state_file(work, epoch), _state_file(work, state.kept_epoch)):
+                file.unlink()
 
     def restore(self, work: Path) -> _State:
         """Read the state that `store` wrote, if any is whole; return the losses so far."""
         try:
             state = _State(**json.loads((work / "state.json").read_text()))
-            arrays = read_part(_state_file(work, len(state.train_loss)))
         except (OSError, ValueError, TypeError):
             return _State()
-        if arrays is None:
-            log("finetune: the state of the last epoch is damaged; starting again")
+        needed = sorted({state.kept_epoch, len(state.train_loss)})
+        parts = [read_part(_state_file(work, epoch)) for epoch in needed]
+        if parts[-1] is None or parts[0] is None:
+            log("finetune: the state of an epoch is damaged; starting again")
             return _State()
+        self._read(parts[-1])
+        log(f"finetune: going on after epoch {len(state.train_loss)}")
+        return state
+
+    def go_back(self, work: Path, epoch: int) -> None:
+        """Take the weights of an earlier epoch that `store` wrote."""
+        file = _state_file(work, epoch)
+        arrays = read_part(file)
+        if arrays is None:
+            raise ArtifactError("the state of the epoch to keep is damaged", where=str(file))
+        self._read(arrays)
+
+    def _read(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         tensors = {key: torch.from_numpy(array).to(self.device) for key, array in arrays.items()}
         with torch.no_grad():
             for name, value in self.parameters.items():
@@ -279,8 +322,6 @@ class _Run:
             kind, name = key.split(":", 1)
             if kind != "weight":
                 self.optimizer.state[self.parameters[name]][kind] = tensor
-        log(f"finetune: going on after epoch {len(state.train_loss)}")
-        return state
 
 
 def _state_file(work: Path, epoch: int) -> Path:

@@ -368,8 +368,8 @@ def _finetune_loop(config: dict[str, Any]) -> None:
         def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
             _report(state, {"epoch": epoch, **figures})
 
-        make(dataset, ids, settings, config["seed"], made, state / "work", on_epoch)
-        _report(state, {"epoch": settings.epochs})
+        report = make(dataset, ids, settings, config["seed"], made, state / "work", on_epoch)
+        _report(state, {"epoch": len(report.train_loss)})
 
 
 def _train_loop(config: dict[str, Any]) -> None:
