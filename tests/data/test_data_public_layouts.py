@@ -63,7 +63,7 @@ def test_movielens(layout: Any, tmp_path: Path) -> None:
     assert data.catalog.text[0] == "Amélie (2001) Comedy Romance"
     assert data.catalog.features.numeric["year"].tolist()[:2] == [2001, 1995]
     assert np.isnan(data.catalog.features.numeric["year"][2])
-    assert data.catalog.features.categories["genre"] == ("Action", "Comedy", "Drama")
+    assert data.catalog.features.categories["genres"] == ("Action", "Comedy", "Drama", "Romance")
     if layout is movielens_dat:
         assert data.user_features.categories["gender"] == ("F", "M")
 
@@ -113,6 +113,10 @@ def test_recbole_ratings(tmp_path: Path) -> None:
     assert data.catalog.title.tolist()[:2] == ['The "Red" Shoe', "Heat"]
     assert data.catalog.text[0] == 'The "Red" Shoe dance drama s1'
     assert data.catalog.features.categories["studio"] == ("s1",)
+    genre = data.catalog.features.lists["genre"]
+    assert data.catalog.features.categories["genre"] == ("crime", "dance", "drama", "ghost")
+    assert np.diff(genre.offsets).tolist() == [2, 1, 0, 1]
+    assert "movie_title" not in data.catalog.features.lists
     assert data.catalog.features.numeric["year"].tolist()[:2] == [1948, 1995]
 
 

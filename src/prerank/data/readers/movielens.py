@@ -44,8 +44,8 @@ def read_movielens(path: Path, config: RatingsConfig) -> Logs:
             "title",
             text=pl.concat_str("title", genres, separator=" "),
             year=pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64),
-            genre=pl.col("genres").str.split("|").list.first(),
-        ).rename({"year": "n:year", "genre": "c:genre"}),
+            genres=pl.col("genres").fill_null("").str.split("|"),
+        ).rename({"year": "n:year", "genres": "m:genres"}),
         users=_users(users_file) if users_file.is_file() else None,
         exposures=exposures,
         notes=(

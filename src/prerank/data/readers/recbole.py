@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from prerank.data.assemble import Logs
+from prerank.data.assemble import MULTI_VALUED, Logs
 from prerank.data.config import RatingsConfig
 from prerank.data.simulated import simulated_exposures
 from prerank.data.tables import (
@@ -16,12 +16,14 @@ from prerank.data.tables import (
     as_time,
     complain,
     frequent,
+    frequent_lists,
     no_repeats,
 )
 from prerank.errors import DataError
 from prerank.seeds import rng
 
 KINDS = ("token", "token_seq", "float", "float_seq")
+MAX_VALUES = 1000  # of a list, the most frequent ones: a description has more words than that
 TITLES = ("title", "name", "movie_title", "item_name", "entity_name")
 
 
@@ -123,7 +125,10 @@ def _read(file: Path) -> tuple[pl.DataFrame, dict[str, str]]:
 
 
 def _side(path: Path, key: str) -> pl.DataFrame | None:
-    """Read the .item or .user file: tokens are categories, floats numbers, sequences text."""
+    """Read the .item or .user file: tokens are categories, floats numbers, sequences lists.
+
+    Tokens and sequences of an item are its text, too; a title is text alone.
+    """
     if not list(path.glob(f"*.{key}")):
         return None
     file = _only(path, key)
@@ -145,4 +150,10 @@ def _side(path: Path, key: str) -> pl.DataFrame | None:
             columns[f"c:{name}"] = frequent(rows[name], min_count=2)
         elif kind == "float":
             columns[f"n:{name}"] = as_numbers(rows[name], file)
+        elif kind == "token_seq" and name not in TITLES:
+            several = rows[name].fill_null("").str.split(" ")
+            several = several.list.eval(pl.element().filter(pl.element() != ""))
+            columns[f"{MULTI_VALUED}{name}"] = frequent_lists(
+                several, max_values=MAX_VALUES, unique=True
+            )
     return pl.DataFrame(columns)
