@@ -47,7 +47,7 @@ def recipe_of(folder: Path, pairs_per_user: int) -> dict[str, Any]:
         "prepare": {"source": "logs", "path": str(folder / "log")},
         "encode": {"encoder": "given"},
         "tokenize": {"n_levels": 2, "codebook_size": 256, "sample_per_code": 64, "iterations": 5},
-        "generate": {"n_anchors": ANCHORS},
+        "generate": {"n_anchors": ANCHORS, "beam_width": 2 * ANCHORS},
         "label": {"proposed_per_user": pairs_per_user},
         "methods": {"gpl-history": {"anchors": "history"}},
     }

@@ -69,7 +69,7 @@ def test_cosines_of_a_plane(make_anchors, in_plane):
         "probability-weighted": 0.2 * np.log(0.75 * np.exp(near / 0.2) + 0.25 * np.exp(far / 0.2)),
     }
     for pool in POOLS:
-        found = match_pairs(user, item, items, anchors, Pooling(pool, top_m=2))
+        found = match_pairs(user, item, items, anchors, Pooling(pool, top_m=2, temperature=0.2))
         assert found.relevance[0] == pytest.approx(expected[pool], abs=1e-6)
         assert found.anchor[0] == 0
 

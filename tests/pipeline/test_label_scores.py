@@ -11,7 +11,7 @@ from prerank.labels.matching import Pooling, match_pairs
 from prerank.pipeline import Run, label_scores, run_recipe
 from prerank.recipe import Recipe, parse_recipe
 
-WEIGHTED = {"match": "probability-weighted", "temperature": 0.1}
+WEIGHTED = {"match": "probability-weighted", "temperature": 0.05}
 VALUES: dict[str, Any] = {
     "prepare": {"world": {"n_users": 60, "n_items": 80, "requests_per_user": 2.0}},
     "encode": {"embedding_dim": 12},
@@ -47,21 +47,21 @@ def test_each_way_to_match_is_told_once_and_by_what_it_reads(finished: Run) -> N
     assert set(found) == {
         "match popularity",
         "match llm-4",
-        "match llm, probability-weighted 0.1",
+        "match llm, probability-weighted 0.05",
         "match llm-3",
         "match history",
         "match llm+history, top-m 3",
         "match sum of llm+history",
-        "match llm-4, log-sum-exp 0.2@soft",
+        "match llm-4, log-sum-exp 0.1@soft",
         "match llm-2@fewer",
     }
     anchors = finished.load("anchors/llm", InterestAnchors)
     assert np.diff(anchors.offsets).max() == 10
     pools = finished.dataset.pools
     for title, n, way in (
-        ("llm, probability-weighted 0.1", 10, Pooling("probability-weighted", temperature=0.1)),
+        ("llm, probability-weighted 0.05", 10, Pooling("probability-weighted", temperature=0.05)),
         ("llm-4", 4, Pooling()),
-        ("llm-4, log-sum-exp 0.2@soft", 4, Pooling("log-sum-exp")),
+        ("llm-4, log-sum-exp 0.1@soft", 4, Pooling("log-sum-exp")),
         ("llm-2@fewer", 2, Pooling()),
     ):
         match = match_pairs(pools.user, pools.item, finished.space, anchors.first(n), way)

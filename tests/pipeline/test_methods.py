@@ -148,7 +148,7 @@ def test_every_method_runs_and_is_reported(finished: Recipe) -> None:
     report = Run(finished).load("report", Report)
     found = {r.method for r in report.records if r.metric == "gauc" and r.value is not None}
     assert set(NAMES) <= found
-    assert {"match llm", "match llm, probability-weighted 0.2"} <= found
+    assert {"match llm", "match llm, probability-weighted 0.1"} <= found
 
 
 def test_every_method_but_the_ranker_is_the_same_model_to_serve(finished: Recipe) -> None:

@@ -115,8 +115,8 @@ class FinetuneConfig(Config):
 class GenerateConfig(Config):
     """How interest anchors are decoded (method.md stage 4)."""
 
-    n_anchors: int = Field(30, ge=1, description="anchors kept for each user, best first")
-    beam_width: int = Field(40, ge=1, description="beams kept after the first level")
+    n_anchors: int = Field(100, ge=1, description="anchors kept for each user, best first")
+    beam_width: int = Field(120, ge=1, description="beams kept after the first level")
     beam_growth: float = Field(
         1.0, ge=1, le=8, description="the width grows by this factor at each further level"
     )

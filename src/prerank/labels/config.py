@@ -63,7 +63,7 @@ class LabelConfig(PluginConfig):
     )
     top_m: int = Field(3, ge=1, description="Anchors averaged by the `top-m` match.")
     temperature: float = Field(
-        0.2,
+        0.1,
         gt=0,
         description="Temperature of the two soft matches, `log-sum-exp` and "
         "`probability-weighted`, in units of cosine.",

@@ -72,7 +72,7 @@ class Pooling:
 
     pool: Pool = "max"
     top_m: int = 3
-    temperature: float = 0.2
+    temperature: float = 0.1
 
     @classmethod
     def of(cls, config: LabelConfig) -> Pooling:
