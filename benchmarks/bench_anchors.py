@@ -54,7 +54,8 @@ def measure(path: Path, settings: list[str], variants: list[str]) -> dict[str, A
                 dataset, semantic_ids, embeddings, out, changed.generate, changed.seed, parts
             )
         quality = anchor_quality(anchors, dataset, semantic_ids, embeddings, changed.seed)
-        held_out = report.held_out_loss[-1] if report.held_out_loss else None
+        kept = report.kept_epoch - 1
+        held_out = report.held_out_loss[kept] if report.held_out_loss else None
         runs.append(
             {
                 "variant": variant,

@@ -149,6 +149,7 @@ def main() -> None:
             "prepare": {"world": {"n_users": size, "n_items": size}},
             "finetune": {"epochs": 1 if options.quick else 2},
             "tokenize": {"codebook_size": 64},
+            "generate": {"n_anchors": 30, "beam_width": 40},
         }
     )
     with tempfile.TemporaryDirectory() as folder:

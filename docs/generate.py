@@ -208,7 +208,7 @@ def simulation_section(result: dict[str, Any], source: str) -> str:
 
 def _against(pairs: dict[str, dict[str, Any]]) -> list[str]:
     """Return the table of each arm's clicks over each other's; results of before have none."""
-    if not pairs:
+    if len(pairs) < 3:  # with two arms the table above says it
         return []
     rows = [
         [arm, *(_estimate(row[other]) if other in row else "" for other in pairs)]

@@ -294,8 +294,8 @@ def finetune_flops(config: FinetuneConfig, n_levels: int, counts: Counts) -> flo
     """Return the operations of training: 6 a parameter and token, 4 with LoRA; a third more if
     activations are computed again. Down-sampling is not reckoned with.
     """
-    n_items = counts.users * counts.history
-    model, tokens = decoder_of(config), n_items * n_levels * config.passes(n_items)
+    n_items, guarded = counts.users * counts.history, config.patience > 0 and config.held_out > 0
+    model, tokens = decoder_of(config), n_items * n_levels * config.passes(n_items, guarded)
     each = (4 if config.lora else 6) * (4 / 3 if config.recompute else 1)
     return each * tokens * model.layers * model.layer
 

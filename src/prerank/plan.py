@@ -28,6 +28,8 @@ REVISIONS: Mapping[str, int] = {"teach": 2, "label": 2, "train": 1, "simulate": 
 
 A mended mistake, or another algorithm, raises it: what an older prerank made is then made anew.
 """
+READERS: Mapping[str, int] = {"movielens": 1, "recbole": 1}
+"""The same for what `prepare` makes of one source."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
     """
     planner, seed = _Planner(), recipe.seed
     source = {**recipe.prepare.model_dump(mode="json"), "files": source_files(recipe)}
+    if recipe.prepare.source in READERS:
+        source["reader"] = READERS[recipe.prepare.source]
     dataset = planner.add("prepare", "dataset", source, seed)
     _plan_branch(planner, _Branch(recipe, recipe, ""), dataset)
     for name in recipe.variants:

@@ -48,7 +48,7 @@ def movielens_csv(path: Path) -> None:
     (path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
     (path / "movies.csv").write_text(
         'movieId,title,genres\n10,Amélie (2001),Comedy|Romance\n20,"Heat, the (1995)",Action\n'
-        "30,Untitled,Drama\n",
+        "30,Untitled,Drama\n40,Bare,(no genres listed)\n",
         encoding="utf-8",
     )
 
@@ -64,6 +64,8 @@ def test_movielens(layout: Any, tmp_path: Path) -> None:
     assert data.catalog.features.numeric["year"].tolist()[:2] == [2001, 1995]
     assert np.isnan(data.catalog.features.numeric["year"][2])
     assert data.catalog.features.categories["genres"] == ("Action", "Comedy", "Drama", "Romance")
+    several = np.diff(data.catalog.features.lists["genres"].offsets).tolist()
+    assert several == [2, 1, 1, 0][: len(data.items)]
     if layout is movielens_dat:
         assert data.user_features.categories["gender"] == ("F", "M")
 

@@ -47,13 +47,14 @@ class FinetuneConfig(Config):
         0,
         ge=0,
         description="passes over the histories, at most; 0: as many as read two million items, "
-        "between 3 and 30",
+        "between 3 and 30, or 10 where `patience` does not watch",
     )
     patience: int = Field(
         5,
         ge=0,
         description="stop after so many passes in a row whose held-out loss is above the lowest by "
-        "more than half a percent, and keep the weights before them; 0: the last pass stays",
+        "more than half a percent, and keep the weights before them; 0, or fewer than five users "
+        "held out: the last pass stays",
     )
     batch_size: int = Field(64, ge=1, description="sequences a step of the optimiser")
     tokens_at_once: int = Field(
@@ -83,7 +84,10 @@ class FinetuneConfig(Config):
         0.9, ge=0, le=1, description="t is this quantile of the items' frequencies"
     )
     held_out: float = Field(
-        0.03, ge=0, le=0.5, description="share of users kept out to measure the loss"
+        0.03,
+        ge=0,
+        le=0.5,
+        description="share of users kept out: they measure the loss and choose the pass that stays",
     )
     order: Literal["auto", "time", "shuffle"] = Field(
         "auto",
@@ -97,9 +101,13 @@ class FinetuneConfig(Config):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
-    def passes(self, n_items: float) -> int:
-        """Return the passes over histories of ``n_items`` items in all, at most."""
-        return self.epochs or max(3, min(30, round(2e6 / max(n_items, 1.0))))
+    def passes(self, n_items: float, guarded: bool = True) -> int:
+        """Return the passes over histories of ``n_items`` items in all, at most.
+
+        Args:
+            guarded: held-out users tell when it is enough.
+        """
+        return self.epochs or max(3, min(30 if guarded else 10, round(2e6 / max(n_items, 1.0))))
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

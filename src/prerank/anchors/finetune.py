@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from prerank.store import read_part, write_part, write_whole
 
 REPORT_FILE = "finetune.json"
 GRADIENT_CLIP = 1.0
+MIN_HELD_OUT = 5  # users: the loss of fewer decides nothing
 SAME_LOSS = 1.005  # losses this close are one: of such epochs the last, which saw most, is kept
 BETAS = (0.9, 0.95)
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -96,12 +97,14 @@ def finetune(
 
     Args:
         out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``.
-        work: a folder that survives a kill; holds the state after the last epoch.
+        work: a folder that survives a kill, of this process alone; holds the state after the last
+            epoch, and that after the one kept so far.
         on_epoch: told the epoch's number, from 0, and its figures, after each epoch.
 
     Raises:
         DataError: no user has a positive before the cut.
         ConfigError: the checkpoint or the device cannot be used.
+        ArtifactError: the state of the epoch to keep was damaged on the way.
     """
     histories = anchor_sequences(dataset)
     if not len(histories.item):
@@ -115,7 +118,8 @@ def finetune(
     model = build(config, sizes, seeds.derive(seed, "finetune", "init"))
     device = resolve_device(config.device)
     model.lm.to(device)
-    n_epochs = config.passes(len(train.item))
+    guarded = config.patience > 0 and int((held_out.lengths > 0).sum()) >= MIN_HELD_OUT
+    n_epochs = config.passes(len(train.item), guarded)
     run = _Run(model, config, n_epochs, device, torch.from_numpy(semantic_ids.codes).to(device))
     keep = keep_probability(
         train.item, len(semantic_ids.codes), config.alpha, config.frequency_quantile
@@ -123,7 +127,7 @@ def finetune(
     state = run.restore(work)
     n_tokens, elapsed = 0, 0.0
     for epoch in track(range(len(state.train_loss), n_epochs), "epochs"):
-        if epoch - state.kept_epoch >= config.patience > 0:
+        if guarded and epoch - state.kept_epoch >= config.patience:
             break
         rng = seeds.rng(seed, "finetune", "epoch", epoch)
         windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
@@ -136,7 +140,7 @@ def finetune(
             ordered = held_out.shuffled(fixed) if shuffle else held_out
             by_level = run.evaluate(ordered.windows(config.max_history))
             state.held_out_loss.append(float(np.mean(by_level)))
-            if _keeps(state, config):
+            if not guarded or _keeps(state.held_out_loss):
                 state.kept_epoch, state.held_out_by_level = epoch + 1, by_level
         else:
             state.kept_epoch = epoch + 1
@@ -182,10 +186,10 @@ def _epoch_windows(
     return (kept.shuffled(rng) if shuffle else kept).windows(max_history)
 
 
-def _keeps(state: _State, config: FinetuneConfig) -> bool:
-    """Say whether the weights after the last epoch are kept so far."""
-    loss = state.held_out_loss
-    return not config.patience or not loss[-1] > SAME_LOSS * min(loss)  # NaN stays, as ever
+def _keeps(loss: Sequence[float]) -> bool:
+    """Say whether the last epoch of these held-out losses is kept so far."""
+    known = [one for one in loss[:-1] if not math.isnan(one)]
+    return not known or loss[-1] <= SAME_LOSS * min(known)
 
 
 def _figures(state: _State, rate: float) -> dict[str, float]:
@@ -264,7 +268,8 @@ class _Run:
             batch_items = int(windows.lengths[rows].sum())
             total_L += self._loss(windows, rows).double().cpu().numpy() * batch_items
             n_items += batch_items
-        return [float(value) for value in total_L / n_items]
+        # Processes must agree to the last digit: what they keep and when they stop follows from it.
+        return [self.group.sum(float(value)) / self.group.size for value in total_L / n_items]
 
     def _parts(self, windows: Sequences, rows: NDArray[Any]) -> list[NDArray[Any]]:
         """Cut a batch into what fits `tokens_at_once`; gradients of the parts are summed."""
@@ -288,7 +293,7 @@ class _Run:
         write_whole(work / "state.json", json.dumps(asdict(state)))
         for file in work.glob("epoch-*.safetensors"):
             if file not in (_state_file(work, epoch), _state_file(work, state.kept_epoch)):
-                file.unlink()
+                file.unlink(missing_ok=True)
 
     def restore(self, work: Path) -> _State:
         """Read the state that `store` wrote, if any is whole; return the losses so far."""
@@ -296,32 +301,41 @@ class _Run:
             state = _State(**json.loads((work / "state.json").read_text()))
         except (OSError, ValueError, TypeError):
             return _State()
-        needed = sorted({state.kept_epoch, len(state.train_loss)})
-        parts = [read_part(_state_file(work, epoch)) for epoch in needed]
-        if parts[-1] is None or parts[0] is None:
+        kept, last = state.kept_epoch, len(state.train_loss)
+        whole = kept == last or read_part(_state_file(work, kept)) is not None
+        arrays = read_part(_state_file(work, last)) if whole else None
+        if arrays is None:
             log("finetune: the state of an epoch is damaged; starting again")
             return _State()
-        self._read(parts[-1])
-        log(f"finetune: going on after epoch {len(state.train_loss)}")
-        return state
-
-    def go_back(self, work: Path, epoch: int) -> None:
-        """Take the weights of an earlier epoch that `store` wrote."""
-        file = _state_file(work, epoch)
-        arrays = read_part(file)
-        if arrays is None:
-            raise ArtifactError("the state of the epoch to keep is damaged", where=str(file))
-        self._read(arrays)
-
-    def _read(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         tensors = {key: torch.from_numpy(array).to(self.device) for key, array in arrays.items()}
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(tensors[f"weight:{name}"])
+        self._read(tensors)
         for key, tensor in tensors.items():
             kind, name = key.split(":", 1)
             if kind != "weight":
                 self.optimizer.state[self.parameters[name]][kind] = tensor
+        log(f"finetune: going on after epoch {last}")
+        return state
+
+    def go_back(self, work: Path, epoch: int) -> None:
+        """Take the weights of an earlier epoch that `store` wrote.
+
+        Raises:
+            ArtifactError: its state is damaged.
+        """
+        file = _state_file(work, epoch)
+        arrays = read_part(file)
+        if arrays is None:
+            raise ArtifactError(
+                "the state of the epoch to keep is damaged",
+                where=str(file),
+                hint="start the same command again: it trains anew",
+            )
+        self._read({key: torch.from_numpy(array) for key, array in arrays.items()})
+
+    def _read(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(tensors[f"weight:{name}"])
 
 
 def _state_file(work: Path, epoch: int) -> Path:

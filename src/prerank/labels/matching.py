@@ -71,8 +71,8 @@ class Pooling:
     """
 
     pool: Pool = "max"
-    top_m: int = 3
-    temperature: float = 0.1
+    top_m: int = LabelConfig().top_m
+    temperature: float = LabelConfig().temperature
 
     @classmethod
     def of(cls, config: LabelConfig) -> Pooling:

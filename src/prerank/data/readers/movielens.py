@@ -6,12 +6,13 @@ from pathlib import Path
 
 import polars as pl
 
-from prerank.data.assemble import Logs
+from prerank.data.assemble import MULTI_VALUED, Logs
 from prerank.data.config import RatingsConfig
 from prerank.data.tables import as_ids, as_numbers, as_time, no_repeats, read_frame
 from prerank.errors import DataError
 
 RATINGS = ("user", "item", "rating", "time")
+NO_GENRE = ["", "(no genres listed)"]
 MOVIES = ("item", "title", "genres")
 USERS = ("user", "gender", "age", "occupation", "zip")
 CSV_NAMES = {"userId": "user", "movieId": "item", "timestamp": "time"}
@@ -44,8 +45,11 @@ def read_movielens(path: Path, config: RatingsConfig) -> Logs:
             "title",
             text=pl.concat_str("title", genres, separator=" "),
             year=pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64),
-            genres=pl.col("genres").fill_null("").str.split("|"),
-        ).rename({"year": "n:year", "genres": "m:genres"}),
+            genres=pl.col("genres")
+            .fill_null("")
+            .str.split("|")
+            .list.eval(pl.element().filter(~pl.element().is_in(NO_GENRE))),
+        ).rename({"year": "n:year", "genres": f"{MULTI_VALUED}genres"}),
         users=_users(users_file) if users_file.is_file() else None,
         exposures=exposures,
         notes=(

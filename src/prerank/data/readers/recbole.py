@@ -125,7 +125,8 @@ def _read(file: Path) -> tuple[pl.DataFrame, dict[str, str]]:
 
 
 def _side(path: Path, key: str) -> pl.DataFrame | None:
-    """Read the .item or .user file: tokens are categories, floats numbers, sequences lists.
+    """Read the .item or .user file: tokens are categories, floats numbers, sequences of tokens
+    lists; sequences of floats are not read.
 
     Tokens and sequences of an item are its text, too; a title is text alone.
     """
