@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +254,31 @@ def test_the_last_epoch_within_half_a_percent_of_the_lowest_loss_is_kept() -> No
     assert not stage._keeps([2.0, 1.0, 1.006])
     assert not stage._keeps([2.0, nan]) and not stage._keeps([2.0, nan, nan])
     assert stage._keeps([nan, 3.0]) and not stage._keeps([nan, 3.0, 3.1])
+
+
+def test_processes_agree_on_the_epoch_where_they_stop(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script = Path(__file__).with_name("two_processes.py")
+    root = str(script.parent.parent)
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    run = subprocess.run(
+        [*launch, "--standalone", str(script), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    one, two = (
+        json.loads((tmp_path / f"rank-{rank}" / "report.json").read_text()) for rank in (0, 1)
+    )
+    assert one["held_out_loss"] == two["held_out_loss"]
+    assert one["kept_epoch"] == two["kept_epoch"] < len(one["train_loss"]) < 40
+    kept = f"epoch-{one['kept_epoch']}.safetensors"
+    made = [load_file(tmp_path / f"rank-{rank}" / "work" / kept) for rank in (0, 1)]
+    for key, value in made[0].items():
+        torch.testing.assert_close(made[1][key], value)
 
 
 def test_a_handful_of_held_out_users_decides_nothing(tmp_path: Path) -> None:
