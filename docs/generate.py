@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -29,6 +29,7 @@ from prerank.evaluation.sheets import comparison_sheets
 from prerank.evaluation.summary import summarise
 from prerank.evaluation.view import view
 from prerank.recipe import Recipe
+from prerank.simulation.page import pair_cells
 from prerank.store import read_report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,21 +202,18 @@ def simulation_section(result: dict[str, Any], source: str) -> str:
             "| " + " | ".join(["arm", *(m.replace("_", " ") for m in metrics)]) + " |",
             "|---" * (len(metrics) + 1) + "|",
             *rows,
-            *_against(result.get("against", {})),
+            *_against(result),
         ]
     )
 
 
-def _against(pairs: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the table of each arm's clicks over each other's; results of before have none."""
-    if len(pairs) < 3:  # with two arms the table above says it
+def _against(result: dict[str, Any]) -> list[str]:
+    """Return the table of each arm's clicks over each other's, if there is one."""
+    pairs = pair_cells(result, _estimate)
+    if not pairs:
         return []
-    rows = [
-        [arm, *(_estimate(row[other]) if other in row else "" for other in pairs)]
-        for arm, row in pairs.items()
-    ]
     said = "Clicks per exposure: lift of each arm over each other in %, paired by replication."
-    return ["", said, *_table(["arm / over", *pairs], rows)]
+    return ["", said, *_table(["arm / over", *pairs], [[arm, *row] for arm, row in pairs.items()])]
 
 
 def _lift(line: dict[str, Any]) -> str:
@@ -225,7 +223,7 @@ def _lift(line: dict[str, Any]) -> str:
     return _estimate(line["lift"])
 
 
-def _estimate(found: dict[str, Any]) -> str:
+def _estimate(found: Mapping[str, Any]) -> str:
     if found["value"] is None:
         return "–"
     if found["low"] is None:

@@ -151,21 +151,34 @@ def test_same_seed_same_bytes_and_another_seed_other_weights(tmp_path: Path) -> 
     assert digests[0]["model.safetensors"] != digests[2]["model.safetensors"]
 
 
+def killed(
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    data: a.Dataset,
+    config: FinetuneConfig,
+    out: Path,
+    work: Path,
+) -> None:
+    """Train until epoch ``at`` is over and its state is stored, and die there."""
+
+    def kill(epoch: int, *_: object) -> str:
+        if epoch == at:
+            raise KeyboardInterrupt
+        return ""
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_line", kill)
+        finetune(data, cyclic_ids(), config, 0, out, work)
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = folder(tmp_path / "whole")
     expected = finetune(cyclic(), cyclic_ids(), TINY, 0, whole, folder(tmp_path / "work-1"))
 
-    def kill(epoch: int, *_: object) -> str:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return ""
-
     work, out = folder(tmp_path / "work-2"), folder(tmp_path / "out")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage, "_line", kill)
-        finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
+    killed(monkeypatch, 1, cyclic(), TINY, out, work)
     assert not list(out.iterdir())
     report = finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
     assert report.train_loss == expected.train_loss
@@ -218,15 +231,8 @@ def test_a_run_killed_behind_its_best_epoch_goes_on_to_the_same_weights(
     whole = folder(tmp_path / "whole")
     expected = finetune(noise(), cyclic_ids(), REMEMBERS, 0, whole, folder(tmp_path / "work-1"))
 
-    def kill(epoch: int, *_: object) -> str:
-        if epoch == expected.kept_epoch + 1:
-            raise KeyboardInterrupt
-        return ""
-
     work, out = folder(tmp_path / "work-2"), folder(tmp_path / "out")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage, "_line", kill)
-        finetune(noise(), cyclic_ids(), REMEMBERS, 0, out, work)
+    killed(monkeypatch, expected.kept_epoch + 1, noise(), REMEMBERS, out, work)
     kept = work / f"epoch-{expected.kept_epoch}.safetensors"
     if damage:
         kept.write_bytes(kept.read_bytes()[:-7])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prerank.simulation.summary import against, by_day, estimate, table
+from prerank.simulation.summary import against, by_day, estimate, table, values_of
 
 
 def day(clicks: float, exposures: float = 100.0) -> dict[str, float]:
@@ -38,7 +38,7 @@ def test_lift_is_paired_inside_a_replication() -> None:
         "arm": [[day(11), day(11)], [day(44), day(44)]],
     }
     whole = {"base": [WHOLE, WHOLE], "arm": [WHOLE, WHOLE]}
-    lines = {(line.arm, line.metric): line for line in table(days, whole, "base", 0.95)}
+    lines = {(line.arm, line.metric): line for line in table(values_of(days, whole), "base", 0.95)}
     lift = lines["arm", "ctr"].lift
     assert lift is not None and lift.value == pytest.approx(10)
     # Levels differ fourfold between replications, lifts do not: the interval is a point.
@@ -56,7 +56,8 @@ def test_arms_are_compared_inside_a_replication() -> None:
         "two": [[day(15), day(15)], [day(55), day(55)]],
         "oracle": [[day(90), day(90)], [day(90), day(90)]],
     }
-    found = against(days, {arm: [WHOLE, WHOLE] for arm in days}, ["base", "one", "two"], 0.95)
+    values = values_of(days, {arm: [WHOLE, WHOLE] for arm in days})
+    found = against(values, ["base", "one", "two"], 0.95)
     assert {arm: set(row) for arm, row in found.items()} == {
         "base": {"one", "two"},
         "one": {"base", "two"},

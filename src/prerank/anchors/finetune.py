@@ -124,6 +124,8 @@ def finetune(
     keep = keep_probability(
         train.item, len(semantic_ids.codes), config.alpha, config.frequency_quantile
     )
+    fixed = seeds.rng(seed, "finetune", "held-out")
+    held_windows = (held_out.shuffled(fixed) if shuffle else held_out).windows(config.max_history)
     state = run.restore(work)
     n_tokens, elapsed = 0, 0.0
     for epoch in track(range(len(state.train_loss), n_epochs), "epochs"):
@@ -135,15 +137,11 @@ def finetune(
         state.train_loss.append(run.train_epoch(windows, epoch, rng))
         elapsed += time.monotonic() - started
         n_tokens += len(windows.item) * len(sizes)
-        if len(held_out.item):
-            fixed = seeds.rng(seed, "finetune", "held-out")
-            ordered = held_out.shuffled(fixed) if shuffle else held_out
-            by_level = run.evaluate(ordered.windows(config.max_history))
+        by_level = run.evaluate(held_windows) if len(held_out.item) else []
+        if by_level:
             state.held_out_loss.append(float(np.mean(by_level)))
-            if not guarded or _keeps(state.held_out_loss):
-                state.kept_epoch, state.held_out_by_level = epoch + 1, by_level
-        else:
-            state.kept_epoch = epoch + 1
+        if not guarded or _keeps(state.held_out_loss):
+            state.kept_epoch, state.held_out_by_level = epoch + 1, by_level
         run.store(work, state)
         rate = n_tokens / max(elapsed, 1e-9)
         log(_line(epoch, n_epochs, state, rate))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ def cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
     return {arm: [cell(lines[arm, metric]) for metric in metrics] for arm in result["arms"]}
 
 
-def pair_cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return arm -> the texts of its lifts over each arm; results of before have none.
+def pair_cells(
+    result: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str] = lift_text
+) -> dict[str, list[str]]:
+    """Return arm -> its lifts over each arm as ``text`` writes them; results of before have none.
 
     With two arms there is nothing that the first table does not say.
     """
@@ -44,7 +46,7 @@ def pair_cells(result: Mapping[str, Any]) -> dict[str, list[str]]:
     if len(pairs) < 3:
         return {}
     return {
-        arm: [lift_text(row[other]) if other in row else "" for other in pairs]
+        arm: [text(row[other]) if other in row else "" for other in pairs]
         for arm, row in pairs.items()
     }
 

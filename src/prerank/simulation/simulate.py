@@ -29,7 +29,7 @@ from prerank.recipe import Recipe, all_methods, parse_recipe
 from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
 from prerank.simulation.measures import METRICS, Counts
 from prerank.simulation.page import write_page
-from prerank.simulation.summary import against, as_json, by_day, table
+from prerank.simulation.summary import against, as_json, by_day, table, values_of
 from prerank.store import Manifest, Store
 
 KEY, RESULT, PAGE = "simulation", "simulation.json", "simulation.html"
@@ -290,9 +290,10 @@ def _result(
     config = recipe.simulate
     days = {arm: [one[arm]["days"] for one in replications] for arm in arms}
     whole = {arm: [one[arm]["whole"] for one in replications] for arm in arms}
-    lines = table(days, whole, config.baseline, config.interval)
+    values = values_of(days, whole)
+    lines = table(values, config.baseline, config.interval)
     methods = [arm for arm in arms if arm not in REFERENCES]
-    pairs = against(days, whole, methods, config.interval)
+    pairs = against(values, methods, config.interval)
     before = [one[BEFORE]["days"] for one in replications]
     curves = {arm: [asdict(e) for e in by_day(days[arm], config.interval)] for arm in arms}
     return {

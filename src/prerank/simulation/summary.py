@@ -59,26 +59,35 @@ def estimate(values: Array, interval: float) -> Estimate:
     return Estimate(mean, mean - half, mean + half, len(known))
 
 
-def table(
-    days: Mapping[str, Sequence[Sequence[Counts]]],
-    whole: Mapping[str, Sequence[Counts]],
-    baseline: str,
-    interval: float,
-) -> list[Line]:
+def values_of(
+    days: Mapping[str, Sequence[Sequence[Counts]]], whole: Mapping[str, Sequence[Counts]]
+) -> dict[str, dict[str, Array]]:
+    """Return arm -> metric -> its value in each replication, (R,).
+
+    Args:
+        days: arm -> replication -> day -> counts.
+        whole: arm -> replication -> counts of the whole test.
+    """
+    values = {}
+    for arm in days:
+        found = [rates(d, w) for d, w in zip(days[arm], whole[arm], strict=True)]
+        values[arm] = {m: np.array([one[m] for one in found], np.float64) for m in METRICS}
+    return values
+
+
+def table(values: Mapping[str, Mapping[str, Array]], baseline: str, interval: float) -> list[Line]:
     """Return one line an arm and metric.
 
     A lift is 100 * (arm / baseline - 1) inside a replication, where both met the same luck; its
     interval is over replications.
 
     Args:
-        days: arm -> replication -> day -> counts.
-        whole: arm -> replication -> counts of the whole test.
+        values: what `values_of` returned.
         baseline: the arm lifts are relative to.
         interval: level.
     """
-    values = {arm: _values(days[arm], whole[arm]) for arm in days}
     lines = []
-    for arm in days:
+    for arm in values:
         for metric in METRICS:
             own, lift = values[arm][metric], None
             if arm != baseline and baseline in values:
@@ -88,26 +97,17 @@ def table(
 
 
 def against(
-    days: Mapping[str, Sequence[Sequence[Counts]]],
-    whole: Mapping[str, Sequence[Counts]],
-    arms: Sequence[str],
-    interval: float,
+    values: Mapping[str, Mapping[str, Array]], arms: Sequence[str], interval: float
 ) -> dict[str, dict[str, Estimate]]:
     """Return arm -> every other arm -> the lift over it in clicks per exposure; see `table`.
 
     Two intervals over a baseline that overlap tell nothing of two arms: they met the same luck.
     """
-    ctr = {arm: _values(days[arm], whole[arm])["ctr"] for arm in arms}
+    ctr = {arm: values[arm]["ctr"] for arm in arms}
     return {
         arm: {other: _lift(ctr[arm], ctr[other], interval) for other in arms if other != arm}
         for arm in arms
     }
-
-
-def _values(days: Sequence[Sequence[Counts]], whole: Sequence[Counts]) -> dict[str, Array]:
-    """Return metric -> its value in each replication, (R,)."""
-    found = [rates(d, w) for d, w in zip(days, whole, strict=True)]
-    return {m: np.array([one[m] for one in found], np.float64) for m in METRICS}
 
 
 def _lift(own: Array, other: Array, interval: float) -> Estimate:

@@ -8,11 +8,11 @@ import polars as pl
 
 from prerank.data.assemble import MULTI_VALUED, Logs
 from prerank.data.config import RatingsConfig
-from prerank.data.tables import as_ids, as_numbers, as_time, no_repeats, read_frame
+from prerank.data.tables import as_ids, as_lists, as_numbers, as_time, no_repeats, read_frame
 from prerank.errors import DataError
 
 RATINGS = ("user", "item", "rating", "time")
-NO_GENRE = ["", "(no genres listed)"]
+NO_GENRE = "(no genres listed)"
 MOVIES = ("item", "title", "genres")
 USERS = ("user", "gender", "age", "occupation", "zip")
 CSV_NAMES = {"userId": "user", "movieId": "item", "timestamp": "time"}
@@ -43,13 +43,12 @@ def read_movielens(path: Path, config: RatingsConfig) -> Logs:
         items=movies.select(
             "item",
             "title",
-            text=pl.concat_str("title", genres, separator=" "),
+            pl.concat_str("title", genres, separator=" ").alias("text"),
+            as_lists(movies["genres"].replace(NO_GENRE, None), movies_file, "|").alias(
+                f"{MULTI_VALUED}genres"
+            ),
             year=pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64),
-            genres=pl.col("genres")
-            .fill_null("")
-            .str.split("|")
-            .list.eval(pl.element().filter(~pl.element().is_in(NO_GENRE))),
-        ).rename({"year": "n:year", "genres": f"{MULTI_VALUED}genres"}),
+        ).rename({"year": "n:year"}),
         users=_users(users_file) if users_file.is_file() else None,
         exposures=exposures,
         notes=(

@@ -12,6 +12,7 @@ from prerank.data.simulated import simulated_exposures
 from prerank.data.tables import (
     as_click,
     as_ids,
+    as_lists,
     as_numbers,
     as_time,
     complain,
@@ -152,9 +153,7 @@ def _side(path: Path, key: str) -> pl.DataFrame | None:
         elif kind == "float":
             columns[f"n:{name}"] = as_numbers(rows[name], file)
         elif kind == "token_seq" and name not in TITLES:
-            several = rows[name].fill_null("").str.split(" ")
-            several = several.list.eval(pl.element().filter(pl.element() != ""))
             columns[f"{MULTI_VALUED}{name}"] = frequent_lists(
-                several, max_values=MAX_VALUES, unique=True
+                as_lists(rows[name], file, " "), max_values=MAX_VALUES, unique=True
             )
     return pl.DataFrame(columns)
