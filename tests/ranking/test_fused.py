@@ -53,6 +53,19 @@ def test_a_tower_and_its_gradients_equal_the_layers(
         torch.testing.assert_close(one, two)
 
 
+def test_many_rows_in_single_precision_equal_the_layers() -> None:
+    tower = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    values_BN = torch.randn(fused.ONEDNN_ROWS, 8, requires_grad=True)
+    found = []
+    for run in (mlp, lambda layers, values: layers(values)):
+        values_BN.grad = None
+        out_BN = run(tower, values_BN)
+        out_BN.square().sum().backward()
+        found.append((out_BN, values_BN.grad))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_what_is_not_covered_runs_as_it_is() -> None:
     values_BN = draw(4, 3)
     odd = nn.Sequential(nn.Linear(3, 2), nn.Tanh()).double()

@@ -11,12 +11,13 @@ from prerank import artifacts as a
 from prerank.data.auc import auc
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
-from prerank.ranking.context import ScoringContext
+from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.cross import CrossFields
 from prerank.ranking.features import FeatureTable, ListTable, bucketised
 from prerank.ranking.inputs import ListField
 from prerank.ranking.model import build_model
 from prerank.ranking.pre_ranker import PreRanker
+from prerank.ranking.rows import Draw, exposed_rows
 from prerank.ranking.train import train
 from ranking.worlds import N_ITEMS, N_USERS, make_config, make_content, make_world, rich_world
 
@@ -55,6 +56,36 @@ def test_shared_candidates_score_as_candidates_of_each(model: str) -> None:
         shared = ranker.model.combine(users, items)
         copied = tuple(part.expand(3, *part.shape).contiguous() for part in items)
         torch.testing.assert_close(ranker.model.combine(users, copied), shared)
+
+
+@pytest.mark.parametrize("unit", ["order", "none"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("model", [*MODELS, "din"])
+def test_users_computed_once_a_state_give_the_same_outputs_and_gradients(
+    model: str, pooling: str, unit: a.TimeUnit
+) -> None:
+    world, content = rich_world(unit), make_content()
+    changed = {"model": model, "sequence_pooling": pooling, "id_dropout": 0.0}
+    config = make_config().model_copy(update=changed)
+    context = ScoringContext.of(world, content, config)
+    rows = exposed_rows(world, context, torch.device("cpu"))
+    _, rows, states, users = Draw(rows, np.random.default_rng(0), torch.device("cpu"), 8).take(400)
+    assert states is not None
+    assert 50 < len(users) < 350
+    histories = Histories(context, config.max_history, torch.device("cpu"))
+    found = []
+    for of, known in ((rows, None), (users, states)):
+        torch.manual_seed(0)
+        net = build_model(
+            config, context, torch.full((N_USERS,), 99), torch.full((N_ITEMS,), 99), 0.3
+        )
+        history = histories.ragged(of.user, of.end, of.left_out)
+        logit_B, hidden_BD = net.outputs(of.user, rows.item, *history, known)
+        (logit_B.sigmoid().sum() + hidden_BD.square().mean()).backward()
+        grads = {name: weight.grad for name, weight in net.named_parameters()}
+        found.append({"logit": logit_B, "hidden": hidden_BD, **grads})
+    for name, one in found[0].items():
+        torch.testing.assert_close(found[1][name], one, atol=2e-5, rtol=1e-4, msg=name)
 
 
 def test_cross_fields_by_hand() -> None:

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prerank.ranking.pooling import ragged_mean
+from prerank.ranking.pooling import States, ragged_mean, spread, spread_histories
 
 
 def test_by_hand() -> None:
@@ -44,3 +44,39 @@ def test_a_frozen_table_gets_no_gradient() -> None:
     table = torch.ones(2, 2)
     mean = ragged_mean(table, torch.tensor([1]).int(), torch.tensor([0, 1]).int())
     assert not mean.requires_grad
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 9))
+def test_spread_values_and_their_gradient_equal_an_index(sizes: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    size_S = torch.tensor(sizes)
+    of_row = torch.arange(len(sizes)).repeat_interleave(size_S)
+    states = States(of_row, torch.cat([size_S.new_zeros(1), size_S.cumsum(0)]))
+    values = torch.randn(len(sizes), 2, 3, requires_grad=True)
+    upstream = torch.randn(len(of_row), 2, 3)
+    found = spread(values, states)
+    found.backward(upstream)
+    plain = values.detach().clone().requires_grad_()
+    plain[of_row].backward(upstream)
+    torch.testing.assert_close(found, plain[of_row])
+    torch.testing.assert_close(values.grad, plain.grad)
+    assert spread(values, None) is values
+
+
+def test_states_of_some_rows_and_of_two_steps() -> None:
+    states = States(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 2, 3, 5]))
+    own, which = states.of_rows(torch.tensor([1, 3, 4]))
+    assert own.of_row.tolist() == [0, 1, 1]
+    assert own.offsets.tolist() == [0, 1, 3]
+    assert which.tolist() == [0, 2]
+    both = states.followed(own)
+    assert both.of_row.tolist() == [0, 0, 1, 2, 2, 3, 4, 4]
+    assert both.offsets.tolist() == [0, 2, 3, 5, 6, 8]
+
+
+def test_spread_histories_repeat_those_of_the_states() -> None:
+    item, offsets = torch.tensor([7, 8, 9]).int(), torch.tensor([0, 2, 2, 3]).int()
+    states = States(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 3, 4]))
+    items, borders = spread_histories(item, offsets, states)
+    assert items.tolist() == [7, 8, 7, 8, 9]
+    assert borders.tolist() == [0, 2, 4, 4, 5]

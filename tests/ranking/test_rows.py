@@ -41,10 +41,85 @@ def test_a_draw_goes_on_from_its_state() -> None:
 def test_drawn_rows_are_those_of_their_numbers() -> None:
     draw = Draw(numbered(7), np.random.default_rng(3), CPU)
     for count in (3, 9, 1):
-        index, rows = draw.take(count)
+        index, rows, *_ = draw.take(count)
         assert len(rows) == count
         assert rows.user.tolist() == index.tolist()
         assert rows.item.tolist() == (10 * index).tolist()
+
+
+def in_company(n_users: int, n_rows: int, time: int = 1) -> Rows:
+    """Return rows of users in turns, each user's histories ending at ``time`` places in turns."""
+    number, nothing = torch.arange(n_users * n_rows), torch.zeros(n_users * n_rows)
+    user = number % n_users
+    end = 100 * user + number // n_users % time
+    return Rows(user, number, end, torch.full_like(number, -1).int(), nothing, nothing)
+
+
+def test_rows_of_one_user_and_history_are_drawn_together() -> None:
+    rows = in_company(n_users=6, n_rows=20, time=2)
+    draw = Draw(rows, np.random.default_rng(3), CPU, group_rows=4)
+    passes = [draw.take(120) for _ in range(2)]
+    for number, drawn, states, users in passes:
+        assert sorted(number.tolist()) == list(range(120))
+        assert drawn.item.tolist() == number.tolist()
+        assert states is not None
+        assert users.user.index_select(0, states.of_row).tolist() == drawn.user.tolist()
+        assert users.end.index_select(0, states.of_row).tolist() == drawn.end.tolist()
+        assert states.offsets[-1] == 120
+        # 12 pairs of user and history have 10 rows each: groups of 4, 4 and 2; neighbours may be
+        # of one pair and then share a state.
+        sizes = states.offsets.diff()
+        assert len(sizes) <= 36
+        assert (sizes % 2 == 0).all()
+        assert torch.equal(states.of_row, torch.repeat_interleave(torch.arange(len(sizes)), sizes))
+    assert passes[0].number.tolist() != passes[1].number.tolist()
+
+
+def test_a_step_has_states_of_its_own() -> None:
+    draw = Draw(in_company(3, 40), np.random.default_rng(0), CPU, group_rows=8)
+    seen = []
+    for count in (7, 7, 7, 30, 5):
+        number, rows, states, users = draw.take(count)
+        assert states is not None
+        assert len(states.of_row) == states.offsets[-1] == len(number) == count
+        assert states.of_row[0] == 0
+        assert users.user.index_select(0, states.of_row).tolist() == rows.user.tolist()
+        assert len(users) == len(states.offsets) - 1
+        seen += number.tolist()
+    assert len(set(seen)) == len(seen) == 56
+
+
+def test_rows_that_leave_out_the_same_item_follow_each_other() -> None:
+    rows = in_company(4, 50)
+    left_out = torch.where(rows.item % 5 == 0, rows.item, -1).int()
+    rows = Rows(rows.user, rows.item, rows.end, left_out, rows.target, rows.weight)
+    draw = Draw(rows, np.random.default_rng(0), CPU, group_rows=8)
+    _, drawn, states, users = draw.take(200)
+    assert states is not None
+    assert users.left_out.index_select(0, states.of_row).tolist() == drawn.left_out.tolist()
+    # 40 rows leave out their own item; the others share a state in each of the 28 groups.
+    assert len(users) <= 40 + 28
+
+
+def test_rows_without_company_are_drawn_by_themselves() -> None:
+    alone = Draw(numbered(50), np.random.default_rng(3), CPU, group_rows=8).take(50)
+    assert alone.states is None
+    beside = Draw(in_company(2, 10), np.random.default_rng(3), CPU, group_rows=8).take(20)
+    both = alone.followed(beside)
+    assert both.states is not None
+    assert both.users.user.index_select(0, both.states.of_row).tolist() == both.rows.user.tolist()
+    assert both.states.offsets[-1] == 70
+    assert alone.followed(alone).states is None
+
+
+def test_a_draw_in_groups_goes_on_from_its_state(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("prerank.ranking.rows.BLOCK_ROWS", 16)
+    one, two = (Draw(in_company(5, 9), np.random.default_rng(3), CPU, 4) for _ in range(2))
+    for count in (2, 2, 3, 44):
+        one.take(count)
+    two.restore(*one.state())
+    for count in (5, 50, 1):
+        assert two.take(count).number.tolist() == one.take(count).number.tolist()
 
 
 def test_exposed_rows_are_training_rows_with_known_clicks(world, content) -> None:  # type: ignore[no-untyped-def]

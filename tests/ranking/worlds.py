@@ -119,13 +119,13 @@ def make_config() -> TrainConfig:
     )
 
 
-def rich_world() -> a.Dataset:
-    """Return the world in order with every kind of feature, missing and unseen values among them.
+def rich_world(time_unit: a.TimeUnit = "order") -> a.Dataset:
+    """Return the world with every kind of feature, missing and unseen values among them.
 
     Items: genres (the item's own, and one that says nothing), a given vector; users: searches (a
     sequence), a number. Item 39 alone has the genre `rare`, which no training row shows.
     """
-    world = make_world("order")
+    world = make_world(time_unit)
     genre = np.arange(N_ITEMS) % N_GENRES
     codes = np.stack([genre, np.full(N_ITEMS, 4)], axis=1).ravel()
     codes[-1] = 5

@@ -16,6 +16,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.cross import CrossFields
 from prerank.ranking.inputs import Inputs
 from prerank.ranking.model import Parts, PreRankerModel, batched
+from prerank.ranking.pooling import States, spread
 
 SIDES = ("user", "item", "cross")
 FIRST_LAYER = 16  # its width where the recipe has no hidden layers
@@ -159,10 +160,15 @@ class Cold(PreRankerModel):
         return logit_BC1.squeeze(2) + bias
 
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits and (B, N), the last hidden layer."""
-        fields, gate_BF, bias_B = self._pairs(user_B, item_B, item_T, offsets_B1)
+        fields, gate_BF, bias_B = self._pairs(user_S, item_B, item_T, offsets_S1, states)
         user_s, item_s, cross_s = self._by_side(gate_BF)
         first_BN = self.first.user(fields[0] * user_s.index_select(1, self.user_field))
         first_BN = first_BN + self.first.item(fields[1] * item_s.index_select(1, self.item_field))
@@ -177,17 +183,23 @@ class Cold(PreRankerModel):
         return self._pairs(user_B, item_B, item_T, offsets_B1)[1]
 
     def _pairs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
         """Return the fields of each side, the gates and the biases of pairs."""
         item_fields, bias_B = self.inputs.item(item_B)
         item_BW = self._read("item", item_fields)
-        user_BV = self._read("user", self.inputs.user(user_B, item_T, offsets_B1))
+        user_SV = self._read("user", self.inputs.user(user_S, item_T, offsets_S1))
+        gate_BF = spread(self.gates.user(user_SV), states) + self.gates.item(item_BW)
+        user_BV = spread(user_SV, states)
         cross_BX = user_BV.new_zeros(len(user_BV), 0)
         if self.cross.names:
-            cross_BX = self._kept_cross(self.cross.pairs(item_B, item_T, offsets_B1))
-        gate_BF = self._gate(self.gates.user(user_BV) + self.gates.item(item_BW), cross_BX)
-        return (user_BV, item_BW, cross_BX), gate_BF, bias_B
+            cross_BX = self._kept_cross(self.cross.pairs(item_B, item_T, offsets_S1, states))
+        return (user_BV, item_BW, cross_BX), self._gate(gate_BF, cross_BX), bias_B
 
     def _kept_cross(self, fields: Tensor) -> Tensor:
         if all(self._kept["cross"]):

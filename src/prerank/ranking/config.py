@@ -106,6 +106,12 @@ class TrainConfig(PluginConfig):
         "memory; the results are the same",
     )
     batch_size: int = Field(2048, ge=1, description="exposed rows in a step")
+    group_rows: int = Field(
+        8,
+        ge=1,
+        description="most rows of one user and history that stand together in a step, which "
+        "computes the user's side once for all of them; 1: every row is drawn by itself",
+    )
     epochs: int = Field(10, ge=1, description="most passes over the exposed training rows")
     patience: int = Field(2, ge=0, description="epochs without a better validation; 0: never stop")
     validation: str = Field(

@@ -17,7 +17,14 @@ from torch.nn import functional
 
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.model import Parts
-from prerank.ranking.pooling import ragged_mean, ragged_rows, ragged_sum
+from prerank.ranking.pooling import (
+    States,
+    ragged_mean,
+    ragged_rows,
+    ragged_sum,
+    spread,
+    spread_histories,
+)
 
 
 class CrossFields(nn.Module):
@@ -109,15 +116,19 @@ class CrossFields(nn.Module):
         return torch.cat(fields, dim=2)
 
     @torch.no_grad()
-    def pairs(self, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:
+    def pairs(
+        self, item_B: Tensor, item_S: Tensor, offsets_S1: Tensor, states: States | None = None
+    ) -> Tensor:
         """Return the (B, X) fields of pairs, without the shares of all codes.
 
         Args:
             item_B: (B,) int64 candidates.
-            item_T, offsets_B1: their users' histories.
+            item_S, offsets_S1: the histories of their users' states.
+            states: as in `PreRankerModel.outputs`.
         """
         fields = []
         if self.reads_shares:
+            item_T, offsets_B1 = spread_histories(item_S, offsets_S1, states)
             row_T = ragged_rows(offsets_B1, len(item_T))
             own_BP, past_TP = self.slots.index_select(0, item_B), self.slots.index_select(0, item_T)
             used_BP = self.used.index_select(0, item_B).to(self.unit.dtype)
@@ -133,7 +144,8 @@ class CrossFields(nn.Module):
             size_B1 = offsets_B1.diff().clamp_min(1)[:, None]
             fields.append(ragged_sum(torch.stack(met, 1), row_T, len(item_B)) / size_B1)
         if self.reads_content:
-            mean_BE = functional.normalize(ragged_mean(self.unit, item_T, offsets_B1), dim=1)
+            mean_SE = functional.normalize(ragged_mean(self.unit, item_S, offsets_S1), dim=1)
+            mean_BE = spread(mean_SE, states)
             fields.append((mean_BE * self.unit.index_select(0, item_B)).sum(1, keepdim=True))
         return torch.cat(fields, dim=1)
 

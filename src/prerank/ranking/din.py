@@ -21,6 +21,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.fused import gathered
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
+from prerank.ranking.pooling import States, spread
 
 ATTENTION_WIDTH = 16
 BLOCK_FLOATS = 1 << 23  # numbers of one attention input at once while scoring: 32 MB
@@ -117,10 +118,16 @@ class TargetAttention(PreRankerModel):
         return torch.cat(blocks, dim=1).squeeze(2) + bias_BC
 
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits of pairs and (B, width), the last hidden layer."""
-        users = self.user_parts(user_B, item_T, offsets_B1)
+        parts = self.user_parts(user_S, item_T, offsets_S1)
+        users = tuple(spread(part, states) for part in parts)
         *fields, bias_B = self.item_parts(item_B)
         hidden_BW = self._hidden(users, tuple(part[:, None] for part in fields))[:, 0]
         return self.logit(hidden_BW).squeeze(1) + bias_B, hidden_BW

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prerank.ranking.pooling import States, added, spread
+
 EPSILON = 1e-12  # the shortest vector that a cosine takes as it is; `functional.normalize`'s
+ONEDNN_ROWS = 1024  # from which on its product is the faster one
 # oneDNN's product; the operator that compiled graphs call too.
 _ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _POINTWISE = torch.ops.mkldnn._linear_pointwise.default if _ONEDNN else None
@@ -93,8 +96,11 @@ def product(
     values_BN: Tensor, matrix_MN: Tensor, bias_M: Tensor | None = None, *, relu: bool = False
 ) -> Tensor:
     """Return (B, M): ``values @ matrix.T + bias``, cut off below 0 where ``relu``; no graph."""
-    # oneDNN is up to twice as fast as BLAS here, bias and ReLU included.
-    if _POINTWISE is not None and values_BN.dtype == torch.float32 and not values_BN.is_cuda:
+    # On many rows oneDNN is up to twice as fast as BLAS, bias and ReLU included. But each new
+    # number of rows costs it half a millisecond, and user states are another in every step.
+    many = len(values_BN) >= ONEDNN_ROWS and len(values_BN) % 8 == 0
+    many &= values_BN.dtype == torch.float32 and not values_BN.is_cuda
+    if _POINTWISE is not None and many:
         found: Tensor = _POINTWISE(values_BN, matrix_MN, bias_M, "relu" if relu else "none", [], "")
         return found
     found = values_BN @ matrix_MN.T
@@ -261,6 +267,7 @@ class _Plan(NamedTuple):
         cosine, temperature: how vectors meet.
         one, two: of each field of a tower its columns, and the table that it comes from or None.
         bias: further bias of each row, None for none.
+        states: of the rows of the first tower, None where each row of it has its own.
     """
 
     cosine: bool
@@ -268,6 +275,7 @@ class _Plan(NamedTuple):
     one: list[tuple[int, Looked | None]]
     two: list[tuple[int, Looked | None]]
     bias: Looked | None
+    states: States | None
 
 
 class _Towers(torch.autograd.Function):
@@ -290,6 +298,8 @@ class _Towers(torch.autograd.Function):
         half = len(weights) // 2
         one_BD, ones = _run(read[0], weights[:half])
         two_BD, twos = _run(read[1], weights[half:])
+        if plan.states is not None:
+            one_BD = one_BD.index_select(0, plan.states.of_row)
         met = _meet(one_BD, two_BD, plan.cosine)
         ctx.save_for_backward(*weights[::2], *ones, *twos, *met)
         ctx.plan, ctx.n_layers = plan, half // 2
@@ -312,7 +322,9 @@ class _Towers(torch.autograd.Function):
             _add_rows(plan.bias, of_score)
         if plan.temperature != 1:
             of_score, of_product = (of if of is None else of / plan.temperature for of in grads)
-        vectors = _meet_back(of_score, of_product, saved[4 * n :])
+        vectors = list(_meet_back(of_score, of_product, saved[4 * n :]))
+        if plan.states is not None:
+            vectors[0] = added(vectors[0], plan.states.offsets)
         found: list[Tensor | None] = [None]
         of_weights: list[Tensor] = []
         for number, side in enumerate((plan.one, plan.two)):
@@ -341,6 +353,7 @@ def towers(
     bias: Tensor,
     item_bias: Looked | None,
     *,
+    states: States | None = None,
     cosine: bool,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
@@ -348,9 +361,11 @@ def towers(
 
     Args:
         one, two: the towers.
-        reads_one, reads_two: the fields (B, ...) that each reads.
+        reads_one: the fields (S, ...) that the first reads, a row a state.
+        reads_two: the fields (B, ...) that the second reads.
         bias: scalar, added to every row.
         item_bias: added to each row, None for none.
+        states: of the B rows; None where S = B.
         cosine: as in `meeting`.
         temperature: what the score and the products are divided by.
     """
@@ -358,11 +373,12 @@ def towers(
     looked = [of for of in (*reads_one, *reads_two, item_bias) if isinstance(of, Looked)]
     in_place = all(_in_place(of.table) for of in looked)
     if first is None or second is None or len(first) != len(second) or not in_place:
-        one_BD, two_BD = mlp(one, joined(reads_one)), mlp(two, joined(reads_two))
+        one_BD = spread(mlp(one, joined(reads_one)), states)
+        two_BD = mlp(two, joined(reads_two))
         met_B, product_BD = meeting(one_BD, two_BD, cosine=cosine)
         bias_B = bias if item_bias is None else bias + gathered(item_bias)
         return met_B / temperature + bias_B, product_BD / temperature
-    plan = _Plan(cosine, temperature, _places(reads_one), _places(reads_two), item_bias)
+    plan = _Plan(cosine, temperature, _places(reads_one), _places(reads_two), item_bias, states)
     given = [field for field in (*reads_one, *reads_two) if isinstance(field, Tensor)]
     found: tuple[Tensor, Tensor] = _Towers.apply(plan, *given, bias, *first, *second)  # type: ignore[no-untyped-call]
     return found

@@ -297,16 +297,16 @@ class Inputs(nn.Module):
                     hint="turn on one of use_user_id, use_item_id, use_content, use_history",
                 )
 
-    def share_dropout(self, place_B: Tensor, n_rows: int) -> None:
+    def share_dropout(self, users: tuple[Tensor, int], items: tuple[Tensor, int]) -> None:
         """Drop the ids that one process would drop, where several share a batch.
 
         Args:
-            place_B: (B,) int64 places of this process's rows in the batch.
-            n_rows: of the batch.
+            users, items: (B,) int64 places of what this process reads in what the batch reads,
+                and how much that is.
         """
-        for ids in (self.user_id, self.item_id):
+        for ids, share in ((self.user_id, users), (self.item_id, items)):
             if ids is not None:
-                ids.share = place_B, n_rows
+                ids.share = share
 
     def user(self, user_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> list[Tensor]:
         """Return the user's fields, each (B, width).

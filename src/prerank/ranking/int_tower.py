@@ -17,6 +17,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.fused import joined, mlp
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
+from prerank.ranking.pooling import States, spread
 
 
 class IntTower(PreRankerModel):
@@ -75,10 +76,16 @@ class IntTower(PreRankerModel):
         return match_BCHQ.amax(2).sum(2) + bias
 
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits and (B, Q), the best match of each user head."""
         item_BHD, bias_B = self.item_parts(item_B)
-        (user_BQD,) = self.user_parts(user_B, item_T, offsets_B1)
+        (user_SQD,) = self.user_parts(user_S, item_T, offsets_S1)
+        user_BQD = spread(user_SQD, states)
         best_BQ = (item_BHD @ user_BQD.transpose(1, 2)).amax(1)
         return best_BQ.sum(1) + bias_B, best_BQ

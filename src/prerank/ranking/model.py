@@ -4,7 +4,8 @@ A score is made in three steps, cut where a serving system cuts them: what is co
 request (`user_parts`), what is computed once an item and cached (`item_parts`), and what remains
 for each candidate (`combine`). All three export to ONNX with any number of rows and candidates.
 
-Letters: B rows or requests, C candidates, T history items of all rows end to end.
+Letters: B rows or requests, C candidates, S states of users (S = B where no two rows share one),
+T history items of all rows end to end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.inputs import Inputs
+from prerank.ranking.pooling import States
 
 Parts = tuple[Tensor, ...]
 
@@ -68,15 +70,22 @@ class PreRankerModel(nn.Module, ABC):
 
     @abstractmethod
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits of pairs and (B, D), the last hidden vector behind each.
 
         What training differentiates; the logits equal those of `combine`.
 
         Args:
-            user_B, item_B: (B,) int64.
-            item_T, offsets_B1: the histories, as in `user_parts`.
+            user_S: (S,) int64, a user for each state.
+            item_B: (B,) int64.
+            item_T, offsets_S1: the histories of the states, as in `user_parts`.
+            states: which state each row is of; None where every row has its own.
         """
 
     def forward(self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ and is deterministic on every device. On a CPU NumPy repeats and sorts: in vecto
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,82 @@ class _RaggedSum(torch.autograd.Function):
         by_item = torch.bincount(item_T, minlength=ctx.n_rows).cumsum(0)
         by_item = torch.cat([by_item.new_zeros(1), by_item]).to(kind)
         return _bag_sum(grads[0].contiguous(), pair_T & ((1 << bits) - 1), by_item), None, None
+
+
+class States(NamedTuple):
+    """Which rows have a user and a history in common; such rows follow one another.
+
+    Attributes:
+        of_row: (B,) int64 state of each row, in ascending order.
+        offsets: (S + 1,) int64; the rows of state s are ``offsets[s]`` to ``offsets[s + 1]``.
+    """
+
+    of_row: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def apart(cls, n_rows: int, device: torch.device) -> States:
+        """Return a state of its own for each row."""
+        every = torch.arange(n_rows + 1, device=device)
+        return cls(every[:-1], every)
+
+    def of_rows(self, place_b: Tensor) -> tuple[States, Tensor]:
+        """Return the states of some rows (b,), ascending, and which of these states they are."""
+        which, of_row, count = torch.unique_consecutive(
+            self.of_row.index_select(0, place_b), return_inverse=True, return_counts=True
+        )
+        return States(of_row, torch.cat([count.new_zeros(1), count.cumsum(0)])), which
+
+    def followed(self, other: States) -> States:
+        """Return these states followed by the ``other``, whose rows follow as well."""
+        return States(
+            torch.cat([self.of_row, other.of_row + len(self.offsets) - 1]),
+            torch.cat([self.offsets[:-1], other.offsets + len(self.of_row)]),
+        )
+
+
+class _Spread(torch.autograd.Function):
+    """One row a state -> one row a row; the backward pass adds them up, alike on every device."""
+
+    @staticmethod
+    def forward(ctx: Any, values_SD: Tensor, of_row_B: Tensor, offsets_S1: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets_S1)
+        return values_SD.index_select(0, of_row_B)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return added(grads[0], ctx.saved_tensors[0]), None, None
+
+
+def added(values_BD: Tensor, offsets_S1: Tensor) -> Tensor:
+    """Return (S, ...): the sums of the rows (B, ...) from each offset to the next; no graph."""
+    row_B = torch.arange(len(values_BD), device=values_BD.device)
+    total_SD = _bag_sum(values_BD.flatten(1).contiguous(), row_B, offsets_S1)
+    return total_SD.view(-1, *values_BD.shape[1:])
+
+
+def spread(values_SD: Tensor, states: States | None) -> Tensor:
+    """Return (B, ...): the values (S, ...) of each row's state; as they are if states are None."""
+    if states is None:
+        return values_SD
+    if values_SD.requires_grad and torch.is_grad_enabled():
+        found: Tensor = _Spread.apply(values_SD, *states)  # type: ignore[no-untyped-call]
+        return found
+    return values_SD.index_select(0, states.of_row)
+
+
+def spread_histories(
+    item_T: Tensor, offsets_S1: Tensor, states: States | None
+) -> tuple[Tensor, Tensor]:
+    """Return the histories of rows, as (T,) items and (B + 1,) borders; as `spread`."""
+    if states is None:
+        return item_T, offsets_S1
+    size_B = offsets_S1.diff().index_select(0, states.of_row)
+    offsets_B1 = torch.cat([size_B.new_zeros(1), size_B.cumsum(0, dtype=size_B.dtype)])
+    total = int(offsets_B1[-1])
+    back_B = offsets_S1.index_select(0, states.of_row) - offsets_B1[:-1]
+    place_T = torch.arange(total, device=item_T.device) + repeated(back_B, size_B, total)
+    return item_T.index_select(0, place_T), offsets_B1
 
 
 def repeated(values_B: Tensor, count_B: Tensor, total: int) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from prerank.artifacts import (
     TimeArray,
 )
 from prerank.ranking.context import ScoringContext
+from prerank.ranking.pooling import States
 
 CHUNK_ROWS = 1 << 20  # rows made at once where they go to disk
-BLOCK_ROWS = 1 << 16  # rows drawn at once
+BLOCK_ROWS = 1 << 16  # most rows drawn at once
+LEAST_COMPANY = 1.5  # rows in a group, on average, below which each is drawn by itself
 CUT_STEPS = 32  # most steps whose rows are cut from a block at once
 
 
@@ -69,7 +71,7 @@ class Rows:
         parts = [getattr(self, column.name) for column in fields(self)]
         return Rows(*(part[:count] for part in parts)), Rows(*(part[count:] for part in parts))
 
-    def cut(self, count: int) -> list[Rows]:
+    def cut(self, count: int | list[int]) -> list[Rows]:
         """Return all rows as parts of ``count``, as views; the last part may be shorter."""
         columns = (torch.split(getattr(self, column.name), count) for column in fields(self))
         return [Rows(*parts) for parts in zip(*columns, strict=True)]
@@ -166,6 +168,96 @@ def pseudo_rows(labels: PseudoLabels, context: ScoringContext, device: torch.dev
     return _rows(context, device, user, item, time, labels.label[keep], labels.confidence[keep])
 
 
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Rows in groups that are drawn as one: each of one user and moment, so of one history.
+
+    Attributes:
+        order: (N,) int64 rows, group after group.
+        start, size: (G,) int64 of each group in ``order``.
+    """
+
+    order: NDArray[np.int64]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Rows, most: int, rng: np.random.Generator) -> Groups:
+        """Put rows of one user and moment together at random, at most ``most`` in a group."""
+        user, end, left_out = (
+            column.cpu().numpy() for column in (rows.user, rows.end, rows.left_out)
+        )
+        # Histories lie user after user, so ends never fall from one user to the next: the sum is
+        # another for each pair of user and end.
+        key = user + end
+        order = rng.permutation(len(key))
+        order = order[np.argsort(key[order], kind="stable")]
+        place = np.arange(len(key))
+        new = np.diff(key[order], prepend=-1) != 0
+        begun = np.maximum.accumulate(np.where(new, place, 0))
+        start = np.flatnonzero((place - begun) % most == 0)
+        size = np.diff(start, append=len(key))
+        if left_out.strides != (
+            0,
+        ):  # the rows of a group that leave out the same follow each other
+            group = np.repeat(np.arange(len(start)), size)
+            order = order[np.lexsort((left_out[order], group))]
+        return cls(order, start, size)
+
+    def rows(self, group_G: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows (N,) of some groups, group after group."""
+        start, size = self.start[group_G], self.size[group_G]
+        stop = np.cumsum(size)
+        place = np.repeat(start - stop + size, size)
+        place += np.arange(len(place))
+        found: NDArray[np.int64] = self.order[place]
+        return found
+
+
+class Drawn(NamedTuple):
+    """Rows of a step.
+
+    Attributes:
+        number: (B,) int64 of each row among those drawn from.
+        rows: the rows themselves.
+        states: which of them have user and history in common; None where nobody looked.
+        users: (S) one row of each state; all rows where states are None.
+    """
+
+    number: Tensor
+    rows: Rows
+    states: States | None
+    users: Rows
+
+    def followed(self, other: Drawn) -> Drawn:
+        """Return these rows followed by the ``other`` ones."""
+        number, rows = torch.cat([self.number, other.number]), self.rows.joined(other.rows)
+        if self.states is None and other.states is None:
+            return Drawn(number, rows, None, rows)
+        states = self.states or States.apart(len(self.rows), number.device)
+        others = other.states or States.apart(len(other.rows), number.device)
+        return Drawn(number, rows, states.followed(others), self.users.joined(other.users))
+
+
+def _states(rows: Rows, count: int) -> tuple[list[States], list[Rows]]:
+    """Return states and users of each ``count`` rows, of rows that hold several such parts."""
+    new = torch.ones(len(rows), dtype=torch.bool, device=rows.user.device)
+    new[1:] = rows.user[1:] != rows.user[:-1]
+    for column in (rows.end, rows.left_out):
+        new[1:] |= column[1:] != column[:-1]
+    new[::count] = True
+    of_row = new.cumsum(0).view(-1, count) - 1
+    first = new.nonzero().squeeze(1)
+    step = first.div(count, rounding_mode="floor")
+    n_states, stop = torch.bincount(step).tolist(), first.new_tensor([count])
+    starts = torch.split(first - step * count, n_states)
+    states = [
+        States(of, torch.cat([start, stop]))
+        for of, start in zip((of_row - of_row[:, :1]).unbind(), starts, strict=True)
+    ]
+    return states, rows.take(first).cut(n_states)
+
+
 class Draw:
     """Draws rows without replacement, pass after pass, each pass in a new seeded order.
 
@@ -175,57 +267,76 @@ class Draw:
         rows: to draw from.
         rng: of the order.
         device: where drawn rows go.
+        group_rows: most rows of one user and history that are drawn together; 1: each by itself.
     """
 
-    def __init__(self, rows: Rows, rng: np.random.Generator, device: torch.device) -> None:
+    def __init__(
+        self, rows: Rows, rng: np.random.Generator, device: torch.device, group_rows: int = 1
+    ) -> None:
         self._rows, self._rng, self._device = rows, rng, device
-        self._left: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._index = torch.zeros(0, dtype=torch.int64, device=device)
-        self._block = self._gathered(self._index)
-        self._ready: list[tuple[Tensor, Rows]] = []  # cut for the next steps, the last one first
+        groups = Groups.of(rows, group_rows, rng) if group_rows > 1 else None
+        # Where few rows have company, states cost more than they spare.
+        few = groups is None or len(rows) < LEAST_COMPANY * len(groups.start)
+        self._groups = None if few else groups
+        self._n_units = len(rows) if self._groups is None else len(self._groups.start)
+        self._at_once = max(1, BLOCK_ROWS // group_rows)
+        self._left: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # groups or rows of this pass
+        self._number = torch.zeros(0, dtype=torch.int64, device=device)
+        self._block = self._gathered(self._number)  # the rows of these numbers
+        self._ready: list[Drawn] = []  # cut for the next steps, the last one first
 
-    def take(self, count: int) -> tuple[Tensor, Rows]:
-        """Return the next ``count`` row numbers, (count,) int64, and their rows."""
-        if self._ready and len(self._ready[-1][0]) == count:
+    def take(self, count: int) -> Drawn:
+        """Return the next ``count`` rows."""
+        if self._ready and len(self._ready[-1].number) == count:
             return self._ready.pop()
         self._put_back()
-        if count > len(self._index):
-            missing = count - len(self._index)
-            more = self._order(max(missing, min(BLOCK_ROWS, len(self._rows))))
+        while count > len(self._number):
+            more = self._next()
             self._block = self._block.joined(self._gathered(more))
-            self._index = torch.cat([self._index, more.to(self._device)])
+            self._number = torch.cat([self._number, more.to(self._device)])
         # The next steps will want as many rows.
-        n_rows = min(len(self._index) // count, CUT_STEPS) * count
+        n_rows = min(len(self._number) // count, CUT_STEPS) * count
         whole, self._block = self._block.split(n_rows)
-        index, self._index = self._index[:n_rows], self._index[n_rows:]
-        self._ready = list(zip(torch.split(index, count), whole.cut(count), strict=True))[::-1]
+        number, self._number = self._number[:n_rows], self._number[n_rows:]
+        users = parts = whole.cut(count)
+        states: Sequence[States | None] = [None] * len(parts)
+        if self._groups is not None:
+            states, users = _states(whole, count)
+        cut = zip(torch.split(number, count), parts, states, users, strict=True)
+        self._ready = [Drawn(*step) for step in cut][::-1]
         return self._ready.pop()
 
-    def state(self) -> tuple[NDArray[np.int64], Mapping[str, Any]]:
-        """Return the numbers that come next, (N,) int64, and the generator's state after them."""
-        self._put_back()
-        return np.concatenate(
-            [self._index.cpu().numpy(), self._left]
-        ), self._rng.bit_generator.state
+    def state(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Mapping[str, Any]]:
+        """Return the rows (N,) that come next, what is left of the pass after them, the generator.
 
-    def restore(self, left: NDArray[np.int64], state: Mapping[str, Any]) -> None:
-        """Go on where `state` was asked; for a draw from which nothing was taken yet."""
+        What is left is (M,) int64, of groups or, where there are none, of rows.
+        """
+        self._put_back()
+        return self._number.cpu().numpy(), self._left, self._rng.bit_generator.state
+
+    def restore(
+        self, number: NDArray[np.int64], left: NDArray[np.int64], state: Mapping[str, Any]
+    ) -> None:
+        """Go on where `state` was asked."""
+        self._put_back()
+        self._number = torch.from_numpy(number).to(self._device)
+        self._block = self._gathered(self._number)
         self._left, self._rng.bit_generator.state = left, state
 
     def _put_back(self) -> None:
         """Undo what was cut for steps of another size."""
         if self._ready:
-            indices, blocks = zip(*self._ready[::-1], strict=True)
-            self._index = torch.cat([*indices, self._index])
+            numbers, blocks, *_ = zip(*self._ready[::-1], strict=True)
+            self._number = torch.cat([*numbers, self._number])
             self._block = blocks[0].joined(*blocks[1:], self._block)
             self._ready = []
 
-    def _gathered(self, index: Tensor) -> Rows:
-        return self._rows.take(index.to(self._rows.user.device)).to(self._device)
+    def _gathered(self, number: Tensor) -> Rows:
+        return self._rows.take(number.to(self._rows.user.device)).to(self._device)
 
-    def _order(self, count: int) -> Tensor:
-        while len(self._left) < count:
-            order = self._rng.permutation(len(self._rows))
-            self._left = np.concatenate([self._left, order]) if len(self._left) else order
-        taken, self._left = self._left[:count], self._left[count:]
-        return torch.from_numpy(taken)
+    def _next(self) -> Tensor:
+        """Return the numbers of some next rows."""
+        if not len(self._left):
+            self._left = self._rng.permutation(self._n_units)
+        units, self._left = self._left[: self._at_once], self._left[self._at_once :]
+        return torch.from_numpy(units if self._groups is None else self._groups.rows(units))

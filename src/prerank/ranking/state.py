@@ -36,7 +36,7 @@ def store_state(training: Training, work: Path) -> None:
         "best": training.best,
         "since": training.since,
         "steps": {name: table.steps for name, table in _tables(training)},
-        "draws": [state for _, state in draws],
+        "draws": [state for *_, state in draws],
     }
     tensors = {f"model:{n}": t for n, t in training.model.state_dict().items()}
     tensors |= {f"best:{n}": t for n, t in (training.best_weights or {}).items()}
@@ -45,7 +45,8 @@ def store_state(training: Training, work: Path) -> None:
         tensors["random:cuda"] = torch.cuda.get_rng_state()
     tensors["random"] = torch.get_rng_state()
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    arrays |= {f"left:{number}": left for number, (left, _) in enumerate(draws)}
+    for number, (ahead, left, _) in enumerate(draws):
+        arrays |= {f"ahead:{number}": ahead, f"left:{number}": left}
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     write_part(work / FILE, arrays)
 
@@ -69,7 +70,8 @@ def restore_state(training: Training, work: Path) -> None:
     for name, table in _tables(training):
         table.steps = about["steps"][name]
     for number, draw in enumerate(_draws(training)):
-        draw.restore(arrays[f"left:{number}"], about["draws"][number])
+        ahead, left = arrays[f"ahead:{number}"], arrays[f"left:{number}"]
+        draw.restore(ahead, left, about["draws"][number])
     torch.set_rng_state(tensors["random"])
     if training.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random:cuda"])

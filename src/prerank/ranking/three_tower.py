@@ -14,6 +14,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.cross import CrossFields
 from prerank.ranking.inputs import Inputs
 from prerank.ranking.model import Parts, batched
+from prerank.ranking.pooling import States
 from prerank.ranking.two_tower import TwoTower
 
 
@@ -55,11 +56,16 @@ class ThreeTower(TwoTower):
         return logits_BC + crossed_BC1.squeeze(2)
 
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits and (B, D + hidden): product of the vectors, cross tower's layer."""
-        met_B, met_BD = super().outputs(user_B, item_B, item_T, offsets_B1)
-        crossed_BH = self.cross_hidden(self.cross.pairs(item_B, item_T, offsets_B1))
+        met_B, met_BD = super().outputs(user_S, item_B, item_T, offsets_S1, states)
+        crossed_BH = self.cross_hidden(self.cross.pairs(item_B, item_T, offsets_S1, states))
         logit_B = met_B + self.cross_out(crossed_BH).squeeze(1)
         return logit_B, torch.cat([met_BD, crossed_BH], dim=1)
 

@@ -31,7 +31,7 @@ from prerank.ranking.objectives.base import Batch, LossParts, Part, Setup, Teach
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
-from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
+from prerank.ranking.rows import Draw, Drawn, Rows, exposed_rows, pseudo_rows
 from prerank.ranking.state import can_restore, restore_state, store_state
 from prerank.ranking.validation import quality, selection, validation_rows
 
@@ -133,7 +133,8 @@ class Training:
             rows = self._unexposed_rows(labels)
             self.unexposed = rows if kind.reads_unexposed and weighs and len(rows) else None
             self.labeled = None if labels.source == UNLABELED else self.unexposed
-        self.draw_exposed = Draw(self.exposed, seeds.rng(seed, "train", "exposed"), self.device)
+        rng = seeds.rng(seed, "train", "exposed")
+        self.draw_exposed = Draw(self.exposed, rng, self.device, config.group_rows)
         self.validation = validation_rows(dataset, config.validation)
         self.histories = Histories(self.context, config.max_history, self.device)
         # Laplace's rule keeps the starting bias finite where every click is equal.
@@ -164,7 +165,7 @@ class Training:
         self.no_rows: Part | None = None  # what stands beside the exposed rows where nothing does
         if self.unexposed is not None:
             rng = seeds.rng(seed, "train", "pseudo")
-            self.draw_unexposed = Draw(self.unexposed, rng, self.device)
+            self.draw_unexposed = Draw(self.unexposed, rng, self.device, config.group_rows)
         self.records: list[dict[str, Any]] = []
         self.best, self.since = float("-inf"), 0
         self.best_weights: dict[str, Tensor] | None = None
@@ -261,41 +262,45 @@ class Training:
 
     def _batch(self, n_exposed: int, epoch: int, reading: ExitStack) -> Batch:
         """Run the model on the next exposed rows and, behind them, on the next unexposed ones."""
-        index_N, shown = self.draw_exposed.take(n_exposed)
+        shown = self.draw_exposed.take(n_exposed)
         if self.draw_unexposed is None or not self.objective.draws(epoch):
-            logit_N, hidden_ND = self._outputs(shown, reading)
-            part = Part(index_N, shown, logit_N, hidden_ND)
+            part = Part(shown.number, shown.rows, *self._outputs(shown, reading))
             if self.no_rows is None:
-                few = logit_N[:0].detach(), hidden_ND[:0].detach()
-                self.no_rows = Part(index_N[:0], shown.split(0)[0], *few)
+                few = part.logit[:0].detach(), part.hidden[:0].detach()
+                self.no_rows = Part(part.index[:0], part.rows.split(0)[0], *few)
             return Batch(part, self.no_rows, epoch)
         n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
-        beside_N, beside = self.draw_unexposed.take(n_unexposed)
-        logit_B, hidden_BD = self._outputs(shown.joined(beside), reading)
+        beside = self.draw_unexposed.take(n_unexposed)
+        logit_B, hidden_BD = self._outputs(shown.followed(beside), reading)
         sizes = [n_exposed, n_unexposed]
         logit_N, logit_M = torch.split(logit_B, sizes)
         hidden_ND, hidden_MD = torch.split(hidden_BD, sizes)
         return Batch(
-            Part(index_N, shown, logit_N, hidden_ND),
-            Part(beside_N, beside, logit_M, hidden_MD),
+            Part(shown.number, shown.rows, logit_N, hidden_ND),
+            Part(beside.number, beside.rows, logit_M, hidden_MD),
             epoch,
         )
 
-    def _outputs(self, rows: Rows, reading: ExitStack) -> tuple[Tensor, Tensor]:
+    def _outputs(self, drawn: Drawn, reading: ExitStack) -> tuple[Tensor, Tensor]:
         """Run the model: (B,) logits and (B, D) hidden vectors, over all processes."""
-        own, n_rows = rows, len(rows)
+        _, rows, states, users = drawn
+        n_rows, item_b, own, own_states = len(rows), rows.item, users, states
         if self.group.size > 1:
             place = self.group.share(n_rows, self.device)
-            own = rows.take(place)
-            self.model.inputs.share_dropout(place, n_rows)
-        item_T, offsets_B1 = self.histories.ragged(own.user, own.end, own.left_out)
+            item_b, which = item_b.index_select(0, place), place
+            if states is not None:
+                own_states, which = states.of_rows(place)
+            own = users.take(which)
+            self.model.inputs.share_dropout((which, len(users)), (place, n_rows))
+        item_T, offsets_S1 = self.histories.ragged(own.user, own.end, own.left_out)
         touched = item_T
         if self.group.size > 1 and self.optimizer.items is not None:
             # Every process must focus on the same rows, those of the whole batch.
-            touched = self.histories.ragged(rows.user, rows.end, rows.left_out)[0]
-        reading.enter_context(self.optimizer.reading(rows.user, rows.item, touched))
+            touched = self.histories.ragged(users.user, users.end, users.left_out)[0]
+        reading.enter_context(self.optimizer.reading(users.user, rows.item, touched))
         with arithmetic(self.config, self.device):
-            logit_b, hidden_bD = self.model.outputs(own.user, own.item, item_T, offsets_B1)
+            outputs = self.model.outputs(own.user, item_b, item_T, offsets_S1, own_states)
+        logit_b, hidden_bD = outputs
         outputs = logit_b.float(), hidden_bD.float()
         return self.group.gathered(outputs[0], n_rows), self.group.gathered(outputs[1], n_rows)
 

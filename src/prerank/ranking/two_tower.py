@@ -13,6 +13,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.fused import joined, mlp, towers
 from prerank.ranking.inputs import Inputs, layers
 from prerank.ranking.model import Parts, PreRankerModel
+from prerank.ranking.pooling import States
 
 
 class TwoTower(PreRankerModel):
@@ -62,11 +63,16 @@ class TwoTower(PreRankerModel):
         return (user_BD[:, None] * item).sum(2) + bias
 
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) logits of pairs and (B, D), the product of both vectors behind each."""
         item_fields, item_bias = self.inputs.item_fields(item_B)
-        user_fields = self.inputs.user_fields(user_B, item_T, offsets_B1)
+        user_fields = self.inputs.user_fields(user_S, item_T, offsets_S1)
         return towers(
             self.user_tower,
             self.item_tower,
@@ -74,6 +80,7 @@ class TwoTower(PreRankerModel):
             item_fields,
             self.inputs.bias,
             item_bias,
+            states=states,
             cosine=self.cosine,
             temperature=self.temperature if self.cosine else 1.0,
         )

@@ -7,6 +7,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
 from prerank.ranking.inputs import Inputs
 from prerank.ranking.model import Parts, PreRankerModel
+from prerank.ranking.pooling import States, spread
 
 
 def build(config: TrainConfig, inputs: Inputs, context: ScoringContext) -> PreRankerModel:
@@ -40,12 +41,18 @@ class Linear(PreRankerModel):
         return (user_BD[:, None] * item).sum(2) + bias
 
     def outputs(
-        self, user_B: Tensor, item_B: Tensor, item_T: Tensor, offsets_B1: Tensor
+        self,
+        user_S: Tensor,
+        item_B: Tensor,
+        item_T: Tensor,
+        offsets_S1: Tensor,
+        states: States | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return (B,) logits of pairs and (B, D), the last hidden vector behind each."""
-        (user_BD,), (item_BD, bias_B) = (
-            self.user_parts(user_B, item_T, offsets_B1),
-            self.item_parts(item_B),
-        )
+        """Return (B,) logits of pairs and (B, D), the last hidden vector behind each.
+
+        Rows of one user and history are one of S states: their user's side is computed once.
+        """
+        (user_SD,) = self.user_parts(user_S, item_T, offsets_S1)
+        user_BD, (item_BD, bias_B) = spread(user_SD, states), self.item_parts(item_B)
         hidden_BD = user_BD * item_BD
         return hidden_BD.sum(1) + bias_B, hidden_BD
