@@ -8,7 +8,10 @@ optimiser: on tables of a few thousand and, where dense Adam over whole tables i
 1,000,000 users and 200,000 items. `--peer-python` is a Python that has them, if this one has not.
 The plain loop is what one writes first: padded histories, `nn.Embedding` and a masked mean, the
 default Adam. The floor is what no loop over this model can beat on this machine: its matrix
-products at the speed of `torch.mm`, plus the table rows read and written at copying speed.
+products at the speed of `torch.mm`, plus the table rows read and written at copying speed; the
+user's part of both once for each group of rows that are drawn together (`train.group_rows`).
+Peers shuffle rows one by one; that rows of a user stand together in a step is one of our means,
+and the AUC beside each rate says what it costs.
 Against peers each runs in a process of its own, on one thread and on all, in turns for several
 rounds, as the speed of a virtual machine changes by the minute; the best of each counts. A rate is
 that of all epochs of a training. With histories a figure is the best of several epochs or of runs
@@ -171,9 +174,10 @@ def floor(runs: int) -> float:
     """Return the rows a second that matrix products and memory alone would allow."""
     config = TrainConfig()
     batch, dim, hidden = 2 * config.batch_size, config.embedding_dim, config.hidden[0]
-    shapes = [(CONTENT_DIM, dim), (3 * dim, hidden), (hidden, dim)]
-    shapes += [(CONTENT_DIM, dim), (2 * dim, hidden), (hidden, dim)]
-    inputs = [(torch.randn(batch, m), torch.randn(m, n), torch.randn(batch, n)) for m, n in shapes]
+    states = batch // config.group_rows
+    shapes = [(states, CONTENT_DIM, dim), (states, 3 * dim, hidden), (states, hidden, dim)]
+    shapes += [(batch, CONTENT_DIM, dim), (batch, 2 * dim, hidden), (batch, hidden, dim)]
+    inputs = [(torch.randn(b, m), torch.randn(m, n), torch.randn(b, n)) for b, m, n in shapes]
 
     def products() -> None:
         for x, w, g in inputs:  # forward, gradient of the weights, gradient of the input
@@ -183,7 +187,7 @@ def floor(runs: int) -> float:
 
     # Floats a step: history rows of both tables read, id gradients written; AdamW reads weight,
     # gradient and two moments and writes three of them, over both id tables.
-    moved = batch * HISTORY * (2 * dim + CONTENT_DIM) + 7 * (N_USERS + N_ITEMS) * dim
+    moved = states * HISTORY * (2 * dim + CONTENT_DIM) + 7 * (N_USERS + N_ITEMS) * dim
     buffer = torch.empty(moved // 2)  # a copy reads and writes each float once
     target = torch.empty_like(buffer)
     return batch / (_seconds(products, runs) + _seconds(lambda: target.copy_(buffer), runs))

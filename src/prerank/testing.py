@@ -176,6 +176,8 @@ def check_pre_ranker(config: TrainConfig) -> None:
 def _check_scores(ranker: PreRanker, dataset: Dataset) -> None:
     import torch
 
+    from prerank.ranking.pooling import States
+
     users = np.array([0, 1, 2, -1])
     items = np.tile(np.arange(-1, 12), (4, 1))
     scores = ranker.score(users, items)
@@ -195,6 +197,10 @@ def _check_scores(ranker: PreRanker, dataset: Dataset) -> None:
         pair = ranker.model(user, user, *nothing).cpu().numpy()
         built = ranker.model.user_parts(user, *nothing), ranker.model.item_parts(user)
         whole = ranker.model.combine(*built).cpu().numpy()
+        states = States(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 3, 4]))
+        once = ranker.model.outputs(user[:3], user, nothing[0], nothing[1][:4], states)[0]
+        each = ranker.model(states.of_row, user, *nothing).cpu().numpy()
+    _must(_close(once.cpu().numpy(), each), "rows that share a state must score as those apart")
     _must(shared.shape == (4, len(dataset.items) + 1), "combine must return (B, C) logits")
     _must(_close(pair, whole.diagonal()), "`outputs` and `combine` must give the same logits")
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from prerank.embeddings.config import EncodeConfig
+from prerank.errors import ConfigError
 from prerank.labels.config import LabelConfig
 from prerank.ranking.config import TrainConfig
 from prerank.testing import check_encoder, check_label_source, check_pre_ranker
@@ -91,4 +92,32 @@ def test_broken_pre_rankers(
     name = f"broken_model_{abs(hash((combine, build)))}"
     plugin = broken(tmp_path, monkeypatch, name, MODEL.format(combine=combine, build=build))
     with pytest.raises(AssertionError, match=promise):
+        check_pre_ranker(TrainConfig(model="plugin", plugin=plugin, hidden=(8,), embedding_dim=8))
+
+
+OUTPUTS = """
+import torch
+from prerank.ranking.two_tower import TwoTower
+class Broken(TwoTower):
+    def outputs(self, user_S, item_B, item_T, offsets_S1{more}):
+        found = super().outputs(user_S, item_B, item_T, offsets_S1{given})
+        return found[0] + {add}, found[1]
+def f(config, inputs, context):
+    return Broken(config, inputs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "given", "add", "error", "promise"),
+    [
+        (", states=None", ", states", "(states is not None)", AssertionError, "share a state"),
+        ("", "", "0", ConfigError, "does not take `states`"),
+    ],
+)
+def test_a_pre_ranker_must_know_rows_that_share_a_user(  # type: ignore[no-untyped-def]
+    tmp_path: Path, monkeypatch, more: str, given: str, add: str, error: Any, promise: str
+) -> None:
+    text = OUTPUTS.format(more=more, given=given, add=add)
+    plugin = broken(tmp_path, monkeypatch, f"broken_outputs_{len(more)}", text)
+    with pytest.raises(error, match=promise):
         check_pre_ranker(TrainConfig(model="plugin", plugin=plugin, hidden=(8,), embedding_dim=8))

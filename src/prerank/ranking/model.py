@@ -10,6 +10,7 @@ T history items of all rows end to end.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
@@ -157,5 +158,13 @@ def _by_plugin(config: TrainConfig, inputs: Inputs, context: ScoringContext) -> 
             where=config.plugin,
             must="a prerank.ranking.model.PreRankerModel",
             got=type(model).__name__,
+        )
+    if "states" not in inspect.signature(model.outputs).parameters:
+        raise ConfigError(
+            "the plug-in's pre-ranker does not take `states`",
+            where=f"{config.plugin}: {type(model).__name__}.outputs",
+            must="outputs(user_S, item_B, item_T, offsets_S1, states=None)",
+            hint="rows that share a user share what is computed of it: "
+            "prerank.ranking.pooling.spread(value_SD, states) is a row for each of them",
         )
     return model
