@@ -60,12 +60,14 @@ def test_shared_candidates_score_as_candidates_of_each(model: str) -> None:
 
 @pytest.mark.parametrize("unit", ["order", "none"])
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-@pytest.mark.parametrize("model", [*MODELS, "din"])
+@pytest.mark.parametrize("model", [*MODELS, "din", "cosine"])
 def test_users_computed_once_a_state_give_the_same_outputs_and_gradients(
     model: str, pooling: str, unit: a.TimeUnit
 ) -> None:
     world, content = rich_world(unit), make_content()
     changed = {"model": model, "sequence_pooling": pooling, "id_dropout": 0.0}
+    if model == "cosine":
+        changed |= {"model": "two-tower", "similarity": "cosine", "temperature": 0.5}
     config = make_config().model_copy(update=changed)
     context = ScoringContext.of(world, content, config)
     rows = exposed_rows(world, context, torch.device("cpu"))

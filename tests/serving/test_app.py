@@ -296,6 +296,25 @@ def test_token_guards_all_but_health(bundle: Bundle, tmp_path: Path) -> None:
         assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
 
 
+def test_an_idle_connection_stays_as_long_as_it_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    """Uvicorn's own five seconds are fewer than any load balancer's, which would answer 502."""
+    ask = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    limits = ("--set", "keep_alive_s=1")
+    with serving(bundle.path, tmp_path / "log", *limits) as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 20) as link:
+            for _ in range(2):
+                link.sendall(ask)
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += link.recv(9999)
+                assert answer.startswith(b"HTTP/1.1 200")
+            start = time.monotonic()
+            assert link.recv(9999) == b""  # closed by the server
+            assert 0.5 < time.monotonic() - start < 4
+    assert ServeConfig().keep_alive_s > 60
+
+
 def test_shutdown_ends_running_requests_first(bundle: Bundle, tmp_path: Path) -> None:
     body = json.dumps({"user": "121", "candidates": ITEMS}).encode()
     limits = ("--set", "timeout_s=30")

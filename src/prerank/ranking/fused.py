@@ -187,32 +187,45 @@ def mlp(layers: nn.Sequential | nn.Linear, values_BN: Tensor) -> Tensor:
     return found
 
 
-def _meet(one_BD: Tensor, two_BD: Tensor, cosine: bool) -> tuple[Tensor, ...]:
+def _meet(
+    one_SD: Tensor, two_BD: Tensor, cosine: bool, states: States | None
+) -> tuple[Tensor, ...]:
     """Return scores (B,), products (B, D), and what `_meet_back` reads: for cosines lengths too."""
+    one_BD = one_SD if states is None else one_SD.index_select(0, states.of_row)
     product_BD = one_BD * two_BD
     score_B = product_BD.sum(1)
     if not cosine:
         return score_B, product_BD, one_BD, two_BD
-    sizes = [torch.linalg.vector_norm(rows, dim=1).clamp_min_(EPSILON) for rows in (one_BD, two_BD)]
+    size_S, two_B = (
+        torch.linalg.vector_norm(rows, dim=1).clamp_min_(EPSILON) for rows in (one_SD, two_BD)
+    )
+    one_B = size_S if states is None else size_S.index_select(0, states.of_row)
     # Rows are never brought to unit length: that would be two more tensors of (B, D).
-    shrink_B = (sizes[0] * sizes[1]).reciprocal_()
+    shrink_B = (one_B * two_B).reciprocal_()
     product_BD *= shrink_B[:, None]
-    return score_B.mul_(shrink_B), product_BD, one_BD, two_BD, *sizes, shrink_B
+    return score_B.mul_(shrink_B), product_BD, one_BD, two_BD, one_SD, size_S, two_B, shrink_B
 
 
 def _meet_back(
-    of_score: Tensor | None, of_product: Tensor | None, met: Sequence[Tensor]
+    of_score: Tensor | None, of_product: Tensor | None, met: Sequence[Tensor], states: States | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the vectors that met; ``met`` is what `_meet` returned."""
-    score_B, _, one_BD, two_BD, *lengths = met
+    """Return the gradients of the vectors that met, (S, D) and (B, D).
+
+    Args:
+        of_score, of_product: gradients of scores and products, not both None.
+        met: what `_meet` returned.
+        states: as given to `_meet`.
+    """
+    score_B, _, one_BD, two_BD, *more = met
     if of_product is None:
         assert of_score is not None
         grad = of_score[:, None]
     else:
         grad = of_product if of_score is None else of_product + of_score[:, None]
-    if not lengths:
-        return grad * two_BD, grad * one_BD
-    size_one, size_two, shrink_B = lengths
+    if not more:
+        ones, twos = grad * two_BD, grad * one_BD
+        return ones if states is None else added(ones, states.offsets), twos
+    one_SD, size_S, two_B, shrink_B = more
     # d cos / d one = two / (|one| |two|) - cos one / |one|^2, and so for the other.
     grad = grad * shrink_B[:, None]
     ones, twos = grad * two_BD, grad * one_BD
@@ -220,8 +233,12 @@ def _meet_back(
         along_B = of_score * score_B
     else:
         along_B = (ones * one_BD).sum(1)  # the same from either side
-    ones.addcmul_(one_BD, (along_B / size_one.square())[:, None], value=-1)
-    twos.addcmul_(two_BD, (along_B / size_two.square())[:, None], value=-1)
+    along_S = along_B
+    if states is not None:
+        ones = added(ones, states.offsets)
+        along_S = added(along_B[:, None], states.offsets)[:, 0]
+    ones.addcmul_(one_SD, (along_S / size_S.square())[:, None], value=-1)
+    twos.addcmul_(two_BD, (along_B / two_B.square())[:, None], value=-1)
     return ones, twos
 
 
@@ -231,7 +248,7 @@ class _Meeting(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, one_BD: Tensor, two_BD: Tensor, cosine: bool) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        met = _meet(one_BD, two_BD, cosine)
+        met = _meet(one_BD, two_BD, cosine, None)
         ctx.save_for_backward(*met)
         return met[0], met[1]
 
@@ -240,7 +257,7 @@ class _Meeting(torch.autograd.Function):
         of_score, of_product = grads
         if of_score is None and of_product is None:
             return None, None, None
-        return *_meet_back(of_score, of_product, ctx.saved_tensors), None
+        return *_meet_back(of_score, of_product, ctx.saved_tensors, None), None
 
 
 def meeting(one_BD: Tensor, two_BD: Tensor, *, cosine: bool) -> tuple[Tensor, Tensor]:
@@ -296,11 +313,9 @@ class _Towers(torch.autograd.Function):
         ]
         bias, weights = next(given), list(given)
         half = len(weights) // 2
-        one_BD, ones = _run(read[0], weights[:half])
+        one_SD, ones = _run(read[0], weights[:half])
         two_BD, twos = _run(read[1], weights[half:])
-        if plan.states is not None:
-            one_BD = one_BD.index_select(0, plan.states.of_row)
-        met = _meet(one_BD, two_BD, plan.cosine)
+        met = _meet(one_SD, two_BD, plan.cosine, plan.states)
         ctx.save_for_backward(*weights[::2], *ones, *twos, *met)
         ctx.plan, ctx.n_layers = plan, half // 2
         score_B, product_BD = met[0], met[1]
@@ -322,9 +337,7 @@ class _Towers(torch.autograd.Function):
             _add_rows(plan.bias, of_score)
         if plan.temperature != 1:
             of_score, of_product = (of if of is None else of / plan.temperature for of in grads)
-        vectors = list(_meet_back(of_score, of_product, saved[4 * n :]))
-        if plan.states is not None:
-            vectors[0] = added(vectors[0], plan.states.offsets)
+        vectors = _meet_back(of_score, of_product, saved[4 * n :], plan.states)
         found: list[Tensor | None] = [None]
         of_weights: list[Tensor] = []
         for number, side in enumerate((plan.one, plan.two)):

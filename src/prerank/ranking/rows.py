@@ -281,8 +281,7 @@ class Draw:
         self._n_units = len(rows) if self._groups is None else len(self._groups.start)
         self._at_once = max(1, BLOCK_ROWS // group_rows)
         self._left: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # groups or rows of this pass
-        self._number = torch.zeros(0, dtype=torch.int64, device=device)
-        self._block = self._gathered(self._number)  # the rows of these numbers
+        self._number: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # rows not gathered yet
         self._ready: list[Drawn] = []  # cut for the next steps, the last one first
 
     def take(self, count: int) -> Drawn:
@@ -291,18 +290,16 @@ class Draw:
             return self._ready.pop()
         self._put_back()
         while count > len(self._number):
-            more = self._next()
-            self._block = self._block.joined(self._gathered(more))
-            self._number = torch.cat([self._number, more.to(self._device)])
+            self._number = np.concatenate([self._number, self._next()])
         # The next steps will want as many rows.
         n_rows = min(len(self._number) // count, CUT_STEPS) * count
-        whole, self._block = self._block.split(n_rows)
-        number, self._number = self._number[:n_rows], self._number[n_rows:]
-        users = parts = whole.cut(count)
+        number, self._number = torch.from_numpy(self._number[:n_rows]), self._number[n_rows:]
+        rows = self._rows.take(number.to(self._rows.user.device)).to(self._device)
+        users = parts = rows.cut(count)
         states: Sequence[States | None] = [None] * len(parts)
         if self._groups is not None:
-            states, users = _states(whole, count)
-        cut = zip(torch.split(number, count), parts, states, users, strict=True)
+            states, users = _states(rows, count)
+        cut = zip(torch.split(number.to(self._device), count), parts, states, users, strict=True)
         self._ready = [Drawn(*step) for step in cut][::-1]
         return self._ready.pop()
 
@@ -312,31 +309,22 @@ class Draw:
         What is left is (M,) int64, of groups or, where there are none, of rows.
         """
         self._put_back()
-        return self._number.cpu().numpy(), self._left, self._rng.bit_generator.state
+        return self._number, self._left, self._rng.bit_generator.state
 
     def restore(
         self, number: NDArray[np.int64], left: NDArray[np.int64], state: Mapping[str, Any]
     ) -> None:
-        """Go on where `state` was asked."""
-        self._put_back()
-        self._number = torch.from_numpy(number).to(self._device)
-        self._block = self._gathered(self._number)
-        self._left, self._rng.bit_generator.state = left, state
+        """Go on where `state` was asked; for a draw from which nothing was taken yet."""
+        self._number, self._left, self._rng.bit_generator.state = number, left, state
 
     def _put_back(self) -> None:
         """Undo what was cut for steps of another size."""
-        if self._ready:
-            numbers, blocks, *_ = zip(*self._ready[::-1], strict=True)
-            self._number = torch.cat([*numbers, self._number])
-            self._block = blocks[0].joined(*blocks[1:], self._block)
-            self._ready = []
+        ahead = [step.number.cpu().numpy() for step in reversed(self._ready)]
+        self._number, self._ready = np.concatenate([*ahead, self._number]), []
 
-    def _gathered(self, number: Tensor) -> Rows:
-        return self._rows.take(number.to(self._rows.user.device)).to(self._device)
-
-    def _next(self) -> Tensor:
+    def _next(self) -> NDArray[np.int64]:
         """Return the numbers of some next rows."""
         if not len(self._left):
             self._left = self._rng.permutation(self._n_units)
         units, self._left = self._left[: self._at_once], self._left[self._at_once :]
-        return torch.from_numpy(units if self._groups is None else self._groups.rows(units))
+        return units if self._groups is None else self._groups.rows(units)

@@ -624,5 +624,6 @@ def serve(path: Path, config: ServeConfig, host: str, port: int, token: str = ""
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=config.keep_alive_s,
         timeout_graceful_shutdown=config.shutdown_s,
     )

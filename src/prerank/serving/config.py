@@ -26,4 +26,10 @@ class ServeConfig(Config):
     queue: int = Field(8, ge=1, description="requests inside the server at once; more are told 503")
     user_store: str = Field("embedded", description="embedded, or redis://host:port/db")
     store_timeout_s: float = Field(0.05, gt=0, description="seconds to wait for the user store")
+    keep_alive_s: int = Field(
+        75,
+        ge=1,
+        description="seconds that an idle connection stays open: longer than the load balancer in "
+        "front keeps one, or it would send requests into a closing one",
+    )
     shutdown_s: int = Field(10, ge=0, description="seconds that running requests get at the end")
