@@ -7,11 +7,12 @@ Peers are the DSSM of torch-rechub and of RecBole, on ids alone, with equal rows
 optimiser: on tables of a few thousand and, where dense Adam over whole tables is what they pay, of
 1,000,000 users and 200,000 items. `--peer-python` is a Python that has them, if this one has not.
 The plain loop is what one writes first: padded histories, `nn.Embedding` and a masked mean, the
-default Adam. The floor is what no loop over this model can beat on this machine: its matrix
-products at the speed of `torch.mm`, plus the table rows read and written at copying speed; the
-user's part of both once for each group of rows that are drawn together (`train.group_rows`).
-Peers shuffle rows one by one; that rows of a user stand together in a step is one of our means,
-and the AUC beside each rate says what it costs.
+default Adam, every row drawn by itself. The floor is what no loop over this model can beat on this
+machine at the recipe's `group_rows`: its matrix products at the speed of `torch.mm`, plus the table
+rows read and written at copying speed; the user's part of both once for each group of rows.
+Peers shuffle rows one by one; that rows of a user are drawn together is one of our means, and the
+AUC beside each rate of `against_peers` says what it costs. Rates are of epochs: what is set up
+before the first (groups, here; loaders, there) is not in them.
 Against peers each runs in a process of its own, on one thread and on all, in turns for several
 rounds, as the speed of a virtual machine changes by the minute; the best of each counts. A rate is
 that of all epochs of a training. With histories a figure is the best of several epochs or of runs

@@ -31,7 +31,11 @@ class Group:
 
     def share(self, n_rows: int, device: torch.device) -> Tensor:
         """Return the rows (int64) of a batch of ``n_rows`` that this process computes."""
-        return torch.arange(self.rank, n_rows, self.size, device=device)
+        return torch.arange(*self._bounds(self.rank, n_rows), device=device)
+
+    def _bounds(self, rank: int, n_rows: int) -> tuple[int, int]:
+        """Return where a process's rows begin and end: neighbours may have a user in common."""
+        return rank * n_rows // self.size, (rank + 1) * n_rows // self.size
 
     def gathered(self, own: Tensor, n_rows: int) -> Tensor:
         """Return (n_rows, ...): every process's values in the order of the batch.
@@ -47,9 +51,10 @@ class Group:
         padded[: len(own)] = own.detach()
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         distributed.all_gather(parts, padded)
-        # Row r of the batch is row r // size of process r % size.
-        every = torch.stack(parts, dim=1).flatten(0, 1)[:n_rows]
-        return every.index_copy(0, self.share(n_rows, own.device), own)
+        bounds = [self._bounds(rank, n_rows) for rank in range(self.size)]
+        every = [part[: stop - start] for part, (start, stop) in zip(parts, bounds, strict=True)]
+        every[self.rank] = own
+        return torch.cat(every)
 
     def sum(self, value: float) -> float:
         """Return the sum of every process's ``value``."""

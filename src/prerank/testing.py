@@ -198,9 +198,14 @@ def _check_scores(ranker: PreRanker, dataset: Dataset) -> None:
         built = ranker.model.user_parts(user, *nothing), ranker.model.item_parts(user)
         whole = ranker.model.combine(*built).cpu().numpy()
         states = States(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 3, 4]))
-        once = ranker.model.outputs(user[:3], user, nothing[0], nothing[1][:4], states)[0]
-        each = ranker.model(states.of_row, user, *nothing).cpu().numpy()
-    _must(_close(once.cpu().numpy(), each), "rows that share a state must score as those apart")
+        past = torch.tensor([4, 5, 6, 7, 8, 9], dtype=torch.int32)  # 2, 1 and 3 items
+        once = ranker.model.outputs(user[:3], user, past, torch.tensor([0, 2, 3, 6]), states=states)
+        every = torch.tensor([4, 5, 4, 5, 6, 7, 8, 9], dtype=torch.int32)
+        each = ranker.model(states.of_row, user, every, torch.tensor([0, 2, 4, 5, 8]))
+    _must(
+        _close(once[0].cpu().numpy(), each.cpu().numpy()),
+        "rows that share a state must score as those apart",
+    )
     _must(shared.shape == (4, len(dataset.items) + 1), "combine must return (B, C) logits")
     _must(_close(pair, whole.diagonal()), "`outputs` and `combine` must give the same logits")
 

@@ -17,9 +17,17 @@ from prerank.ranking.features import FeatureTable, ListTable, bucketised
 from prerank.ranking.inputs import ListField
 from prerank.ranking.model import build_model
 from prerank.ranking.pre_ranker import PreRanker
-from prerank.ranking.rows import Draw, exposed_rows
+from prerank.ranking.rows import Draw, Groups, exposed_rows
 from prerank.ranking.train import train
-from ranking.worlds import N_ITEMS, N_USERS, make_config, make_content, make_world, rich_world
+from ranking.worlds import (
+    N_ITEMS,
+    N_USERS,
+    make_config,
+    make_content,
+    make_labels,
+    make_world,
+    rich_world,
+)
 
 MODELS = ("two-tower", "three-tower", "int-tower", "cold")
 NAN = np.nan
@@ -71,7 +79,9 @@ def test_users_computed_once_a_state_give_the_same_outputs_and_gradients(
     config = make_config().model_copy(update=changed)
     context = ScoringContext.of(world, content, config)
     rows = exposed_rows(world, context, torch.device("cpu"))
-    _, rows, states, users = Draw(rows, np.random.default_rng(0), torch.device("cpu"), 8).take(400)
+    groups = Groups.of(rows, 8, np.random.default_rng(0))
+    draw = Draw(rows, np.random.default_rng(0), torch.device("cpu"), groups)
+    _, rows, states, users = draw.take(400)
     assert states is not None
     assert 50 < len(users) < 350
     histories = Histories(context, config.max_history, torch.device("cpu"))
@@ -222,6 +232,12 @@ def test_cold_may_keep_one_field_of_one_side(side: str) -> None:
     with_all = ranker.score(np.arange(4), np.tile(np.arange(30, 40), (4, 1)))
     assert list(ranker.importance) == [side]
     np.testing.assert_allclose(ranker.score_pools(pools)[:10], with_all[0], atol=1e-5)
+
+
+def test_cold_without_a_user_field_trains_on_rows_that_share_a_user() -> None:
+    config = make_config().model_copy(update={"model": "cold", "kept_features": ("item:content",)})
+    ranker = train(make_world("order"), make_content(), make_labels(0.1), config, seed=0)
+    assert list(ranker.importance) == ["item:content"]
 
 
 def test_what_cannot_be_built_is_refused() -> None:

@@ -3,7 +3,7 @@ import torch
 
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import ScoringContext
-from prerank.ranking.rows import Draw, Rows, exposed_rows, pseudo_rows
+from prerank.ranking.rows import Draw, Groups, Rows, exposed_rows, pseudo_rows
 
 CPU = torch.device("cpu")
 
@@ -47,6 +47,11 @@ def test_drawn_rows_are_those_of_their_numbers() -> None:
         assert rows.item.tolist() == (10 * index).tolist()
 
 
+def drawn_in_groups(rows: Rows, most: int, seed: int = 3) -> Draw:
+    groups = Groups.of(rows, most, np.random.default_rng(seed))
+    return Draw(rows, np.random.default_rng(seed), CPU, groups)
+
+
 def in_company(n_users: int, n_rows: int, time: int = 1) -> Rows:
     """Return rows of users in turns, each user's histories ending at ``time`` places in turns."""
     number, nothing = torch.arange(n_users * n_rows), torch.zeros(n_users * n_rows)
@@ -57,7 +62,7 @@ def in_company(n_users: int, n_rows: int, time: int = 1) -> Rows:
 
 def test_rows_of_one_user_and_history_are_drawn_together() -> None:
     rows = in_company(n_users=6, n_rows=20, time=2)
-    draw = Draw(rows, np.random.default_rng(3), CPU, group_rows=4)
+    draw = drawn_in_groups(rows, 4)
     passes = [draw.take(120) for _ in range(2)]
     for number, drawn, states, users in passes:
         assert sorted(number.tolist()) == list(range(120))
@@ -76,7 +81,7 @@ def test_rows_of_one_user_and_history_are_drawn_together() -> None:
 
 
 def test_a_step_has_states_of_its_own() -> None:
-    draw = Draw(in_company(3, 40), np.random.default_rng(0), CPU, group_rows=8)
+    draw = drawn_in_groups(in_company(3, 40), 8)
     seen = []
     for count in (7, 7, 7, 30, 5):
         number, rows, states, users = draw.take(count)
@@ -93,7 +98,7 @@ def test_rows_that_leave_out_the_same_item_follow_each_other() -> None:
     rows = in_company(4, 50)
     left_out = torch.where(rows.item % 5 == 0, rows.item, -1).int()
     rows = Rows(rows.user, rows.item, rows.end, left_out, rows.target, rows.weight)
-    draw = Draw(rows, np.random.default_rng(0), CPU, group_rows=8)
+    draw = drawn_in_groups(rows, 8)
     _, drawn, states, users = draw.take(200)
     assert states is not None
     assert users.left_out.index_select(0, states.of_row).tolist() == drawn.left_out.tolist()
@@ -102,9 +107,9 @@ def test_rows_that_leave_out_the_same_item_follow_each_other() -> None:
 
 
 def test_rows_without_company_are_drawn_by_themselves() -> None:
-    alone = Draw(numbered(50), np.random.default_rng(3), CPU, group_rows=8).take(50)
+    alone = drawn_in_groups(numbered(50), 8).take(50)
     assert alone.states is None
-    beside = Draw(in_company(2, 10), np.random.default_rng(3), CPU, group_rows=8).take(20)
+    beside = drawn_in_groups(in_company(2, 10), 8).take(20)
     both = alone.followed(beside)
     assert both.states is not None
     assert both.users.user.index_select(0, both.states.of_row).tolist() == both.rows.user.tolist()
@@ -112,9 +117,17 @@ def test_rows_without_company_are_drawn_by_themselves() -> None:
     assert alone.followed(alone).states is None
 
 
+def test_a_group_may_be_larger_than_a_block(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("prerank.ranking.rows.BLOCK_ROWS", 4)
+    draw = drawn_in_groups(in_company(2, 30), 1000)
+    assert len(draw.take(60).users) == 2
+    assert Groups.of(in_company(2, 30), 1, np.random.default_rng(0)) is None
+    assert Groups.of(in_company(2, 30).first(0), 8, np.random.default_rng(0)) is None
+
+
 def test_a_draw_in_groups_goes_on_from_its_state(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("prerank.ranking.rows.BLOCK_ROWS", 16)
-    one, two = (Draw(in_company(5, 9), np.random.default_rng(3), CPU, 4) for _ in range(2))
+    one, two = (drawn_in_groups(in_company(5, 9), 4) for _ in range(2))
     for count in (2, 2, 3, 44):
         one.take(count)
     two.restore(*one.state())

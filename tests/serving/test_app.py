@@ -299,7 +299,7 @@ def test_token_guards_all_but_health(bundle: Bundle, tmp_path: Path) -> None:
 def test_an_idle_connection_stays_as_long_as_it_is_told(bundle: Bundle, tmp_path: Path) -> None:
     """Uvicorn's own five seconds are fewer than any load balancer's, which would answer 502."""
     ask = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-    limits = ("--set", "keep_alive_s=1")
+    limits = ("--set", "keep_alive_s=2")
     with serving(bundle.path, tmp_path / "log", *limits) as running:
         host, port = running.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), 20) as link:
@@ -307,11 +307,13 @@ def test_an_idle_connection_stays_as_long_as_it_is_told(bundle: Bundle, tmp_path
                 link.sendall(ask)
                 answer = b""
                 while not answer.endswith(b"}"):
-                    answer += link.recv(9999)
+                    part = link.recv(9999)
+                    assert part, "closed too early"
+                    answer += part
                 assert answer.startswith(b"HTTP/1.1 200")
             start = time.monotonic()
             assert link.recv(9999) == b""  # closed by the server
-            assert 0.5 < time.monotonic() - start < 4
+            assert 1 < time.monotonic() - start < 5
     assert ServeConfig().keep_alive_s > 60
 
 

@@ -109,8 +109,8 @@ class TrainConfig(PluginConfig):
     group_rows: int = Field(
         8,
         ge=1,
-        description="most rows of one user and history that stand together in a step, which "
-        "computes the user's side once for all of them; 1: every row is drawn by itself",
+        description="most rows of one user and history that are drawn together: a step computes "
+        "the user's side once for them; 1: every row is drawn by itself",
     )
     epochs: int = Field(10, ge=1, description="most passes over the exposed training rows")
     patience: int = Field(2, ge=0, description="epochs without a better validation; 0: never stop")

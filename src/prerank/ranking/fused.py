@@ -97,7 +97,8 @@ def product(
 ) -> Tensor:
     """Return (B, M): ``values @ matrix.T + bias``, cut off below 0 where ``relu``; no graph."""
     # On many rows oneDNN is up to twice as fast as BLAS, bias and ReLU included. But each new
-    # number of rows costs it half a millisecond, and user states are another in every step.
+    # number of rows costs it half a millisecond, and user states are another in every step. Steps
+    # mostly have a number of rows that divides by eight, states seldom do.
     many = len(values_BN) >= ONEDNN_ROWS and len(values_BN) % 8 == 0
     many &= values_BN.dtype == torch.float32 and not values_BN.is_cuda
     if _POINTWISE is not None and many:

@@ -159,12 +159,19 @@ def _by_plugin(config: TrainConfig, inputs: Inputs, context: ScoringContext) -> 
             must="a prerank.ranking.model.PreRankerModel",
             got=type(model).__name__,
         )
+    return model
+
+
+def require_states(model: PreRankerModel) -> None:
+    """Raise ConfigError where a plug-in's model knows nothing of rows that share a user.
+
+    Scoring does not need it, so a model that was trained before still loads.
+    """
     if "states" not in inspect.signature(model.outputs).parameters:
         raise ConfigError(
             "the plug-in's pre-ranker does not take `states`",
-            where=f"{config.plugin}: {type(model).__name__}.outputs",
+            where=f"{type(model).__module__}: {type(model).__name__}.outputs",
             must="outputs(user_S, item_B, item_T, offsets_S1, states=None)",
             hint="rows that share a user share what is computed of it: "
             "prerank.ranking.pooling.spread(value_SD, states) is a row for each of them",
         )
-    return model

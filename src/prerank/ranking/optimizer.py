@@ -207,7 +207,8 @@ class Optimizer:
         """Let the model read only the rows of large tables that this step's rows name.
 
         Args:
-            user_B, item_B: (B,) users and items of the rows.
+            user_B: users of the rows or of their states.
+            item_B: (B,) items of the rows.
             item_T: (T,) items of their histories.
         """
         if self.users is None and self.items is None:

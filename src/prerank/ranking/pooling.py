@@ -88,9 +88,12 @@ class _Spread(torch.autograd.Function):
 
 def added(values_BD: Tensor, offsets_S1: Tensor) -> Tensor:
     """Return (S, ...): the sums of the rows (B, ...) from each offset to the next; no graph."""
+    shape = (len(offsets_S1) - 1, *values_BD.shape[1:])
+    if not values_BD.numel():  # rows without a column
+        return values_BD.new_zeros(shape)
     row_B = torch.arange(len(values_BD), device=values_BD.device)
     total_SD = _bag_sum(values_BD.flatten(1).contiguous(), row_B, offsets_S1)
-    return total_SD.view(-1, *values_BD.shape[1:])
+    return total_SD.view(shape)
 
 
 def spread(values_SD: Tensor, states: States | None) -> Tensor:

@@ -26,7 +26,8 @@ from prerank.ranking.context import ScoringContext
 from prerank.ranking.pooling import States
 
 CHUNK_ROWS = 1 << 20  # rows made at once where they go to disk
-BLOCK_ROWS = 1 << 16  # most rows drawn at once
+BLOCK_ROWS = 1 << 16  # about as many rows are drawn at once
+NARROW = 1 << 31
 LEAST_COMPANY = 1.5  # rows in a group, on average, below which each is drawn by itself
 CUT_STEPS = 32  # most steps whose rows are cut from a block at once
 
@@ -61,18 +62,21 @@ class Rows:
         """Return the rows on ``device``."""
         return Rows(*(getattr(self, column.name).to(device) for column in fields(self)))
 
-    def joined(self, *others: Rows) -> Rows:
-        """Return these rows followed by the ``others``."""
-        names, parts = [column.name for column in fields(self)], (self, *others)
-        return Rows(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    def joined(self, other: Rows) -> Rows:
+        """Return these rows followed by the ``other`` ones."""
+        names = [column.name for column in fields(self)]
+        return Rows(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
 
-    def split(self, count: int) -> tuple[Rows, Rows]:
-        """Return the first ``count`` rows and the rest, as views."""
-        parts = [getattr(self, column.name) for column in fields(self)]
-        return Rows(*(part[:count] for part in parts)), Rows(*(part[count:] for part in parts))
+    def first(self, count: int) -> Rows:
+        """Return the first ``count`` rows, as views."""
+        return Rows(*(getattr(self, column.name)[:count] for column in fields(self)))
 
     def cut(self, count: int | list[int]) -> list[Rows]:
-        """Return all rows as parts of ``count``, as views; the last part may be shorter."""
+        """Return all rows as parts of ``count``, as views; the last of equal parts may be shorter.
+
+        Args:
+            count: rows of every part, or of each.
+        """
         columns = (torch.split(getattr(self, column.name), count) for column in fields(self))
         return [Rows(*parts) for parts in zip(*columns, strict=True)]
 
@@ -172,35 +176,53 @@ def pseudo_rows(labels: PseudoLabels, context: ScoringContext, device: torch.dev
 class Groups:
     """Rows in groups that are drawn as one: each of one user and moment, so of one history.
 
+    The idea, clustering a step's rows so that what they share is computed once, is that of Zhao et
+    al., "RecD: Deduplication for End-to-End Deep Learning Recommendation Model Training
+    Infrastructure", arXiv 2211.05239. C: a bound on the rows, drawn at random, in the place of
+    whole sessions.
+
     Attributes:
-        order: (N,) int64 rows, group after group.
+        order: (N,) int32 or int64 rows, group after group.
         start, size: (G,) int64 of each group in ``order``.
     """
 
-    order: NDArray[np.int64]
+    order: NDArray[np.integer[Any]]
     start: NDArray[np.int64]
     size: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: Rows, most: int, rng: np.random.Generator) -> Groups:
-        """Put rows of one user and moment together at random, at most ``most`` in a group."""
+    def of(cls, rows: Rows, most: int, rng: np.random.Generator) -> Groups | None:
+        """Put rows of one user and moment together at random, at most ``most`` in a group.
+
+        The groups stay as they are for all passes. Returns None where few rows have company:
+        states would cost more than they spare.
+        """
         user, end, left_out = (
             column.cpu().numpy() for column in (rows.user, rows.end, rows.left_out)
         )
-        # Histories lie user after user, so ends never fall from one user to the next: the sum is
-        # another for each pair of user and end.
+        if most == 1 or not len(user):
+            return None
+        # Histories lie user after user, so ends never fall from one user to the next, and the sum
+        # is another for each pair of user and end. Numbers as narrow as they may be: with rows on
+        # disk these are most of the memory.
         key = user + end
-        order = rng.permutation(len(key))
+        key = key.astype(np.int32) if key.max() < NARROW else key
+        kind = np.int32 if len(key) < NARROW else np.int64
+        order: NDArray[np.integer[Any]] = np.arange(len(key), dtype=kind)
+        rng.shuffle(order)
         order = order[np.argsort(key[order], kind="stable")]
-        place = np.arange(len(key))
-        new = np.diff(key[order], prepend=-1) != 0
-        begun = np.maximum.accumulate(np.where(new, place, 0))
-        start = np.flatnonzero((place - begun) % most == 0)
-        size = np.diff(start, append=len(key))
-        if left_out.strides != (
-            0,
-        ):  # the rows of a group that leave out the same follow each other
-            group = np.repeat(np.arange(len(start)), size)
+        key = key[order]
+        run = np.flatnonzero(np.diff(key, prepend=-1))  # where another user or moment begins
+        del key
+        length = np.diff(run, append=len(order))
+        n_groups = -(-length // most)
+        first = np.repeat(np.cumsum(n_groups) - n_groups, n_groups)
+        start = np.repeat(run, n_groups) + most * (np.arange(len(first)) - first)
+        size = np.diff(start, append=len(order))
+        if len(order) < LEAST_COMPANY * len(start):
+            return None
+        if (left_out != left_out[0]).any():  # rows of a group that leave out the same, in a row
+            group = np.repeat(np.arange(len(start), dtype=kind), size)
             order = order[np.lexsort((left_out[order], group))]
         return cls(order, start, size)
 
@@ -210,8 +232,7 @@ class Groups:
         stop = np.cumsum(size)
         place = np.repeat(start - stop + size, size)
         place += np.arange(len(place))
-        found: NDArray[np.int64] = self.order[place]
-        return found
+        return self.order[place].astype(np.int64)
 
 
 class Drawn(NamedTuple):
@@ -267,19 +288,19 @@ class Draw:
         rows: to draw from.
         rng: of the order.
         device: where drawn rows go.
-        group_rows: most rows of one user and history that are drawn together; 1: each by itself.
+        groups: of rows that are drawn together; None: each by itself.
     """
 
     def __init__(
-        self, rows: Rows, rng: np.random.Generator, device: torch.device, group_rows: int = 1
+        self,
+        rows: Rows,
+        rng: np.random.Generator,
+        device: torch.device,
+        groups: Groups | None = None,
     ) -> None:
-        self._rows, self._rng, self._device = rows, rng, device
-        groups = Groups.of(rows, group_rows, rng) if group_rows > 1 else None
-        # Where few rows have company, states cost more than they spare.
-        few = groups is None or len(rows) < LEAST_COMPANY * len(groups.start)
-        self._groups = None if few else groups
-        self._n_units = len(rows) if self._groups is None else len(self._groups.start)
-        self._at_once = max(1, BLOCK_ROWS // group_rows)
+        self._rows, self._rng, self._device, self._groups = rows, rng, device, groups
+        self._n_units = len(rows) if groups is None else len(groups.start)
+        self._at_once = max(1, BLOCK_ROWS * self._n_units // max(1, len(rows)))
         self._left: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # groups or rows of this pass
         self._number: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # rows not gathered yet
         self._ready: list[Drawn] = []  # cut for the next steps, the last one first

@@ -26,12 +26,12 @@ from prerank.progress import log, track
 from prerank.ranking.cold import Cold
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext, as_read
-from prerank.ranking.model import arithmetic, build_model
+from prerank.ranking.model import arithmetic, build_model, require_states
 from prerank.ranking.objectives.base import Batch, LossParts, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
 from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
-from prerank.ranking.rows import Draw, Drawn, Rows, exposed_rows, pseudo_rows
+from prerank.ranking.rows import Draw, Drawn, Groups, Rows, exposed_rows, pseudo_rows
 from prerank.ranking.state import can_restore, restore_state, store_state
 from prerank.ranking.validation import quality, selection, validation_rows
 
@@ -133,8 +133,7 @@ class Training:
             rows = self._unexposed_rows(labels)
             self.unexposed = rows if kind.reads_unexposed and weighs and len(rows) else None
             self.labeled = None if labels.source == UNLABELED else self.unexposed
-        rng = seeds.rng(seed, "train", "exposed")
-        self.draw_exposed = Draw(self.exposed, rng, self.device, config.group_rows)
+        self.draw_exposed = self._draw(self.exposed, "exposed", seed)
         self.validation = validation_rows(dataset, config.validation)
         self.histories = Histories(self.context, config.max_history, self.device)
         # Laplace's rule keeps the starting bias finite where every click is equal.
@@ -146,6 +145,7 @@ class Training:
             self._count("item", len(dataset.items)),
             click_rate=(clicks + 1) / (shown + 2),
         ).to(self.device)
+        require_states(self.model)
         setup = Setup(
             dataset=dataset,
             config=config,
@@ -164,14 +164,17 @@ class Training:
         self.draw_unexposed: Draw | None = None
         self.no_rows: Part | None = None  # what stands beside the exposed rows where nothing does
         if self.unexposed is not None:
-            rng = seeds.rng(seed, "train", "pseudo")
-            self.draw_unexposed = Draw(self.unexposed, rng, self.device, config.group_rows)
+            self.draw_unexposed = self._draw(self.unexposed, "pseudo", seed)
         self.records: list[dict[str, Any]] = []
         self.best, self.since = float("-inf"), 0
         self.best_weights: dict[str, Tensor] | None = None
         self.scorer = self._ranker()
         held = self.validation
         self.plan = self.scorer.plan(held.user, held.item, held.time)
+
+    def _draw(self, rows: Rows, name: str, seed: int) -> Draw:
+        groups = Groups.of(rows, self.config.group_rows, seeds.rng(seed, "train", name, "groups"))
+        return Draw(rows, seeds.rng(seed, "train", name), self.device, groups)
 
     def _count(self, column: str, size: int) -> Tensor:
         """Return (size,) int64: the training rows of each user or item that have a label."""
@@ -267,7 +270,7 @@ class Training:
             part = Part(shown.number, shown.rows, *self._outputs(shown, reading))
             if self.no_rows is None:
                 few = part.logit[:0].detach(), part.hidden[:0].detach()
-                self.no_rows = Part(part.index[:0], part.rows.split(0)[0], *few)
+                self.no_rows = Part(part.index[:0], part.rows.first(0), *few)
             return Batch(part, self.no_rows, epoch)
         n_unexposed = max(1, round(n_exposed * self.config.unexposed_ratio))
         beside = self.draw_unexposed.take(n_unexposed)
@@ -299,10 +302,9 @@ class Training:
             touched = self.histories.ragged(users.user, users.end, users.left_out)[0]
         reading.enter_context(self.optimizer.reading(users.user, rows.item, touched))
         with arithmetic(self.config, self.device):
-            outputs = self.model.outputs(own.user, item_b, item_T, offsets_S1, own_states)
-        logit_b, hidden_bD = outputs
-        outputs = logit_b.float(), hidden_bD.float()
-        return self.group.gathered(outputs[0], n_rows), self.group.gathered(outputs[1], n_rows)
+            found = self.model.outputs(own.user, item_b, item_T, offsets_S1, states=own_states)
+        logit_B, hidden_BD = (self.group.gathered(part.float(), n_rows) for part in found)
+        return logit_B, hidden_BD
 
     def _step(self, n_exposed: int, epoch: int) -> tuple[LossParts, int]:
         """Take one optimiser step; return the parts of the loss before it, and its rows."""

@@ -19,10 +19,9 @@ def part(logits: list[float], target: float = 0.0, weight: float = 1.0) -> Part:
     return Part(torch.arange(n), rows(n, target, weight), torch.tensor(logits), torch.zeros(n, 2))
 
 
-def test_split_gives_views_of_the_first_and_of_the_rest() -> None:
-    first, rest = rows(5).split(2)
-    assert first.user.tolist() == [0, 1]
-    assert rest.item.tolist() == [2, 3, 4]
+def test_the_first_rows() -> None:
+    assert rows(5).first(2).user.tolist() == [0, 1]
+    assert len(rows(5).first(0)) == 0
 
 
 def test_pointwise_by_hand() -> None:
