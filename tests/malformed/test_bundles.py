@@ -17,7 +17,16 @@ from onnx import TensorProto, helper
 
 from malformed.told import told
 from prerank.serving.app import create_app, load
-from prerank.serving.bundle import CATEGORIES, ITEMS, SCHEMA, USERS, Bundle, graph_file
+from prerank.serving.bundle import (
+    CATEGORIES,
+    HISTORY,
+    ITEMS,
+    OFFSETS,
+    SCHEMA,
+    USERS,
+    Bundle,
+    graph_file,
+)
 from prerank.serving.config import ServeConfig
 from prerank.store import MANIFEST
 
@@ -165,7 +174,6 @@ def exchanged(path: Path) -> None:
     shutil.copy(path / graph_file("item"), path / graph_file("scorer"))
 
 
-HISTORY = pl.col("history")
 AS_IT_SAYS: dict[str, Damage] = {
     "schema of noise": write(SCHEMA, b"{"),
     "schema empty": write(SCHEMA, b""),
@@ -186,10 +194,14 @@ AS_IT_SAYS: dict[str, Damage] = {
     "items without ids": change_table(ITEMS, lambda t: t.rename({"id": "name"})),
     "an item too few": change_table(ITEMS, lambda t: t.head(59)),
     "users of noise": write(USERS, b"PAR1"),
-    "users without history": change_table(USERS, lambda t: t.drop("history")),
+    "history of noise": write(HISTORY, b"noise"),
+    "history of a user too few": change_array(OFFSETS, lambda starts: starts[1:]),
+    "histories that begin anywhere": change_array(OFFSETS, lambda starts: starts[::-1]),
+    "histories cut short": change_array(HISTORY, lambda rows: rows[:-1]),
+    "histories of fractions": change_array(HISTORY, lambda rows: rows.astype("f4")),
     "a user too many": change_table(USERS, lambda t: pl.concat([t, t.head(1)])),
-    "history of absent items": change_table(USERS, lambda t: t.with_columns(HISTORY + 60)),
-    "history of texts": change_table(USERS, lambda t: t.with_columns(history=pl.lit("x"))),
+    "history of absent items": change_array(HISTORY, lambda rows: rows + 60),
+    "history of texts": change_array(HISTORY, lambda rows: rows.astype("U3")),
     "categories without codes": change_table(CATEGORIES, lambda t: t.drop("code")),
     "part of noise": write(PART, b"noise"),
     "part empty": write(PART, b""),

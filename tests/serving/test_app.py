@@ -96,7 +96,8 @@ def test_given_features_and_history_take_the_place_of_the_stored(
     features = {
         name.partition(":")[2]: value for name, value in row.items() if name.startswith("feature:")
     }
-    history = [ITEMS[k] for k in row["history"]]
+    rows, start = bundle.histories
+    history = [ITEMS[k] for k in rows[start[21] : start[22]]]
     stored = rank(client, user="121", candidates=ITEMS)
     given = rank(client, user="121", candidates=ITEMS, features=features, history=history)
     np.testing.assert_allclose(given["logits"], stored["logits"], atol=1e-5)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import polars as pl
 import pytest
 
 from prerank import store as stores
@@ -38,6 +37,8 @@ def test_all_files_are_hashed_in_the_manifest(bundle: Bundle) -> None:
         "items/item_part_0.int8.npy",
         "items/item_part_0.float16.npy",
         "vocabulary/users.parquet",
+        "vocabulary/users.json",
+        "vocabulary/history.npy",
         "models/scorer/config.pbtxt",
     } <= there
 
@@ -141,13 +142,14 @@ def test_card_has_intervals_notes_and_null_reasons(bundle: Bundle) -> None:
         assert part in card
 
 
-def test_example_scores_without_prerank_or_torch(bundle: Bundle) -> None:
+def test_example_scores_with_numpy_and_onnxruntime_alone(bundle: Bundle) -> None:
     script = bundle.path / "score.py"
     assert len(script.read_text().splitlines()) <= 20
     code = (
-        "import runpy, sys; sys.argv[1:] = ['121', '1003', 'absent', '1000']\n"
+        "import runpy, sys; sys.modules['polars'] = None\n"  # importing it fails
+        "sys.argv[1:] = ['121', '1003', 'absent', '1000']\n"
         f"runpy.run_path({str(script)!r}, run_name='__main__')\n"
-        "assert not {'torch', 'prerank', 'onnx'} & set(sys.modules)"
+        "assert not {'torch', 'prerank', 'onnx', 'pandas', 'pyarrow'} & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
@@ -177,8 +179,14 @@ def test_vocabularies_hold_raw_features_and_histories(bundle: Bundle) -> None:
     assert users["id"].to_list()[:2] == ["100", "101"]
     assert users["feature:city"].to_list()[:5] == [None, "Bonn", "Köln", "Ulm", None]
     assert users["feature:age"].to_list()[:3] == [None, 1.0, 2.0]
-    assert users["history"].dtype == pl.List(pl.Int32)
-    assert max(users["history"].list.len()) == CONFIG.max_history
+    history, start = bundle.histories
+    assert history.dtype == np.int32
+    assert np.diff(start).max() == CONFIG.max_history
+    assert len(start) == len(users) + 2
+    assert start[-1] == start[-2] == len(history)  # the unknown user has none
+    for side, frame in (("users", users), ("items", bundle.items)):
+        ids = json.loads((bundle.path / f"vocabulary/{side}.json").read_text())
+        assert ids == frame["id"].to_list()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@
     models/{user,item,scorer}/       config.pbtxt and 1/model.onnx: a Triton model repository
     items/item_part_N.PRECISION.npy  what the item tower says of every item; last row = unknown
     users/TABLE.npy                  the user tower's inputs of every user; last row = unknown
-    vocabulary/users.parquet         id, raw features and history (item rows) of every user
-    vocabulary/items.parquet         id and raw features of every item
+    vocabulary/{users,items}.parquet id and raw features of every user and item
+    vocabulary/{users,items}.json    the ids alone, for what reads no Parquet
+    vocabulary/history.npy           item rows of all histories end to end
+    vocabulary/history_offsets.npy   where each user's begins; last row = unknown, none
     vocabulary/categories.parquet    the codes of categorical features
     parity.json precision.json latency.json README.md score.py
 
@@ -37,6 +39,7 @@ GRAPHS = ("user", "item", "scorer")
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 USERS, ITEMS = "vocabulary/users.parquet", "vocabulary/items.parquet"
+HISTORY, OFFSETS = "vocabulary/history.npy", "vocabulary/history_offsets.npy"
 CATEGORIES, SCHEMA = "vocabulary/categories.parquet", "schema.json"
 
 
@@ -129,8 +132,13 @@ class Bundle:
 
     @cached_property
     def users(self) -> pl.DataFrame:
-        """The users: id, history, and one column a feature."""
+        """The users: id, and one column a feature."""
         return pl.read_parquet(self.path / USERS)
+
+    @cached_property
+    def histories(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Item rows of all users' histories, and (U + 2,) where each begins; the unknown's last."""
+        return np.load(self.path / HISTORY), np.load(self.path / OFFSETS)
 
     @cached_property
     def items(self) -> pl.DataFrame:

@@ -37,8 +37,10 @@ from prerank.serving import card
 from prerank.serving.bundle import (
     CATEGORIES,
     GRAPHS,
+    HISTORY,
     ITEMS,
     KIND,
+    OFFSETS,
     PRECISIONS,
     SCHEMA,
     USERS,
@@ -414,11 +416,15 @@ def _write_tables(
     for name in (USERS, "users/any"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     dataset, model = trained.dataset, trained.ranker.model
-    history = _nested(histories[0], pl.Int32, histories[1])
-    users = {**_raw_table(dataset.users.ids, dataset.user_features), "history": history}
-    pl.DataFrame(users).write_parquet(folder / USERS)
+    users = _raw_table(dataset.users.ids, dataset.user_features)
     items = _raw_table(dataset.items.ids, dataset.catalog.features)
-    pl.DataFrame(items).write_parquet(folder / ITEMS)
+    for name, columns in ((USERS, users), (ITEMS, items)):
+        pl.DataFrame(columns).write_parquet(folder / name)
+        ids = columns["id"].to_list()
+        (folder / name).with_suffix(".json").write_text(json.dumps(ids, ensure_ascii=False))
+    history, offsets = histories
+    np.save(folder / HISTORY, history.astype(np.int32))
+    np.save(folder / OFFSETS, np.append(offsets, offsets[-1]).astype(np.int64))
     pl.DataFrame(
         [
             (side, name, value, code)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prerank.errors import DataError, MissingExtraError, PrerankError
-from prerank.serving.bundle import Bundle, feature_column
+from prerank.errors import ArtifactError, DataError, MissingExtraError, PrerankError
+from prerank.serving.bundle import HISTORY, OFFSETS, Bundle, feature_column
 from prerank.serving.scorer import Scorer, UserState, require_rows
 
 KEY = "prerank:user:"
@@ -40,12 +41,11 @@ class Users:
         self.n_users = len(frame)
         self.schema = bundle.features("user")
         self._tables = bundle.user_tables
-        lengths = frame["history"].list.len().to_numpy()
-        self._history = frame["history"].explode().drop_nulls().to_numpy().astype(np.int32)
-        self._offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
+        self._history, self._offsets = bundle.histories
         self._row_of = dict(zip(frame["id"].to_list(), range(len(frame)), strict=True))
-        self._nothing = np.zeros(0, dtype=np.int32)
         require_rows(bundle, "users", self.n_users, bundle.about["n_users"])
+        require_rows(bundle, "borders of histories", len(self._offsets), self.n_users + 2)
+        _require_borders(bundle, self._history, self._offsets)
         for table in self._tables.values():
             require_rows(bundle, "a table of users", len(table), self.n_users + 1)
         strange = (self._history < 0) | (self._history >= scorer.n_items)
@@ -59,9 +59,7 @@ class Users:
         """Return the bundle's state of a user id; the unknown user for any other."""
         row = self._row_of.get(user, self.n_users) if user is not None else self.n_users
         one = slice(row, row + 1)
-        history = self._nothing
-        if row < self.n_users:
-            history = self._history[self._offsets[row] : self._offsets[row + 1]]
+        history = self._history[self._offsets[row] : self._offsets[row + 1]]
         return UserState(row, {name: rows[one] for name, rows in self._tables.items()}, history)
 
     def given(
@@ -78,6 +76,20 @@ class Users:
         tables = state.tables if features is None else self.schema.row(features)
         rows = state.history if history is None else self.scorer.history(history)
         return UserState(state.row, tables, rows)
+
+
+def _require_borders(bundle: Bundle, history: NDArray[Any], offsets: NDArray[Any]) -> None:
+    """Raise ArtifactError unless histories (T,) can be cut at the offsets (U + 2,)."""
+    fits = history.dtype == np.int32 and offsets.dtype == np.int64 and history.ndim == 1
+    rising = fits and offsets[0] == 0 and bool((np.diff(offsets) >= 0).all())
+    if not rising or offsets[-1] != len(history):
+        raise ArtifactError(
+            "the histories of users cannot be cut",
+            where=str(bundle.path / OFFSETS),
+            must=f"rising int64 from 0 to {len(history)}, the int32 rows of {HISTORY}",
+            got=f"{offsets.dtype} and {history.dtype}, up to {offsets[-1]}",
+            hint="export the run again",
+        )
 
 
 class UserStore(Protocol):
@@ -183,6 +195,8 @@ def fill_redis(bundle: Bundle, url: str) -> int:
         raise MissingExtraError("redis is absent", hint='pip install "prerank[serve]"') from None
     names = bundle.features("user").names
     item_ids = np.array(bundle.items["id"].to_list(), dtype=object)
+    history, offsets = bundle.histories
+    first = 0
     try:
         with Redis.from_url(url) as client:
             for part in bundle.users.iter_slices(FILL_CHUNK):
@@ -194,12 +208,13 @@ def fill_redis(bundle: Bundle, url: str) -> int:
                                 for name in names
                                 if row[feature_column(name)] is not None
                             },
-                            "history": item_ids[row["history"]].tolist(),
+                            "history": item_ids[history[offsets[k] : offsets[k + 1]]].tolist(),
                         }
                     )
-                    for row in part.iter_rows(named=True)
+                    for k, row in enumerate(part.iter_rows(named=True), first)
                 }
                 client.mset(values)
+                first += len(part)
     except (RedisError, OSError) as error:
         raise StoreDownError(
             "the user store does not answer", where=_without_password(url), got=error
