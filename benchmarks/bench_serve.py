@@ -215,8 +215,6 @@ class Load:
     async def one(self, due: float) -> None:
         """Send a request that was due at ``due`` and note its answer."""
         link = self._free.pop() if self._free else None
-        while link is not None and link[0].at_eof():  # the server closed it while it was idle
-            link = self._free.pop() if self._free else None
         if link is None:
             link = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = link

@@ -197,11 +197,11 @@ class Groups:
         The groups stay as they are for all passes. Returns None where few rows have company:
         states would cost more than they spare.
         """
+        if most == 1 or not len(rows):
+            return None
         user, end, left_out = (
             column.cpu().numpy() for column in (rows.user, rows.end, rows.left_out)
         )
-        if most == 1 or not len(user):
-            return None
         # Histories lie user after user, so ends never fall from one user to the next, and the sum
         # is another for each pair of user and end. Numbers as narrow as they may be: with rows on
         # disk these are most of the memory.

@@ -421,7 +421,7 @@ def _write_tables(
     for name, columns in ((USERS, users), (ITEMS, items)):
         pl.DataFrame(columns).write_parquet(folder / name)
         ids = columns["id"].to_list()
-        (folder / name).with_suffix(".json").write_text(json.dumps(ids, ensure_ascii=False))
+        (folder / name).with_suffix(".json").write_text(json.dumps(ids))
     history, offsets = histories
     np.save(folder / HISTORY, history.astype(np.int32))
     np.save(folder / OFFSETS, np.append(offsets, offsets[-1]).astype(np.int64))
