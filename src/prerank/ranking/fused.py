@@ -192,7 +192,7 @@ def _meet(
     one_SD: Tensor, two_BD: Tensor, cosine: bool, states: States | None
 ) -> tuple[Tensor, ...]:
     """Return scores (B,), products (B, D), and what `_meet_back` reads: for cosines lengths too."""
-    one_BD = one_SD if states is None else one_SD.index_select(0, states.of_row)
+    one_BD = spread(one_SD, states)
     product_BD = one_BD * two_BD
     score_B = product_BD.sum(1)
     if not cosine:
@@ -200,9 +200,8 @@ def _meet(
     size_S, two_B = (
         torch.linalg.vector_norm(rows, dim=1).clamp_min_(EPSILON) for rows in (one_SD, two_BD)
     )
-    one_B = size_S if states is None else size_S.index_select(0, states.of_row)
     # Rows are never brought to unit length: that would be two more tensors of (B, D).
-    shrink_B = (one_B * two_B).reciprocal_()
+    shrink_B = (spread(size_S, states) * two_B).reciprocal_()
     product_BD *= shrink_B[:, None]
     return score_B.mul_(shrink_B), product_BD, one_BD, two_BD, one_SD, size_S, two_B, shrink_B
 
