@@ -10,8 +10,9 @@ from prerank.artifacts import TRAIN, VALIDATION, Dataset, InterestAnchors
 from prerank.data.world_cascade import EXPOSED
 from prerank.data.world_model import DAY_MS, START_MS
 from prerank.recipe import MethodConfig
-from prerank.simulation.loop import ORACLE, PRODUCTION, Life, Replication, load_life, save_life
+from prerank.simulation.loop import Life, Replication, load_life, save_life
 from prerank.simulation.measures import rates
+from prerank.simulation.shops import INTEREST, LEARNABLE, ORACLE, PRODUCTION
 from prerank.simulation.simulate import live, with_arms
 
 from .small import small_recipe
@@ -126,10 +127,12 @@ def test_an_arm_lives_twice_the_same(replication: Replication) -> None:
 
 def test_truth_as_pre_ranker_is_clicked_more(replication: Replication) -> None:
     found = {}
-    for arm in (PRODUCTION, ORACLE):
+    for arm in (PRODUCTION, INTEREST, LEARNABLE, ORACLE):
         life = after(replication, arm)
         found[arm] = rates(life.days, replication.finish(life))["expected_ctr"]
     assert found[ORACLE] > 1.15 * found[PRODUCTION]
+    assert found[PRODUCTION] < found[INTEREST] < found[ORACLE]
+    assert found[PRODUCTION] < found[LEARNABLE] < found[ORACLE]
 
 
 def test_new_items_appear_while_arms_serve(replication: Replication) -> None:

@@ -56,7 +56,9 @@ class SimulateConfig(Config):
     references: bool = Field(
         True,
         description="Also serve with the production pre-ranker (`production`) and with the true "
-        "click probability (`oracle`: how much any pre-ranker could gain).",
+        "click probability (`oracle`: how much any pre-ranker could gain); in the world also with "
+        "what of it a model can learn (`oracle-learnable`) and with interest alone "
+        "(`oracle-interest`).",
     )
     requests_per_day: int = Field(400, ge=1, description="Visits a day.")
     n_log_days: int = Field(

@@ -82,19 +82,26 @@ class World:
         """(U, S) float64 in [0, 1]: `affinity_of` all interests of each user."""
         return affinity_of(self.interest, self.config.sibling_affinity)
 
-    def utility(self, user: IntArray, item: IntArray) -> Array:
-        """Return the part of the click's logit that is not the pair's own noise, (N,) float64.
+    def interest_of(self, user: IntArray, item: IntArray) -> Array:
+        """Return how far an item's content meets its user, float64 >= 0, shape as given.
 
-        logit(base_click_rate) + content_strength * (affinity + brand_weight * loyalty
-        + price_weight * exp(-(price - price_taste)^2 / 2)) + quality_strength * quality
+        affinity + brand_weight * loyalty + price_weight * exp(-(price - price_taste)^2 / 2)
         """
         config = self.config
         fit = np.exp(-0.5 * (self.price[item] - self.price_taste[user]) ** 2)
         content = self.affinity[user, self.subcategory[item]]
         content = content + config.brand_weight * self.loyalty[user, self.brand[item]]
-        content = content + config.price_weight * fit
+        total: Array = content + config.price_weight * fit
+        return total
+
+    def utility(self, user: IntArray, item: IntArray) -> Array:
+        """Return the part of the click's logit that is not the pair's own noise, (N,) float64.
+
+        logit(base_click_rate) + content_strength * `interest_of` + quality_strength * quality
+        """
+        config = self.config
         base = logit(config.base_click_rate) + config.quality_strength * self.quality[item]
-        total: Array = base + config.content_strength * content
+        total: Array = base + config.content_strength * self.interest_of(user, item)
         return total
 
     def click_probability(self, user: IntArray, item: IntArray) -> Array:

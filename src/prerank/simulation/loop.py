@@ -54,13 +54,10 @@ from prerank.ranking.config import TrainConfig
 from prerank.recipe import MethodConfig, Recipe
 from prerank.semantic_ids.tokenize import tokenize
 from prerank.simulation.measures import Counts, Yardstick, count, final_counts, item_counts
-from prerank.simulation.shops import Market, open_market, with_history
+from prerank.simulation.shops import PRODUCTION, Market, open_market, with_history
 
 if TYPE_CHECKING:
     from prerank.ranking.pre_ranker import PreRanker
-
-PRODUCTION, ORACLE = "production", "oracle"
-REFERENCES = (PRODUCTION, ORACLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,11 +341,9 @@ class Replication:
         """Return the pre-ranker with which ``arm`` serves the day."""
         if arm == PRODUCTION:
             return None
-        if arm == ORACLE:
-            shop = self.market.shop
-            return lambda user, item: shop.click_probability(
-                np.broadcast_to(user[:, None], item.shape), item
-            )
+        if arm in self.market.oracles:
+            known = self.market.oracles[arm]
+            return lambda user, item: known(np.broadcast_to(user[:, None], item.shape), item)
         return self.morning(life, self.recipe.methods[arm])
 
     def begin(self) -> Life:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +46,11 @@ from prerank.errors import ConfigError
 from prerank.recipe import Recipe
 from prerank.vocabulary import Vocabulary
 
+PRODUCTION, ORACLE = "production", "oracle"
+LEARNABLE, INTEREST = "oracle-learnable", "oracle-interest"
+REFERENCES = (PRODUCTION, ORACLE)
+REFERENCES_OF_WORLD = (*REFERENCES, LEARNABLE, INTEREST)
+
 
 @dataclass(frozen=True, eq=False)
 class Market:
@@ -58,6 +63,7 @@ class Market:
         first_day: the first day with requests; organic discovery alone before it.
         recall: the shop's recall.
         organic: day's positives that no recommendation led to.
+        oracles: reference -> what it knows of pairs (user, item), any shape.
     """
 
     shop: Shop
@@ -66,6 +72,7 @@ class Market:
     first_day: int
     recall: Recall
     organic: Callable[[Memory, int], Positives]
+    oracles: Mapping[str, Callable[[IntArray, IntArray], NDArray[np.float64]]]
 
     def requests(self, day: int, n_requests: int) -> Requests:
         """Return the visits of ``day``: the same for every arm."""
@@ -96,6 +103,11 @@ def open_market(recipe: Recipe, prepared: Dataset | None, replication: int) -> M
             first_day=settings.n_history_days,
             recall=lambda memory, requests, day: recall(world, memory, requests, day),
             organic=lambda memory, day: organic_day(world, memory, day),
+            oracles={
+                ORACLE: world.click_probability,
+                LEARNABLE: world.utility,
+                INTEREST: world.interest_of,
+            },
         )
     chosen = _sample_users(prepared, config.truth.n_users, seed)
     user, item, click = known_pairs(prepared, recipe)
@@ -122,6 +134,7 @@ def open_market(recipe: Recipe, prepared: Dataset | None, replication: int) -> M
         first_day=config.truth.n_history_days,
         recall=truth.recall,
         organic=truth.organic_day,
+        oracles={ORACLE: truth.click_probability},
     )
 
 

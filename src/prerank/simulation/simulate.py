@@ -26,9 +26,10 @@ from prerank.plan import code, hash_ends, revision
 from prerank.plugins import PluginConfig
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
-from prerank.simulation.loop import REFERENCES, Replication, load_life, save_life
+from prerank.simulation.loop import Replication, load_life, save_life
 from prerank.simulation.measures import METRICS, Counts
 from prerank.simulation.page import write_page
+from prerank.simulation.shops import REFERENCES, REFERENCES_OF_WORLD
 from prerank.simulation.summary import against, as_json, by_day, table, values_of
 from prerank.store import Manifest, Store
 
@@ -48,11 +49,11 @@ def with_arms(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
             takes semantic IDs or a language model from another run.
     """
     config, known = recipe.simulate, {**all_methods(truth=True), **recipe.methods}
-    if {BEFORE, *REFERENCES} & set(recipe.methods):
+    if {BEFORE, *REFERENCES_OF_WORLD} & set(recipe.methods):
         raise ConfigError(
             "the name of a method is taken",
             where="methods",
-            must=f"none of {', '.join((BEFORE, *REFERENCES))}",
+            must=f"none of {', '.join((BEFORE, *REFERENCES_OF_WORLD))}",
             got=", ".join(recipe.methods),
         )
     wanted = config.arms or tuple(recipe.methods)
@@ -82,7 +83,8 @@ def with_arms(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
         {**values, "methods": {name: known[name].model_dump() for name in ordered}},
         where="simulate.arms",
     )
-    return chosen, (*ordered, *(REFERENCES if config.references else ()))
+    references = REFERENCES_OF_WORLD if _in_world(recipe) else REFERENCES
+    return chosen, (*ordered, *(references if config.references else ()))
 
 
 def simulate(recipe: Recipe) -> Path:
@@ -139,7 +141,7 @@ def _settings(recipe: Recipe, arms: Sequence[str]) -> dict[str, Any]:
 
 
 def _method(recipe: Recipe, arm: str) -> dict[str, Any]:
-    if arm in REFERENCES or arm == BEFORE:
+    if arm in REFERENCES_OF_WORLD or arm == BEFORE:
         return {}
     method = recipe.methods[arm]
     label, train = recipe.label_of(method), recipe.train_of(method)
@@ -292,7 +294,7 @@ def _result(
     whole = {arm: [one[arm]["whole"] for one in replications] for arm in arms}
     values = values_of(days, whole)
     lines = table(values, config.baseline, config.interval)
-    methods = [arm for arm in arms if arm not in REFERENCES]
+    methods = [arm for arm in arms if arm not in REFERENCES_OF_WORLD]
     pairs = against(values, methods, config.interval)
     before = [one[BEFORE]["days"] for one in replications]
     curves = {arm: [asdict(e) for e in by_day(days[arm], config.interval)] for arm in arms}
@@ -300,7 +302,7 @@ def _result(
         "name": recipe.name,
         "shop": "world" if not parents else recipe.prepare.source,
         "arms": list(arms),
-        "references": [arm for arm in arms if arm in REFERENCES],
+        "references": [arm for arm in arms if arm in REFERENCES_OF_WORLD],
         "baseline": config.baseline,
         "n_replications": len(replications),
         "n_days": config.n_days,
