@@ -19,7 +19,7 @@ from transformers import (
 
 from prerank import seeds
 from prerank.anchors.config import FinetuneConfig, GenerateConfig
-from prerank.anchors.finetune import finetune
+from prerank.anchors.finetune import finetune, next_sid_loss
 from prerank.anchors.generate import generate
 from prerank.anchors.model import build
 from prerank.anchors.tokens import SidTokens
@@ -148,6 +148,21 @@ def test_new_rows_learn_and_the_rest_is_as_asked(tmp_path: Path, lora: bool) -> 
     again = build(settings, SIZES, 0)
     assert torch.equal(before[0], again.input_rows()) and torch.equal(before[1], again.head_rows())
     assert not torch.equal(*before)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_training_begins_with_the_loss_of_knowing_nothing(tmp_path: Path, tied: bool) -> None:
+    path = write_checkpoint(tmp_path / "base", tied=tied)
+    loud = AutoModelForCausalLM.from_pretrained(path)
+    with torch.no_grad():  # as after pre-training: rows far apart and off 0, a large last norm
+        loud.get_input_embeddings().weight.mul_(10).add_(torch.linspace(-0.2, 0.2, 16))
+        loud.lm_head.weight.copy_(loud.get_input_embeddings().weight)
+        loud.model.norm.weight.fill_(5.0)
+    loud.save_pretrained(path)
+    model = build(config(path, lora=False), SIZES, 0)
+    items = torch.tensor([[0, 1, 2], [3, 4, -1]])
+    loss = next_sid_loss(model, torch.from_numpy(IDS.codes), items, torch.float32)
+    np.testing.assert_allclose(loss.detach(), np.log(SIZES), atol=0.2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -45,6 +45,8 @@ UNREADABLE = (
 )
 """What transformers raises for folders that hold no, another, or half a model."""
 ADAPTER = "default"
+NEW_ROW_SPREAD = 0.1
+"""How far the rows of our tokens lie from the mean of a checkpoint's, over how far those spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,11 @@ def _require_plain(lm: Any, checkpoint: str) -> None:
 def _add_tokens(
     lm: Any, tokenizer: Any, codebook_sizes: tuple[int, ...], checkpoint: str
 ) -> SidTokens:
-    """Add our tokens to tokenizer and matrices; their rows are drawn like the old rows spread."""
+    """Add our tokens to tokenizer and matrices; their rows begin near the mean of the old ones.
+
+    Pre-trained rows are far apart and the last norm is large: rows drawn as widely as the old ones
+    spread would begin with a loss several times that of knowing nothing.
+    """
     tokens = SidTokens(len(tokenizer), codebook_sizes)
     n_rows = lm.get_input_embeddings().weight.shape[0]
     if n_rows < tokens.first:
@@ -209,7 +215,8 @@ def _add_tokens(
     with torch.no_grad():
         for layer in layers[: 1 if is_tied else 2]:
             old = layer.weight[: tokens.first]
-            layer.weight[tokens.first : tokens.end].normal_(0.0, float(old.std()))
+            rows = layer.weight[tokens.first : tokens.end]
+            rows.normal_(0.0, NEW_ROW_SPREAD * float(old.std())).add_(old.mean(dim=0))
     return tokens
 
 
