@@ -117,6 +117,15 @@ def related_share(config: WorldConfig) -> float:
     return float(np.sort(together, axis=1)[:, -2:].sum() / together.sum())
 
 
+def test_users_have_as_many_interests_as_asked() -> None:
+    config = WorldConfig(n_users=500, n_interests=12, interest_correlation=0.0)
+    number = (build_world(config, 0).interest > 0).sum(axis=1)
+    # Six to twelve are drawn; some are drawn twice and meet in one.
+    assert number.max() == 12
+    assert 7.5 < number.mean() < 9
+    assert (number < 6).mean() < 0.1
+
+
 def test_interest_correlation_makes_co_interests() -> None:
     loose = related_share(WorldConfig(n_users=4000, interest_correlation=0.0))
     tight = related_share(WorldConfig(n_users=4000, interest_correlation=0.9))

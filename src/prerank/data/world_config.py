@@ -71,6 +71,9 @@ class WorldConfig(Config):
         ge=0,
         description="Standard deviation of each user-item pair's own part of the logit.",
     )
+    n_interests: int = Field(
+        4, ge=2, le=40, description="Subcategories of interest a user has at most; half at least."
+    )
     interest_correlation: float = Field(
         0.7,
         ge=0,

@@ -28,7 +28,6 @@ DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000
 """Midnight of 1 January 2026, UTC: the first moment of every world."""
 
-MAX_INTERESTS = 4
 ONSET_SPAN = 0.8
 """Further interests begin within this share of the history days, or never organically."""
 
@@ -46,7 +45,7 @@ class World:
         quality: (I,) float64 standard normal.
         fame: (I,) float64 >= 0 weight with which an item is met by chance, long-tailed.
         release: (I,) int64 UTC ms; before it an item is never met.
-        interest: (U, S) float64 mixture, rows sum to 1, at most four entries above 0.
+        interest: (U, S) float64 mixture, rows sum to 1, at most ``n_interests`` entries above 0.
         onset: (U, S) float64 day from which organic history shows the interest, inf = never.
         loyalty: (U, R) float64 in [0, 1].
         price_taste: (U,) float64, on the scale of ``price``.
@@ -221,25 +220,25 @@ def _items(config: WorldConfig, rng: np.random.Generator) -> dict[str, NDArray[A
 
 def _interests(config: WorldConfig, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return (U, S) interest mixture and (U, S) onset day."""
-    n, n_subcategories = config.n_users, len(CATEGORY_OF)
+    n, most, n_subcategories = config.n_users, config.n_interests, len(CATEGORY_OF)
     appeal = rng.dirichlet(np.full(n_subcategories, 3.0))
     related = related_subcategories(rng)
-    chosen = np.empty((n, MAX_INTERESTS), dtype=np.int64)
+    chosen = np.empty((n, most), dtype=np.int64)
     chosen[:, 0] = rng.choice(n_subcategories, n, p=appeal)
-    for m in range(1, MAX_INTERESTS):
+    for m in range(1, most):
         earlier = chosen[np.arange(n), rng.integers(m, size=n)]
         neighbour = related[earlier, rng.integers(2, size=n)]
         anything = rng.choice(n_subcategories, n, p=appeal)
         follows = rng.random(n) < config.interest_correlation
         chosen[:, m] = np.where(follows, neighbour, anything)
-    number = rng.integers(2, MAX_INTERESTS + 1, size=n)
-    order = np.arange(MAX_INTERESTS)
-    weight = rng.uniform(0.6, 1.0, (n, MAX_INTERESTS)) * (order < number[:, None])
-    begin = rng.uniform(0.0, ONSET_SPAN * config.n_history_days, (n, MAX_INTERESTS))
-    late = rng.random((n, MAX_INTERESTS)) < config.late_interest_share
+    number = rng.integers(most // 2, most + 1, size=n)
+    order = np.arange(most)
+    weight = rng.uniform(0.6, 1.0, (n, most)) * (order < number[:, None])
+    begin = rng.uniform(0.0, ONSET_SPAN * config.n_history_days, (n, most))
+    late = rng.random((n, most)) < config.late_interest_share
     begin = np.where(order == 0, 0.0, np.where(late, np.inf, begin))
     begin = np.where(weight > 0, begin, np.inf)
-    rows = np.repeat(np.arange(n), MAX_INTERESTS)
+    rows = np.repeat(np.arange(n), most)
     interest = np.zeros((n, n_subcategories))
     np.add.at(interest, (rows, chosen.ravel()), weight.ravel())
     onset = np.full((n, n_subcategories), np.inf)
