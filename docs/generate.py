@@ -425,7 +425,7 @@ HEADLINE_ARMS = (
 
 
 def _headline_table() -> list[str]:
-    """Return a table of the headline pool of each run that has one: GAUC, of all and of the tail."""
+    """Return GAUC, of all and of the tail, on the headline pool of each run that has one."""
     runs = [run for run in _runs().values() if run.get("headline_pool")]
     head, columns = ["method"], []
     for run in runs:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking import fused
-from prerank.ranking.fused import Looked, joined, lookup, meeting, mlp, towers
+from prerank.ranking.fused import Looked, joined, meeting, mlp, table_rows, towers
 from prerank.ranking.optimizer import WholeAdamW
 
 
@@ -26,7 +26,7 @@ def test_a_lookup_adds_up_the_gradients_of_rows_that_repeat(shape: tuple[int, ..
     table = torch.zeros(shape, requires_grad=True)
     row_B = torch.tensor([4, 1, 4], dtype=torch.int32)
     for scale in (1.0, 10.0):
-        (lookup(table, row_B) * scale).sum().backward()
+        (table_rows(table, row_B) * scale).sum().backward()
     assert table.grad is not None
     assert table.grad.reshape(5, -1)[:, 0].tolist() == [0, 11, 0, 0, 22]
 

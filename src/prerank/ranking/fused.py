@@ -73,7 +73,7 @@ def _add_rows(looked: Looked, grad: Tensor) -> None:
 
 def gathered(field: Field) -> Tensor:
     """Return a field's values, (B, D) or (B,)."""
-    return lookup(*field) if isinstance(field, Looked) else field
+    return table_rows(*field) if isinstance(field, Looked) else field
 
 
 def _in_place(table: Tensor) -> bool:
@@ -82,7 +82,7 @@ def _in_place(table: Tensor) -> bool:
     return not _plain() and table.is_leaf and table.requires_grad and not table.is_cuda
 
 
-def lookup(table_RD: Tensor, row_B: Tensor) -> Tensor:
+def table_rows(table_RD: Tensor, row_B: Tensor) -> Tensor:
     """Return the rows ``row_B`` (B,) of a table (R, D) or (R,): (B, D) or (B,)."""
     if not _in_place(table_RD):
         if table_RD.dim() == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -41,15 +42,20 @@ from prerank.data.world_cascade import (
     recall,
     serve_visits,
 )
-from prerank.data.world_model import DAY_MS, START_MS, build_world
+from prerank.data.world_model import DAY_MS, START_MS, World, build_world
 from prerank.errors import ConfigError
 from prerank.recipe import Recipe
 from prerank.vocabulary import Vocabulary
 
 PRODUCTION, ORACLE = "production", "oracle"
 LEARNABLE, INTEREST = "oracle-learnable", "oracle-interest"
+ORACLES_OF_WORLD: Mapping[str, Callable[[World, IntArray, IntArray], NDArray[np.float64]]] = {
+    ORACLE: World.click_probability,
+    LEARNABLE: World.utility,
+    INTEREST: World.interest_of,
+}
 REFERENCES = (PRODUCTION, ORACLE)
-REFERENCES_OF_WORLD = (*REFERENCES, LEARNABLE, INTEREST)
+REFERENCES_OF_WORLD = (PRODUCTION, *ORACLES_OF_WORLD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +109,7 @@ def open_market(recipe: Recipe, prepared: Dataset | None, replication: int) -> M
             first_day=settings.n_history_days,
             recall=lambda memory, requests, day: recall(world, memory, requests, day),
             organic=lambda memory, day: organic_day(world, memory, day),
-            oracles={
-                ORACLE: world.click_probability,
-                LEARNABLE: world.utility,
-                INTEREST: world.interest_of,
-            },
+            oracles={name: partial(known, world) for name, known in ORACLES_OF_WORLD.items()},
         )
     chosen = _sample_users(prepared, config.truth.n_users, seed)
     user, item, click = known_pairs(prepared, recipe)
