@@ -407,7 +407,11 @@ HEADLINE_METHODS = (
     "gpl-shuffled",
     "gpl-weighted",
     "gpl-joint+kd",
+    "gpl-joint-history+kd",
+    "gpl-joint-shuffled+kd",
     "gpl-weighted+neg",
+    "gpl-history+neg",
+    "gpl-shuffled+neg",
     "true-labels",
 )
 HEADLINE_ARMS = (
@@ -418,8 +422,10 @@ HEADLINE_ARMS = (
     "gpl-history",
     "gpl-shuffled",
     "gpl-weighted",
-    "gpl-history+kd",
+    "gpl+kd",
     "gpl-weighted+kd",
+    "gpl-history+kd",
+    "gpl-shuffled+kd",
     "oracle",
 )
 
@@ -449,10 +455,11 @@ def _closed_loop(result: dict[str, Any]) -> list[str]:
     shown = ("ctr", "page_views", "categories", "tail_clicks")
     rows = [[arm, *(_lift(lines[arm, m]) for m in shown)] for arm in HEADLINE_ARMS]
     said = (
-        f"Simulated A/B test: lift over {result['baseline']} in %, "
-        f"{result['n_replications']} replications."
+        f"Simulated A/B test, {result['n_replications']} replications of {result['n_days']} days: "
+        f"lift over {result['baseline']} in %,\nwhose own row holds levels. Categories: those "
+        "shown to a user on a day; the long tail here are the 80 % of items with fewest positives."
     )
-    head = ["arm", "clicks per exposure", "page views", "categories", "tail's share of clicks"]
+    head = ["arm", "clicks per exposure", "page views", "categories", "long tail's share of clicks"]
     return [said, *_table(head, rows)]
 
 
