@@ -433,20 +433,19 @@ HEADLINE_ARMS = (
 def _headline_table() -> list[str]:
     """Return GAUC, of all and of the tail, on the headline pool of each run that has one."""
     runs = [run for run in _runs().values() if run.get("headline_pool")]
-    head, columns = ["method"], []
-    for run in runs:
-        for segment in ("all", "tail"):
-            head.append(f"{run['name']}: " + ("GAUC" if segment == "all" else "tail GAUC"))
-            columns.append(
-                {
-                    record["method"]: record
-                    for record in run["records"]
-                    if record["pool"] == run["headline_pool"]
-                    and (record["metric"], record["segment"]) == ("gauc", segment)
-                }
-            )
-    rows = [[name, *(_cell(found.get(name)) for found in columns)] for name in HEADLINE_METHODS]
-    return _table(head, rows)
+    found = {
+        (run["name"], record["method"], record["segment"]): record
+        for run in runs
+        for record in run["records"]
+        if record["pool"] == run["headline_pool"] and record["metric"] == "gauc"
+    }
+    columns = [(run["name"], segment) for run in runs for segment in ("all", "tail")]
+    names = [f"{run}: " + ("GAUC" if part == "all" else "tail GAUC") for run, part in columns]
+    rows = [
+        [method, *(_cell(found.get((run, method, part))) for run, part in columns)]
+        for method in HEADLINE_METHODS
+    ]
+    return _table(["method", *names], rows)
 
 
 def _closed_loop(result: dict[str, Any]) -> list[str]:
@@ -454,10 +453,11 @@ def _closed_loop(result: dict[str, Any]) -> list[str]:
     lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
     shown = ("ctr", "page_views", "categories", "tail_clicks")
     rows = [[arm, *(_lift(lines[arm, m]) for m in shown)] for arm in HEADLINE_ARMS]
+    tail = next(note for note in result["notes"] if note.startswith("long tail"))
     said = (
         f"Simulated A/B test, {result['n_replications']} replications of {result['n_days']} days: "
-        f"lift over {result['baseline']} in %,\nwhose own row holds levels. Categories: those "
-        "shown to a user on a day; the long tail here are the 80 % of items with fewest positives."
+        f"lift over {result['baseline']} in %, whose own row holds levels.\n"
+        f"Categories: {result['metrics']['categories']}; {tail}."
     )
     head = ["arm", "clicks per exposure", "page views", "categories", "long tail's share of clicks"]
     return [said, *_table(head, rows)]
