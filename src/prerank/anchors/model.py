@@ -266,7 +266,8 @@ def save(model: SidLM, folder: Path) -> None:
 
 def folders(anchor_model: Path) -> list[Path]:
     """Return the Hugging Face folder of each model in an anchor model, the first one its own."""
-    n_others = len(list(anchor_model.glob(model_name("*"))))
+    # Weights of a large model lie in files model-00001-of-00002.safetensors beside these folders.
+    n_others = sum(path.is_dir() for path in anchor_model.glob(model_name("*")))
     return [anchor_model, *(anchor_model / model_name(n) for n in range(1, n_others + 1))]
 
 
