@@ -292,12 +292,12 @@ def tokenize_flops(config: TokenizeConfig, n_items: int, dim: int) -> float:
 
 def finetune_flops(config: FinetuneConfig, n_levels: int, counts: Counts) -> float:
     """Return the operations of training: 6 a parameter and token, 4 with LoRA; a third more if
-    activations are computed again; all that for each model. Down-sampling is not reckoned with.
+    activations are computed again. Down-sampling is not reckoned with.
     """
     n_items, guarded = counts.users * counts.history, config.patience > 0 and config.held_out > 0
     model, tokens = decoder_of(config), n_items * n_levels * config.passes(n_items, guarded)
     each = (4 if config.lora else 6) * (4 / 3 if config.recompute else 1)
-    return each * tokens * model.layers * model.layer * config.n_models
+    return each * tokens * model.layers * model.layer
 
 
 def user_flops(config: GenerateConfig, model: Decoder, n_levels: int, history: float) -> float:
@@ -413,8 +413,7 @@ class _Reckoner:
         flops = finetune_flops(config, self._levels(step), self.counts)
         if config.reuse:
             flops = 0.0
-        size = 4.0 * model.layers * model.layer * config.n_models
-        return self._products(flops, "finetune_flops", size)
+        return self._products(flops, "finetune_flops", 4.0 * model.layers * model.layer)
 
     def _generate(self, step: Step) -> Cost:
         settings = dict(step.config)
@@ -430,9 +429,8 @@ class _Reckoner:
         size = places * (4.0 * dim + 4 * n_levels + 8) + 8 * users
         if source not in DECODED or first is not None:
             return self._rows(places, "anchors", "control_anchors_per_second", size)
-        trained = FinetuneConfig.parse(self._of(step, "finetune").config)
-        each = user_flops(config, decoder_of(trained), n_levels, self.counts.history)
-        each *= trained.n_models
+        model = decoder_of(FinetuneConfig.parse(self._of(step, "finetune").config))
+        each = user_flops(config, model, n_levels, self.counts.history)
         cost = self._products(users * each, "generate_flops", size)
         return replace(cost, quantity=users, unit="users", rate=cost.rate / each)
 

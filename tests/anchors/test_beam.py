@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from prerank.anchors.beam import Beams, mixture, reader_of, tree_beam_search
+from prerank.anchors.beam import Beams, reader_of, tree_beam_search
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import Trie, level_tables
 
@@ -96,46 +96,6 @@ def test_a_bonus_changes_the_order_and_no_probability() -> None:
     assert leaf.tolist() == np.argsort(-corrected).tolist() != np.argsort(-total).tolist()
     np.testing.assert_allclose(found.logprob[0], total[leaf], atol=5e-5)
     np.testing.assert_allclose(found.logprob_legal[0], legal_total[leaf], atol=5e-5)
-
-
-@pytest.mark.parametrize("bonus", [False, True])
-def test_several_models_are_read_as_the_mean_of_their_probabilities(bonus: bool) -> None:
-    codes = random_codes(30, SIZES)
-    trie = Trie.of(codes, SIZES)
-    rows = histories([1, 4, 2], codes, SIZES)
-    models = [random_lm(SIZES, seed=seed) for seed in range(3)]
-    parts = [search(lm, trie, rows, (100, 100, 100)) for lm in models]
-    added = np.random.default_rng(1).normal(size=trie.n_leaves).astype(np.float32) * 3
-    first = torch.from_numpy(trie.codes[:, 0].astype(np.int64))
-    found = mixture(parts, first, torch.from_numpy(added) if bonus else None)
-    for user, row in enumerate(rows):
-        each = [enumerate_all(lm, trie, row) for lm in models]
-        total, legal = (np.log(np.mean(np.exp(one), axis=0)) for one in zip(*each, strict=True))
-        leaf = found.leaf[user].numpy()
-        assert leaf.tolist() == np.argsort(-(total + added * bonus)).tolist()
-        np.testing.assert_allclose(found.logprob[user], total[leaf], atol=5e-5)
-        np.testing.assert_allclose(found.logprob_legal[user], legal[leaf], atol=5e-5)
-
-
-def test_what_a_model_did_not_find_has_no_probability_there_by_hand() -> None:
-    none = -torch.inf
-    leaves = [[[3, 1, 0], [2, -1, -1]], [[1, 2, 4], [2, 0, -1]]]
-    shares = [[[0.5, 0.25, 0.125], [0.5, 0, 0]], [[0.5, 0.375, 0.125], [0.25, 0.5, 0]]]
-    parts = [
-        Beams(torch.tensor(leaf), *2 * [torch.tensor(share, dtype=torch.float32).log()])
-        for leaf, share in zip(leaves, shares, strict=True)
-    ]
-    first = torch.tensor([0, 0, 1, 1, 1])
-    found = mixture(parts, first)
-    assert found.leaf.tolist() == [[1, 3, 2], [2, 0, -1]]
-    expected = torch.tensor([[0.375, 0.25, 0.1875], [0.375, 0.25, 0]])
-    torch.testing.assert_close(found.logprob.exp(), expected)
-    assert found.logprob[1, 2] == none
-    # One of each first code: 3 goes before 2, and 0 has no probability that 1 has not more of.
-    assert mixture(parts, first, first_code_quota=1).leaf.tolist() == [[1, 3, -1], [2, 0, -1]]
-    bonus = torch.tensor([9.0, 0, 0, 0, 0])
-    assert mixture(parts, first, bonus).leaf.tolist() == [[0, 1, 3], [0, 2, -1]]
-    assert mixture(parts[:1], first).leaf.tolist() == leaves[0]
 
 
 class LevelMasked(Qwen2ForCausalLM):  # type: ignore[misc]

@@ -3,9 +3,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from prerank import seeds
 from prerank.anchors import finetune as stage
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.finetune import finetune, next_sid_loss, rate_at
-from prerank.anchors.model import SidLM, build, folders
+from prerank.anchors.model import SidLM, build
 from prerank.anchors.tokens import SidTokens
 from prerank.errors import ArtifactError, ConfigError, DataError
 
@@ -185,44 +183,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     report = finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
     assert report.train_loss == expected.train_loss
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-
-def test_several_models_differ_and_the_first_is_the_only_one_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone, work = folder(tmp_path / "alone"), folder(tmp_path / "work")
-    expected = finetune(cyclic(), cyclic_ids(), TINY, 0, alone, work)
-    several = TINY.model_copy(update={"n_models": 3})
-    out, work = folder(tmp_path / "out"), folder(tmp_path / "work-several")
-    seen: list[int] = []
-    report = finetune(
-        cyclic(), cyclic_ids(), several, 0, out, work, lambda epoch, _: seen.append(epoch)
-    )
-    assert report.train_loss == expected.train_loss and seen == list(range(9))
-    (alone / "model-00001-of-00002.safetensors").touch()  # a large model's weights are in parts
-    assert folders(alone) == [alone]
-    assert folders(out) == [out, out / "model-1", out / "model-2"]
-    made = [(path / "model.safetensors").read_bytes() for path in folders(out)]
-    assert made[0] == (alone / "model.safetensors").read_bytes() and len(set(made)) == 3
-
-    again, work = folder(tmp_path / "again"), folder(tmp_path / "work-again")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage, "build", _killed_at(2))
-        finetune(cyclic(), cyclic_ids(), several, 0, again, work)
-    finetune(cyclic(), cyclic_ids(), several, 0, again, work)
-    assert [(path / "model.safetensors").read_bytes() for path in folders(again)] == made
-
-
-def _killed_at(number: int) -> Callable[..., SidLM]:
-    """Return `build`, killed when model ``number``, from 0, begins."""
-    calls = iter(range(100))
-
-    def build_or_die(*about: Any) -> SidLM:
-        if next(calls) == number:
-            raise KeyboardInterrupt
-        return build(*about)
-
-    return build_or_die
 
 
 def noise() -> a.Dataset:

@@ -1,11 +1,9 @@
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from prerank import artifacts as a
@@ -89,30 +87,6 @@ def test_debiased_anchors_rank_by_what_the_user_wants_more_than_everybody(
         )
         assert ours.keys() == theirs.keys()
         assert max(abs(ours[codes] - theirs[codes]) for codes in ours) < 1e-5
-
-
-@pytest.mark.parametrize("source", ["llm", "llm-debiased"])
-def test_several_models_speak_with_one_voice(source: str, tmp_path: Path) -> None:
-    paths = [tmp_path / "both", tmp_path / "both" / "model-1", tmp_path / "other"]
-    for path, seed in zip(paths, (0, 5, 5), strict=True):
-        save(SidLM(random_lm(SIZES, seed=seed), SidTokens(0, SIZES)), folder(path))
-    n = len(np.unique(IDS.codes, axis=0))
-    config = CONFIG.model_copy(update={"n_anchors": n, "beam_width": 50})
-
-    def probabilities(model: Path) -> NDArray[np.float64]:
-        work = folder(tmp_path / f"work-{model.name}-{source}")
-        data = dataset(HISTORIES, N_ITEMS)
-        found = generate(data, IDS, SPACE, model, config, 0, work, source=source)
-        rank = np.exp(found.logprob.astype(np.float64)).reshape(-1, n)
-        codes = found.codes.reshape(-1, n, 3)
-        order = np.lexsort(codes.transpose(2, 0, 1)[::-1], axis=1)
-        return np.take_along_axis(rank, order, axis=1)
-
-    both, second = probabilities(paths[0]), probabilities(paths[2])
-    shutil.rmtree(paths[1])
-    first = probabilities(paths[0].rename(tmp_path / "first"))
-    np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-4)
-    assert abs(first - second).max() > 0.01
 
 
 def test_result_does_not_depend_on_kills_batches_or_shards(model: Path, tmp_path: Path) -> None:

@@ -53,8 +53,6 @@ def test_operations_of_training_by_hand() -> None:
     assert estimate.finetune_flops(config, 3, counts) == 6 * (10 * 3 * 3 * 2) * layer
     again = config.model_copy(update={"recompute": True})
     assert estimate.finetune_flops(again, 3, counts) == pytest.approx(8 * 180 * layer)
-    three = config.model_copy(update={"n_models": 3})
-    assert estimate.finetune_flops(three, 3, counts) == 3 * 6 * 180 * layer
     auto = config.model_copy(update={"epochs": 0})
     assert estimate.finetune_flops(auto, 3, counts) == 6 * (10 * 3 * 3 * 30) * layer
 

@@ -128,51 +128,6 @@ def tree_beam_search(
     )
 
 
-def mixture(
-    parts: Sequence[Beams],
-    first_S: torch.Tensor,
-    bonus_S: torch.Tensor | None = None,
-    first_code_quota: int = 0,
-) -> Beams:
-    """Return the semantic IDs that several models found, by the mean of their probabilities.
-
-    A model's probability of what its own beams lack counts as 0. Extension, ours.
-
-    Args:
-        parts: what `tree_beam_search` returned of each model for the same users.
-        first_S: (S,) int64 first-level code of each leaf.
-        bonus_S: (S,) float32 added to the rank of each leaf, as the tables' bonuses are in all.
-        first_code_quota: as of `tree_beam_search`.
-
-    Returns:
-        Beams of (U, A), A as in the widest of ``parts``.
-    """
-    width = max(part.leaf.shape[1] for part in parts)
-    leaf_UM, order_UM = torch.cat([part.leaf for part in parts], dim=1).sort(dim=1, stable=True)
-    is_new_UM = torch.ones_like(leaf_UM, dtype=torch.bool)
-    is_new_UM[:, 1:] = leaf_UM[:, 1:] != leaf_UM[:, :-1]
-    group_UM = is_new_UM.cumsum(dim=1) - 1
-    leaf_UG = torch.full_like(leaf_UM, -1).scatter_(1, group_UM, leaf_UM)
-
-    def mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
-        share_UM = torch.cat(list(values), dim=1).gather(1, order_UM).double().exp() / len(parts)
-        return torch.zeros_like(share_UM).scatter_add_(1, group_UM, share_UM).log()
-
-    logprob_UG = mean([part.logprob for part in parts])
-    legal_UG = mean([part.logprob_legal for part in parts])
-    rank_UG = logprob_UG if bonus_S is None else logprob_UG + bonus_S[leaf_UG.clamp(min=0)]
-    rank_UG = rank_UG.masked_fill(leaf_UG < 0, -torch.inf)
-    first_UG = first_S[leaf_UG.clamp(min=0)]
-    rank_UA, place_UA, _ = _best(rank_UG.unsqueeze(-1), first_UG, width, first_code_quota)
-    dead = rank_UA == -torch.inf
-
-    def best(values_UG: torch.Tensor) -> torch.Tensor:
-        return values_UG.gather(1, place_UA).clamp(max=0).float().masked_fill(dead, -torch.inf)
-
-    leaf_UA = leaf_UG.gather(1, place_UA).masked_fill(dead, -1)
-    return Beams(leaf_UA, best(logprob_UG), best(legal_UG))
-
-
 def _best(
     total_UPK: torch.Tensor, first_UP: torch.Tensor, width: int, quota: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

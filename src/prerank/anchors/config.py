@@ -40,12 +40,6 @@ class FinetuneConfig(Config):
     intermediate_size: int = Field(384, ge=8, description="width of its feed-forward layers")
     n_layers: int = Field(2, ge=1, description="number of its layers")
     n_heads: int = Field(4, ge=1, description="number of its attention heads")
-    n_models: int = Field(
-        1,
-        ge=1,
-        description="models trained alike from different seeds, whose mean probability a semantic "
-        "ID gets (extension); training and decoding cost as many times as much",
-    )
     max_history: int = Field(
         50, ge=1, description="items a sequence; longer histories are cut into several"
     )

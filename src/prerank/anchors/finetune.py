@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch.nn.functional import cross_entropy, embedding
 from prerank import seeds
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.fused import is_plain, train_forward
-from prerank.anchors.model import SidLM, build, model_name, resolve_dtype, save
+from prerank.anchors.model import SidLM, build, resolve_dtype, save
 from prerank.anchors.sequences import (
     Sequences,
     anchor_sequences,
@@ -86,7 +85,7 @@ def finetune(
     work: Path,
     on_epoch: OnEpoch | None = None,
 ) -> FinetuneReport:
-    """Train the next-semantic-ID model, or several, and write each as a Hugging Face folder.
+    """Train the next-semantic-ID model and write it as a Hugging Face folder.
 
     Sequences are each user's positives strictly before ``dataset.cuts.anchors``; popular items are
     down-sampled in training, never in the held-out loss (method.md stage 3). Kept are the weights
@@ -96,53 +95,17 @@ def finetune(
     Within a `torch.distributed` group every process takes its rows of each batch and gradients are
     added up: the weights are those of one process, up to the order of float sums.
 
-    Of ``config.n_models`` models (extension) each has its own seed: weights, held-out users and
-    the order of training are other ones. The first is the only one of a config with one.
-
     Args:
-        out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``; further
-            models lie in folders of their own, see `prerank.anchors.model.folders`.
-        work: a folder that survives a kill, of this process alone; holds each model's state after
-            the last epoch, and that after the one kept so far.
-        on_epoch: told the epoch's number, from 0 and counted on from model to model, and its
-            figures, after each epoch.
-
-    Returns:
-        The report of the first model.
+        out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``.
+        work: a folder that survives a kill, of this process alone; holds the state after the last
+            epoch, and that after the one kept so far.
+        on_epoch: told the epoch's number, from 0, and its figures, after each epoch.
 
     Raises:
         DataError: no user has a positive before the cut.
         ConfigError: the checkpoint or the device cannot be used.
         ArtifactError: the state of the epoch to keep was damaged on the way.
     """
-    report = _train(dataset, semantic_ids, config, seed, out, work, on_epoch)
-    n_epochs = len(report.train_loss)
-    for number in range(1, config.n_models):
-        log(f"finetune: model {number + 1} of {config.n_models}")
-        own_seed = seeds.derive(seed, "finetune", "model", number)
-        own_out, own_work = out / model_name(number), work / model_name(number)
-        own_out.mkdir(exist_ok=True)
-        own_work.mkdir(exist_ok=True)
-        told = None if on_epoch is None else partial(_counted_on, on_epoch, n_epochs)
-        own = _train(dataset, semantic_ids, config, own_seed, own_out, own_work, told)
-        n_epochs += len(own.train_loss)
-    return report
-
-
-def _counted_on(on_epoch: OnEpoch, start: int, epoch: int, figures: Mapping[str, float]) -> None:
-    on_epoch(start + epoch, figures)
-
-
-def _train(
-    dataset: Dataset,
-    semantic_ids: SemanticIds,
-    config: FinetuneConfig,
-    seed: int,
-    out: Path,
-    work: Path,
-    on_epoch: OnEpoch | None,
-) -> FinetuneReport:
-    """Train one model and write it; arguments and errors as of `finetune`."""
     histories = anchor_sequences(dataset)
     if not len(histories.item):
         raise DataError(

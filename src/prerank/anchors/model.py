@@ -264,18 +264,6 @@ def save(model: SidLM, folder: Path) -> None:
     model.tokens.save(folder)
 
 
-def folders(anchor_model: Path) -> list[Path]:
-    """Return the Hugging Face folder of each model in an anchor model, the first one its own."""
-    # Weights of a large model lie in files model-00001-of-00002.safetensors beside these folders.
-    n_others = sum(path.is_dir() for path in anchor_model.glob(model_name("*")))
-    return [anchor_model, *(anchor_model / model_name(n) for n in range(1, n_others + 1))]
-
-
-def model_name(number: int | str) -> str:
-    """Return the folder of model ``number``, from 1, inside that of model 0."""
-    return f"model-{number}"
-
-
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, SidTokens]:
     """Return a stored anchor model in evaluation mode, and its token map.
 

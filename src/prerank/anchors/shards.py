@@ -33,9 +33,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from prerank.anchors.beam import Reader, mixture, reader_of, tree_beam_search
+from prerank.anchors.beam import Reader, reader_of, tree_beam_search
 from prerank.anchors.config import GenerateConfig
-from prerank.anchors.model import folders, load, resolve_dtype
+from prerank.anchors.model import load, resolve_dtype
 from prerank.anchors.sequences import Sequences, token_chunks
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import LevelTable, Trie, level_tables
@@ -133,44 +133,26 @@ class Job:
         beta = self.config.popularity_correction
         if beta == 0:
             return None
-        shares = trie.log_shares(self._count(trie))
-        return tuple(np.float32(-beta) * share for share in shares)
-
-    def leaf_bonus(self, trie: Trie) -> NDArray[np.float32] | None:
-        """Return what popularity takes off the rank of each leaf, (S,): `bonus` along its path."""
-        beta, count_S = self.config.popularity_correction, self._count(trie)
-        if beta == 0:
-            return None
-        bonus_S: NDArray[np.float32] = (-beta * np.log(count_S / count_S.sum())).astype(np.float32)
-        return bonus_S
-
-    def _count(self, trie: Trie) -> NDArray[np.float64]:
         count_S = np.bincount(trie.leaf_of_item, self.frequency, trie.n_leaves)
-        return count_S.astype(np.float64) + PRIOR_COUNT
+        shares = trie.log_shares(count_S.astype(np.float64) + PRIOR_COUNT)
+        return tuple(np.float32(-beta) * share for share in shares)
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """A job with its models and trie on a device.
-
-    Attributes:
-        first_codes: (S,) int64 first-level code of each leaf.
-        leaf_bonus: (S,) float32 what the job takes off each leaf's rank; None: nothing.
-    """
+    """A job with its model and trie on a device."""
 
     job: Job
-    readers: tuple[Reader, ...]
+    reader: Reader
     tokens: SidTokens
     trie: Trie
     tables: tuple[LevelTable, ...]
-    first_codes: torch.Tensor
-    leaf_bonus: torch.Tensor | None
     item_tokens: NDArray[np.int64]
     device: torch.device
 
     @classmethod
     def of(cls, job: Job, device_name: str = "") -> Decoder:
-        """Load models and trie.
+        """Load model and trie.
 
         Raises:
             ArtifactError: there is no anchor model.
@@ -178,9 +160,7 @@ class Decoder:
         """
         config, n_levels = job.config, len(job.codebook_sizes)
         device = resolve_device(device_name or config.device)
-        dtype = resolve_dtype(config.dtype, device)
-        loaded = [load(folder, device, dtype) for folder in folders(job.model_dir)]
-        lm, tokens = loaded[0]
+        lm, tokens = load(job.model_dir, device, resolve_dtype(config.dtype, device))
         n_rows = lm.get_input_embeddings().weight.shape[0]
         where = str(job.model_dir)
         tokens.check_vocabulary(n_rows, np.array(job.codebook_sizes, np.int32), where=where)
@@ -194,15 +174,12 @@ class Decoder:
                 got=config.max_history,
             )
         trie = Trie.of(job.codes, job.codebook_sizes)
-        bonus = job.leaf_bonus(trie)
         return cls(
             job,
-            tuple(reader_of(lm) for lm, _ in loaded),
+            reader_of(lm),
             tokens,
             trie,
             level_tables(trie, device, bonus=job.bonus(trie)),
-            torch.from_numpy(trie.codes[:, 0].astype(np.int64)).to(device),
-            None if bonus is None else torch.from_numpy(bonus).to(device),
             tokens.encode(job.codes),
             device,
         )
@@ -222,19 +199,15 @@ class Decoder:
         history_BT[:, 0] = self.tokens.begin
         # Whatever stands in the padding (item -1 reads the last item) is never attended to.
         history_BT[:, 1:] = self.item_tokens[items_BH].reshape(len(users), -1)
-        search = partial(
-            tree_beam_search,
-            tables=self.tables,
-            level_starts=self.tokens.level_starts,
-            history_UT=torch.from_numpy(history_BT).to(self.device),
-            length_U=torch.from_numpy(1 + lengths_B * n_levels).to(self.device),
-            widths=config.widths(n_levels),
-            first_code_quota=config.first_code_quota,
+        beams = tree_beam_search(
+            self.reader,
+            self.tables,
+            self.tokens.level_starts,
+            torch.from_numpy(history_BT).to(self.device),
+            torch.from_numpy(1 + lengths_B * n_levels).to(self.device),
+            config.widths(n_levels),
+            config.first_code_quota,
         )
-        found = [search(reader) for reader in self.readers]
-        beams = found[0]
-        if len(found) > 1:
-            beams = mixture(found, self.first_codes, self.leaf_bonus, config.first_code_quota)
         return {
             "user": users,
             "leaf": _columns(beams.leaf, config.n_anchors, -1),
