@@ -20,6 +20,8 @@ from prerank.errors import BusyError, ConfigError
 
 WORK = ".work"
 LOCK = "lock"
+PARENT_S = 0.2
+"""How often a process without a pool looks whether its parent is still there."""
 
 
 @contextmanager
@@ -118,6 +120,17 @@ def die_with_parent() -> None:
 
     def wait() -> None:
         parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def die_with(process: int) -> None:
+    """End this process when its parent, ``process``, ends: for those that no pool started."""
+
+    def wait() -> None:
+        while os.getppid() == process:
+            time.sleep(PARENT_S)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

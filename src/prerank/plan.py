@@ -23,12 +23,19 @@ from prerank.recipe import AT, STAGES, Recipe
 HASHED_BYTES = 1 << 20
 PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
-REVISIONS: Mapping[str, int] = {"teach": 2, "label": 2, "train": 1, "simulate": 1}
+REVISIONS: Mapping[str, int] = {
+    "prepare": 1,
+    "teach": 3,
+    "label": 3,
+    "train": 2,
+    "evaluate": 1,
+    "simulate": 2,
+}
 """How often a stage's code has changed what it makes of equal settings; 0 where it is not named.
 
 A mended mistake, or another algorithm, raises it: what an older prerank made is then made anew.
 """
-READERS: Mapping[str, int] = {"movielens": 1, "recbole": 1}
+READERS: Mapping[str, int] = {"games": 1, "movielens": 1, "recbole": 1}
 """The same for what `prepare` makes of one source."""
 
 

@@ -361,10 +361,11 @@ def writing(file: Path) -> Iterator[None]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file that is whole or not there, whenever the process is killed."""
+    """Write a text file that is whole or not there, whenever the process or the power ends."""
     partial = file.with_name(f"{file.name}.part")
     with writing(file):
         partial.write_text(text, encoding="utf-8")
+        _settle(partial)
         partial.replace(file)
 
 

@@ -89,6 +89,28 @@ def test_a_claimed_shard_is_left_to_its_owner(tmp_path: Path) -> None:
         assert again
 
 
+def test_a_helper_ends_with_the_process_that_started_it(model: Path, tmp_path: Path) -> None:
+    job(model, CONFIG.model_copy(update={"shard_users": 200})).save(tmp_path)
+    start = (
+        "import os, subprocess, sys, time; c = [sys.executable, '-m', 'prerank.anchors.shards',"
+        " sys.argv[1], '--quiet', '--parent', str(os.getpid())];"
+        "print(subprocess.Popen(c).pid, flush=True); time.sleep(600)"
+    )
+    with claimed(tmp_path / "anchors-00000.claim"):  # the helper finds no work, and waits
+        command = [sys.executable, "-c", start, str(tmp_path)]
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert parent.stdout
+        helper = Path("/proc") / parent.stdout.readline().strip()
+        assert b"--parent" in (helper / "cmdline").read_bytes()
+        parent.kill()
+        parent.communicate()
+        deadline = time.monotonic() + 60
+        while helper.exists() and "Z" not in (helper / "stat").read_text().split()[2]:
+            assert time.monotonic() < deadline, "the helper works on for nobody"
+            time.sleep(0.1)
+    assert not shards(tmp_path)
+
+
 def test_another_process_may_finish_the_job(model: Path, tmp_path: Path) -> None:
     small = CONFIG.model_copy(update={"shard_users": 70})
     job(model, small).save(tmp_path)

@@ -108,6 +108,24 @@ def test_candidates_share_the_request_numbers_and_stop_at_validation() -> None:
     assert "1 candidates after training were left out" in data.notes
 
 
+def test_candidates_of_ordered_logs_stop_at_the_users_own_held_out_row() -> None:
+    shown = SHOWN.with_columns(split=pl.Series([0, 0, 0, 0, 1, 2]))
+    offered = pl.DataFrame(
+        {"user": ["a", "a", "b", "b"], "item": [30] * 4, "time": [39, 40, 49, 50]}
+    )
+    data = build(Logs("hand", "order", ITEMS, shown, candidates=offered))
+    assert data.candidates.time.tolist() == [39, 49]
+    assert "2 candidates after training were left out" in data.notes
+
+
+def test_texts_are_read_without_html_entities() -> None:
+    titles = ["Pok&eacute;mon &amp; friends", "AT&T &copy me", "it&#039;s &#x41; &nonsense;"]
+    items = ITEMS.with_columns(title=pl.Series(titles), text=pl.Series(["x &gt; y", "", "&"]))
+    catalog = build(replace(LOGS, items=items)).catalog  # 200, 30, 4
+    assert catalog.title.tolist() == ["it's A &nonsense;", "Pokémon & friends", "AT&T &copy me"]
+    assert catalog.text.tolist() == ["&", "x > y", ""]
+
+
 def test_without_request_ids_one_user_and_moment_is_a_request() -> None:
     offered = pl.DataFrame({"user": ["a", "b"], "item": [30, 30], "time": [10, 10]})
     data = build(replace(LOGS, exposures=SHOWN.drop("request"), candidates=offered))

@@ -136,8 +136,14 @@ def test_leaks_in_order() -> None:
     data = tiny_dataset([(0, 1, 0), (0, 2, 1)], "order", exposures=[(0, 3, 2, 1, VALIDATION)])
     check_leaks(data)
     late = Interactions(ints([0, 0]), ints([1, 2]), np.array([0, 2], np.int64))
-    with pytest.raises(DataError, match="before the user's held-out rows"):
+    with pytest.raises(DataError, match="an interaction is not before the user's held-out rows"):
         check_leaks(replace(data, interactions=late))
+    shown = [(0, 3, 2, 1, VALIDATION)]
+    data = tiny_dataset([(0, 1, 0)], "order", exposures=shown, candidates=[(0, 5, 1), (1, 5, 9)])
+    check_leaks(data)  # nothing of user 1 is held out
+    data = tiny_dataset([(0, 1, 0)], "order", exposures=shown, candidates=[(0, 5, 2)])
+    with pytest.raises(DataError, match="a candidate is not before the user's held-out rows"):
+        check_leaks(data)
 
 
 def test_leaks_in_sets() -> None:

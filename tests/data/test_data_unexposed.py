@@ -1,4 +1,4 @@
-"""D_u: candidates that were neither exposed before test nor interacted with, each pair once."""
+"""D_u: candidates that training saw neither exposed nor interacted with, each pair once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prerank.data.unexposed import (
     contains,
     exposure_counts,
     interaction_counts,
-    known_pairs,
+    known_in_training,
     pair_keys,
     propose_pairs,
     sorted_unique,
@@ -33,15 +33,22 @@ def test_unexposed_pairs_by_hand() -> None:
         candidates=[(0, 1, 6), (0, 2, 6), (0, 3, 6), (0, 4, 6), (0, 5, 9), (0, 5, 6), (1, 2, 6)],
     )
     pairs = unexposed_pairs(data)
-    # 1 was liked, 2 and 3 were exposed; 4 is only exposed in test, and training must not know.
+    # 1 was liked, 2 was exposed; 3 and 4 are exposed in held-out time, and training must not know.
     assert list(zip(pairs.user.tolist(), pairs.item.tolist(), strict=True)) == [
+        (0, 3),
         (0, 4),
         (0, 5),
         (1, 2),
     ]
     # The latest request of a pair counts; truth follows its row.
-    assert pairs.time.tolist() == [6, 9, 6]
-    assert pairs.truth.tolist() == pytest.approx([0.3, 0.4, 0.6])
+    assert pairs.time.tolist() == [6, 6, 9, 6]
+    assert pairs.truth.tolist() == pytest.approx([0.2, 0.3, 0.4, 0.6])
+
+
+def test_a_validation_click_does_not_take_its_pair_out() -> None:
+    shown = [(0, 3, 9, 1, VALIDATION), (0, 4, 9, 1, TEST)]
+    data = tiny_dataset([(0, 3, 9)], exposures=shown, candidates=[(0, 3, 6), (0, 4, 6)])
+    assert unexposed_pairs(replace(data, cuts=Cuts(validation=8))).item.tolist() == [3, 4]
 
 
 def test_candidates_before_the_anchor_cut_are_dropped() -> None:
@@ -96,6 +103,7 @@ def test_pair_keys_sort_as_the_pairs_do(pairs: list[tuple[int, int]]) -> None:
     assert [pairs[k] for k in order] == sorted(pairs)
 
 
-def test_known_pairs_leave_test_exposures_out() -> None:
-    data = tiny_dataset([(1, 1, 1)], exposures=[(0, 2, 6, 1, TRAIN), (0, 3, 6, 1, TEST)])
-    assert known_pairs(data).tolist() == [2, (1 << 32) + 1]
+def test_training_knows_no_held_out_exposure() -> None:
+    shown = [(0, 2, 6, 1, TRAIN), (0, 3, 6, 1, VALIDATION), (0, 4, 6, 1, TEST)]
+    data = tiny_dataset([(1, 1, 1), (1, 2, 7)], exposures=shown)
+    assert known_in_training(data, 7).tolist() == [2, (1 << 32) + 1]

@@ -181,6 +181,8 @@ def test_users_won_tied_and_lost_by_hand() -> None:
     (test,) = found_tests(report, metric="gauc", segment="all")
     assert (test["method"], test["reference"]) == ("gpl", "exposed-only")
     assert (test["better"], test["tied"], test["worse"]) == (2, 1, 1)
+    (test,) = found_tests(report, metric="auc", segment="all")
+    assert (test["better"], test["tied"], test["worse"]) == (None, None, None)
 
 
 def test_holm_corrects_over_the_methods_in_competition() -> None:

@@ -181,7 +181,7 @@ def test_page_of_a_bare_report() -> None:
 
 
 def test_summary_says_what_came_out() -> None:
-    said = summarise(view(report()))
+    said = summarise(view(report(n_seeds=5)))
     assert "gpl ranks better than exposed-only: +0." in said[0]
     assert "gpl-history" in said[2] and "of gpl's gain" in said[2]
     assert "adds something that the history lacks" in said[2]

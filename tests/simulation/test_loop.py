@@ -153,6 +153,9 @@ def test_a_life_survives_the_disk(replication: Replication, tmp_path: Path) -> N
         for column in fields(mine):
             np.testing.assert_array_equal(getattr(mine, column.name), getattr(theirs, column.name))
     assert load_life(tmp_path / "nothing") is None
+    whole = (tmp_path / "life.safetensors").read_bytes()
+    (tmp_path / "life.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert load_life(tmp_path / "life.safetensors") is None
 
 
 def test_a_killed_arm_goes_on_with_the_same_counts(tmp_path: Path) -> None:
@@ -172,6 +175,9 @@ def test_a_killed_arm_goes_on_with_the_same_counts(tmp_path: Path) -> None:
     resumed = live(again, None, arms, 0, {})["exposed-only"]["days"]
     assert resumed[0]["visits"] == -1.0
     assert resumed[1] == whole["exposed-only"]["days"][1]
+    # Counts that a power cut left empty are made again.
+    file.write_text("")
+    assert live(recipe, None, arms, 0, {}) == whole
 
 
 @pytest.mark.parametrize("name", ["kd-all", "sida", "dr"])

@@ -55,6 +55,7 @@ def test_counts_by_hand(traffic: Traffic, yardstick: Yardstick) -> None:
         "categories_clicked": 1 + 2,  # user 0: category 0; user 1: 1 and 2
         # pages: orthogonal items 1 - 0, a single item nothing, 45 degrees 1 - cos
         "page_diversity": pytest.approx(1 + 1 - ROOT_HALF),
+        "pages_of_several": 2,
     }
 
 

@@ -8,9 +8,8 @@ from prerank.simulation.summary import against, by_day, estimate, table, values_
 
 def day(clicks: float, exposures: float = 100.0) -> dict[str, float]:
     names = ("visits", "pages", "users", "expected_clicks", "tail_exposures", "tail_clicks")
-    rest = dict.fromkeys(
-        (*names, "new_exposures", "categories", "categories_clicked", "page_diversity"), 1.0
-    )
+    more = ("new_exposures", "categories", "categories_clicked")
+    rest = dict.fromkeys((*names, *more, "page_diversity", "pages_of_several"), 1.0)
     return {**rest, "clicks": clicks, "exposures": exposures}
 
 

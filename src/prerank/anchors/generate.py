@@ -216,7 +216,8 @@ def _helpers(work: Path, decoder: Decoder, count: int) -> Iterator[None]:
         if device == "cuda":
             device = f"cuda:{number % torch.cuda.device_count()}"
         command = [sys.executable, "-m", "prerank.anchors.shards", str(work), "--quiet"]
-        started.append(subprocess.Popen([*command, "--device", device, "--threads", threads]))
+        command += ["--device", device, "--threads", threads, "--parent", str(os.getpid())]
+        started.append(subprocess.Popen(command))
     try:
         yield
     finally:  # all shards are finished, or we failed: nothing is left for them to do

@@ -42,6 +42,7 @@ from prerank.anchors.trie import LevelTable, Trie, level_tables
 from prerank.artifacts import IntArray
 from prerank.devices import resolve_device
 from prerank.errors import ArtifactError, ConfigError
+from prerank.lock import die_with
 from prerank.progress import log, silence, track
 from prerank.spread import Arrays, Spread
 from prerank.store import read_part, write_part
@@ -330,8 +331,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="", help="instead of the job's")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no log, no progress")
+    parser.add_argument("--parent", type=int, default=0, help="end when this parent process ends")
     options = parser.parse_args(arguments)
     silence(options.quiet)
+    if options.parent:
+        die_with(options.parent)
     if options.threads:
         torch.set_num_threads(options.threads)
     decoder = Decoder.of(Job.load(options.folder), options.device)

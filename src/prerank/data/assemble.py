@@ -5,8 +5,10 @@ Every reader returns `Logs`; everything that follows is decided here, once for a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from html import unescape
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from prerank.artifacts import (
     Features,
     FloatArray,
     Interactions,
+    TextArray,
     TimeArray,
     TimeUnit,
     places_of,
@@ -41,11 +44,13 @@ from prerank.data.split import (
     random_split,
     split_at,
     temporal_cuts,
+    training_ends,
 )
 from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.seeds import rng
 from prerank.vocabulary import Vocabulary
 
+ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]*|#[0-9]+|#[xX][0-9A-Fa-f]+);"
 CATEGORICAL, NUMERIC, MULTI_VALUED, SEQUENCE, VECTOR = "c:", "n:", "m:", "q:", "v:"
 NO_INTERACTIONS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
@@ -134,7 +139,8 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     interactions, n_late = interactions_of(
         exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions
     )
-    candidates, n_after = candidates_of(offered, cuts, logs.time_unit, logs.stages)
+    ends = training_ends(exposures, len(users), cuts, logs.time_unit)
+    candidates, n_after = candidates_of(offered, ends, logs.stages)
     notes += left_out_notes(n_late, n_after)
     met = sorted_unique(
         np.concatenate([pair_keys(table.user, table.item) for table in (interactions, exposures)])
@@ -297,13 +303,17 @@ def interactions_of(
 
 
 def candidates_of(
-    offered: dict[str, NDArray[Any]], cuts: Cuts, time_unit: TimeUnit, stages: tuple[str, ...]
+    offered: dict[str, NDArray[Any]], ends: TimeArray | None, stages: tuple[str, ...]
 ) -> tuple[Candidates, int]:
-    """Return the candidates of training requests, and how many others were left out."""
+    """Return the candidates of training requests, and how many others were left out.
+
+    ``ends``: of `training_ends`. What a held-out request recalled is a fact of its own time: it
+    holds the target more often than chance would.
+    """
     n = len(offered["user"])
     keep = np.ones(n, dtype=np.bool_)
-    if time_unit == "ms" and cuts.validation is not None:
-        keep = offered["time"] < cuts.validation
+    if ends is not None and "time" in offered:
+        keep = offered["time"] < ends[offered["user"]]
 
     def column(name: str, default: float, kind: type[Any]) -> NDArray[Any]:
         values = offered.get(name)
@@ -353,14 +363,25 @@ def catalog_of(logs: Logs, items: Vocabulary) -> Catalog:
     order = _order(logs.items["item"], items)
     sorted_items = logs.items[order]
     return Catalog(
-        title=np.array(sorted_items["title"].to_list(), dtype=object),
-        text=np.array(sorted_items["text"].to_list(), dtype=object),
+        title=readable(sorted_items["title"]),
+        text=readable(sorted_items["text"]),
         features=features_of(logs.items, "item", items),
         vectors=None if logs.vectors is None else np.ascontiguousarray(logs.vectors[order]),
         image=np.array(sorted_items["image"].to_list(), dtype=object)
         if "image" in sorted_items.columns
         else None,
     )
+
+
+def readable(texts: pl.Series) -> TextArray:
+    """Return texts (N,) with HTML entities, which shops export, as the characters they stand for.
+
+    Left as they are, ``Pok&eacute;mon`` is three words to an encoder, and none of them Pokémon.
+    """
+    found: TextArray = np.array(texts.to_list(), dtype=object)
+    for row in np.flatnonzero(texts.str.contains(ENTITY).fill_null(False).to_numpy()):
+        found[row] = re.sub(ENTITY, lambda entity: unescape(entity[0]), found[row])
+    return found
 
 
 def _order(ids: pl.Series, vocabulary: Vocabulary) -> NDArray[np.int64]:

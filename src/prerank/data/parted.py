@@ -60,7 +60,7 @@ from prerank.data.readers.logs import (
     table_files,
     unit_notes,
 )
-from prerank.data.split import NO_CUTS, check_leaks, cuts_of, quantile, split_at
+from prerank.data.split import NO_CUTS, check_leaks, cuts_of, quantile, split_at, training_ends
 from prerank.data.tables import Rows, as_ids, as_time, inferred_unit, scan_file
 from prerank.data.unexposed import pair_keys, sorted_unique
 from prerank.parts import PART_ROWS, PartsWriter, blank, texts
@@ -499,7 +499,8 @@ def _write_parts(
         interactions, n_late = interactions_of(
             exposures, spill.read("interactions", p), head.cuts, "ms", logs.clicks_are_interactions
         )
-        candidates, n_after = candidates_of(offered, head.cuts, "ms", logs.stages)
+        ends = training_ends(exposures, end - first, head.cuts, "ms")
+        candidates, n_after = candidates_of(offered, ends, logs.stages)
         part = replace(
             blank(logs.name, "ms", Vocabulary(head.users.ids[first:end]), head.items),
             exposures=exposures,

@@ -16,7 +16,9 @@ from prerank.artifacts import (
     ByteArray,
     Cuts,
     Dataset,
+    Exposures,
     TimeArray,
+    TimeUnit,
 )
 from prerank.data.config import SplitConfig
 from prerank.data.unexposed import contains, pair_keys, sorted_unique
@@ -160,12 +162,30 @@ def given_cuts(time: TimeArray, split: ByteArray, anchor_fraction: float) -> Cut
     return Cuts(anchors=anchors, validation=_first(*first), test=first[1])
 
 
+def training_ends(
+    exposures: Exposures, n_users: int, cuts: Cuts, time_unit: TimeUnit
+) -> TimeArray | None:
+    """Return the moment at which each user's training ends, (U,) int64; None without time.
+
+    With ``ms`` the same for all; with ``order`` the user's first held-out exposure.
+    """
+    never = np.iinfo(np.int64).max
+    if time_unit == "none":
+        return None
+    if time_unit == "ms":
+        return np.full(n_users, never if cuts.validation is None else cuts.validation)
+    held, ends = exposures.split != TRAIN, np.full(n_users, never)
+    np.minimum.at(ends, exposures.user[held], exposures.time[held])
+    return ends
+
+
 def check_leaks(dataset: Dataset) -> None:
     """Raise DataError if training holds a fact from the period it is judged on.
 
     With ``ms``: interactions, candidates and exposures lie before the cuts they must not cross,
-    and pool rows inside their period. With ``order``: no user has an interaction at or after the
-    first held-out moment of that user. With ``none``: no held-out clicked pair is an interaction.
+    and pool rows inside their period. With ``order``: no user has an interaction or a candidate at
+    or after the first held-out moment of that user. With ``none``: no held-out clicked pair is an
+    interaction.
     """
     if dataset.time_unit == "ms":
         _check_cuts(dataset)
@@ -197,8 +217,12 @@ def _check_order(dataset: Dataset) -> None:
     time = np.concatenate([dataset.exposures.time[held], dataset.pools.time])
     first = np.full(len(dataset.users), np.iinfo(np.int64).max)
     np.minimum.at(first, user, time)
-    rows = dataset.interactions
-    _must(rows.time < first[rows.user], "an interaction is not before the user's held-out rows")
+    liked, offered = dataset.interactions, dataset.candidates
+    for what, row_user, row_time in (
+        ("an interaction", liked.user, liked.time),
+        ("a candidate", offered.user, offered.time),
+    ):
+        _must(row_time < first[row_user], f"{what} is not before the user's held-out rows")
 
 
 def _check_sets(dataset: Dataset) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import (
-    TEST,
     TRAIN,
     Cuts,
     Dataset,
@@ -54,35 +53,23 @@ def interaction_counts(dataset: Dataset) -> TimeArray:
     return np.bincount(dataset.interactions.item, minlength=len(dataset.items)).astype(np.int64)
 
 
-def known_pairs(dataset: Dataset) -> TimeArray:
-    """Return the sorted unique keys of pairs that are no D_u: exposed before test, or interacted.
-
-    Test exposures are left in on purpose: leaving them out would tell training which pairs
-    the test holds.
-    """
-    seen = dataset.exposures.split != TEST
-    return _keys(dataset, seen, slice(None))
-
-
 def known_in_training(dataset: Dataset, moment: int) -> TimeArray:
     """Return the sorted unique keys of pairs exposed in training or interacted before ``moment``.
 
-    What validation holds is left in as well: its pools are drawn, and were its clicked items
-    never among drawn pairs, a weight or prior chosen on it would be one for a target that leaked.
+    They are no D_u. Held-out exposures are left in on purpose: leaving out the test's would tell
+    training which pairs the test holds, and leaving out validation's alone would make a weight,
+    prior or step chosen there one for a target that leaked.
     """
+    seen, interactions = dataset.exposures.split == TRAIN, dataset.interactions
     timeless = dataset.time_unit == "none"
-    early = slice(None) if timeless else dataset.interactions.time < moment
-    return _keys(dataset, dataset.exposures.split == TRAIN, early)
-
-
-def _keys(dataset: Dataset, seen: NDArray[np.bool_], taken: NDArray[np.bool_] | slice) -> TimeArray:
+    early = slice(None) if timeless else interactions.time < moment
     exposed = pair_keys(dataset.exposures.user[seen], dataset.exposures.item[seen])
-    interacted = pair_keys(dataset.interactions.user[taken], dataset.interactions.item[taken])
+    interacted = pair_keys(interactions.user[early], interactions.item[early])
     return sorted_unique(np.concatenate([exposed, interacted]))
 
 
 def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
-    """Return the logged candidates that were neither exposed nor interacted with.
+    """Return the logged candidates that training saw neither exposed nor interacted with.
 
     Candidates of requests before the anchor cut are dropped: anchors would know their future.
     """
@@ -90,7 +77,7 @@ def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
     late = dataset.cuts.anchors is None or dataset.time_unit == "none"
     keep = np.ones(len(rows), bool) if late else rows.time >= np.int64(dataset.cuts.anchors or 0)
     key = pair_keys(rows.user, rows.item)
-    keep &= ~contains(known_pairs(dataset), key)
+    keep &= ~contains(known_in_training(dataset, after_training(dataset)), key)
     index = np.flatnonzero(keep)
     # Latest request of each pair: sort by (key, time), keep the last of each run.
     index = index[np.lexsort((rows.time[index], key[index]))]

@@ -20,7 +20,7 @@ from prerank.data.unexposed import exposure_counts
 from prerank.errors import DataError
 from prerank.evaluation import metrics, significance
 from prerank.evaluation.config import EvaluateConfig
-from prerank.evaluation.extra import Bin, EvaluationExtra, PoolExtra, TestExtra
+from prerank.evaluation.extra import Bin, EvaluationExtra, PoolExtra, TestExtra, UsersExtra
 from prerank.evaluation.pairing import OnMeasured
 from prerank.evaluation.segments import SEGMENTS, item_segments
 from prerank.evaluation.significance import UserSums
@@ -398,9 +398,6 @@ def _tests(
         p = significance.p_value(drawn[segment, metric])
         if metric not in wanted or p is None:
             continue
-        by_user = (sums.num.mean(axis=0) / np.maximum(sums.den, 1))[sums.den > 0]
-        better = int((by_user > SAME).sum())
-        worse = int((by_user < -SAME).sum())
         found.append(
             {
                 "method": method,
@@ -410,12 +407,19 @@ def _tests(
                 "metric": metric,
                 "p": p,
                 "p_holm": None,
-                "better": better,
-                "tied": len(by_user) - better - worse,
-                "worse": worse,
+                **_won_tied_lost(metric, sums),
             }
         )
     return found
+
+
+def _won_tied_lost(metric: str, less: significance.UserSums) -> UsersExtra:
+    """Count the users by the sign of their difference, the mean over the training seeds."""
+    if metric == "auc":  # its sums are the users' influence on one value of all
+        return {"better": None, "tied": None, "worse": None}
+    by_user = (less.num.mean(axis=0) / np.maximum(less.den, 1))[less.den > 0]
+    better, worse = int((by_user > SAME).sum()), int((by_user < -SAME).sum())
+    return {"better": better, "tied": len(by_user) - better - worse, "worse": worse}
 
 
 def _corrected(tests: list[TestExtra], roles: Mapping[str, Role]) -> list[TestExtra]:

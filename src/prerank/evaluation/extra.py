@@ -36,7 +36,17 @@ class PoolExtra(TypedDict):
     """Method -> bins of sigmoid(score) against the click rate, first training seed."""
 
 
-class TestExtra(TypedDict):
+class UsersExtra(TypedDict):
+    """Users by the sign of their difference."""
+
+    better: int | None
+    """Users whose value, averaged over the seeds, is higher than with the reference; None for AUC,
+    which no user has a value of."""
+    tied: int | None
+    worse: int | None
+
+
+class TestExtra(UsersExtra):
     """One paired comparison: is ``method`` better than ``reference`` here?"""
 
     method: str
@@ -48,10 +58,6 @@ class TestExtra(TypedDict):
     """Two-sided, from the paired bootstrap over users and training seeds."""
     p_holm: float | None
     """Corrected over all methods that compete with the reference; None out of competition."""
-    better: int
-    """Users whose value, averaged over the seeds, is higher than with the reference."""
-    tied: int
-    worse: int
 
 
 class EvaluationExtra(TypedDict):

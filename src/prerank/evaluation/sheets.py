@@ -352,6 +352,6 @@ def verdict(seen: View, test: TestExtra, reference: str) -> str:
 def _verdict_cell(seen: View, test: TestExtra | None, reference: str) -> str:
     if test is None:
         return "–"
-    counts = (test["better"], test["tied"], test["worse"])
+    counts = [test["better"] or 0, test["tied"] or 0, test["worse"] or 0]
     shares = "/".join(f"{100 * count / max(1, sum(counts)):.0f}" for count in counts)
     return f"{verdict(seen, test, reference)} {shares} %"

@@ -6,15 +6,17 @@ What is resampled. Most metrics are ratios of sums over users,
 
 with s the training seed: GAUC (num = the user's AUC, den = 1), HR, NDCG and diversity (num = sum
 over the user's requests, den = their number) and, by its influence values, global AUC. Each of
-the ``n_resamples`` draws takes users with replacement and training seeds with replacement, both
-at once (the two-way or "pigeonhole" bootstrap, Owen 2007, doi 10.1214/07-AOAS122); its value is
-the same ratio under the drawn multiplicities, and the interval is the percentile interval.
+the ``n_resamples`` draws takes users with replacement and weighs the training seeds, both at once
+(as the two-way or "pigeonhole" bootstrap does, Owen 2007, doi 10.1214/07-AOAS122); its value is
+the same ratio under these multiplicities, and the interval is the percentile interval.
 The draws of users are the same for all methods, metrics and segments of a pool and the draws of
 seeds the same for all methods, so a difference between two methods is paired by user and by seed.
 
-Plain resampling of S seeds shows only (S - 1) / S of the variance between seeds; the drawn
-deviations are therefore stretched by sqrt(S / (S - 1)). With one seed the interval covers users
-only. With few seeds it still knows little of the seeds: five are a small sample.
+A handful of seeds is no sample to draw from again: drawn so, five seeds as noisy as the users
+would leave the truth outside of a 95 % interval twice as often as it says. What the seeds add to a
+draw is therefore Student's t of their mean, S - 1 degrees of freedom, in place of a resampled mean:
+where the seeds are all that varies the interval is Student's t, and where both vary it is
+wider than it need be rather than narrower. With one seed the interval covers users only.
 
 Metrics of the whole pool (coverage, Gini, ECE) are no means over users; their interval is
 Student's t over the seeds' values, and absent with one seed.
@@ -169,15 +171,19 @@ def _drawn_users(n_users: int, n_resamples: int, seed: int) -> Iterator[Values]:
 
 
 def seed_draws(n_seeds: int, n_resamples: int, seed: int) -> Values:
-    """Return (R, S) weights of the training seeds, each row summing to 1.
+    """Return (R, S) weights of the training seeds, each row summing to 1; ones for S = 1.
 
-    Multinomial / S, its deviations from 1 / S stretched by sqrt(S / (S - 1)); ones for S = 1.
+    1 / S + (z - mean z) / sqrt(S c), with z normal (S,) and c chi-square of S - 1 degrees of
+    freedom: the weighted mean of any S values then varies about their mean as
+    standard error * t(S - 1). One row of weights is used for all methods and metrics.
     """
     if n_seeds == 1:
         return np.ones((n_resamples, 1))
     rng = seeds.rng(seed, "evaluation", "seeds")
-    counts = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples)
-    weights: Values = (1 + (counts - 1) * np.sqrt(n_seeds / (n_seeds - 1))) / n_seeds
+    normal = rng.standard_normal((n_resamples, n_seeds))
+    normal -= normal.mean(axis=1, keepdims=True)
+    spread = np.sqrt(n_seeds * rng.chisquare(n_seeds - 1, size=(n_resamples, 1)))
+    weights: Values = 1 / n_seeds + normal / spread
     return weights
 
 
@@ -189,7 +195,7 @@ def bootstrap_values(sums: Sequence[UserSums], n_resamples: int, seed: int) -> l
     Args:
         sums: metrics over the same U users.
         n_resamples: R.
-        seed: equal seeds draw the same users and seeds.
+        seed: equal seeds draw the same users and weights of the seeds.
     """
     if not sums:
         return []
@@ -245,7 +251,8 @@ def holm(p: Sequence[float]) -> list[float]:
     """Return p-values corrected for testing all of them at once (Holm 1979).
 
     With p(1) <= ... <= p(m): p'(i) = max over j <= i of min(1, (m - j + 1) p(j)). Rejecting where
-    p' < alpha keeps the chance of any false rejection below alpha, whatever the dependence.
+    p' < alpha keeps the chance of any false rejection below alpha, whatever the dependence, as far
+    as each p keeps its own.
     """
     order = np.argsort(p, kind="stable")
     steps = np.minimum(1.0, np.sort(p) * np.arange(len(p), 0, -1))

@@ -10,7 +10,7 @@ Letters in shapes: B requests, C candidates, I items, N rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -55,6 +55,7 @@ from prerank.recipe import MethodConfig, Recipe
 from prerank.semantic_ids.tokenize import tokenize
 from prerank.simulation.measures import Counts, Yardstick, count, final_counts, item_counts
 from prerank.simulation.shops import PRODUCTION, Market, open_market, with_history
+from prerank.store import read_part, write_part
 
 if TYPE_CHECKING:
     from prerank.ranking.pre_ranker import PreRanker
@@ -387,11 +388,9 @@ def _no_traffic() -> Traffic:
 
 def save_life(path: Path, life: Life) -> None:
     """Write ``life`` as one file, whole or not at all."""
-    import json
-
-    from safetensors.numpy import save_file
-
     arrays: dict[str, NDArray[Any]] = {
+        "day": np.array([life.day]),
+        "days": np.frombuffer(json.dumps(life.days).encode(), np.uint8),
         "memory.popularity": life.memory.popularity,
         "memory.known": life.memory.known,
         "shown": life.shown,
@@ -399,34 +398,25 @@ def save_life(path: Path, life: Life) -> None:
         **{f"past.{name}": values for name, values in life.past.columns().items()},
         **{f"log.{name}": values for name, values in life.log.columns().items()},
     }
-    about = {"day": str(life.day), "days": json.dumps(life.days)}
-    partial = path.with_suffix(".part")
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=about)
-    partial.replace(path)
+    write_part(path, arrays)
 
 
 def load_life(path: Path) -> Life | None:
-    """Return the life in ``path``, None if there is none that can be read."""
-    import json
-
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about: Mapping[str, str] = file.metadata()
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+    """Return the life in ``path``, None if there is none that is whole."""
+    found = read_part(path)
+    if found is None:
         return None
+    arrays = found
 
     def part(prefix: str) -> dict[str, Any]:
         return {k.partition(".")[2]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
 
     return Life(
-        day=int(about["day"]),
+        day=int(arrays["day"][0]),
         memory=Memory(**part("memory")),
         past=Positives(**part("past")),
         log=Traffic(**part("log")),
         shown=arrays["shown"],
         clicked=arrays["clicked"],
-        days=tuple(json.loads(about["days"])),
+        days=tuple(json.loads(arrays["days"].tobytes())),
     )

@@ -77,24 +77,27 @@ def count(traffic: Traffic, yardstick: Yardstick) -> Counts:
         "new_exposures": float(new.sum()),
         "categories": float(len(sorted_unique(met))),
         "categories_clicked": float(len(sorted_unique(met[click]))),
-        "page_diversity": _page_diversity(traffic.request[rows], item, yardstick.vectors),
+        **_page_diversity(traffic.request[rows], item, yardstick.vectors),
     }
 
 
-def _page_diversity(request: TimeArray, item: IntArray, vectors: FloatArray) -> float:
-    """Return the sum over pages of 1 - mean cosine of all pairs of the page's items.
+def _page_diversity(request: TimeArray, item: IntArray, vectors: FloatArray) -> Counts:
+    """Return the sum over pages of 1 - mean cosine of all pairs of the page's items, and the pages.
 
-    Of k unit vectors with sum s, the pairs' cosines sum to (|s|^2 - k) / 2.
+    Of k unit vectors with sum s, the pairs' cosines sum to (|s|^2 - k) / 2. A page of one item has
+    no pairs and does not count.
     """
     if not len(request):
-        return 0.0
+        return {"page_diversity": 0.0, "pages_of_several": 0.0}
     order = np.argsort(request, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(request[order]) != 0))
     size = np.diff(np.append(starts, len(order)))
     total = np.add.reduceat(vectors[item[order]].astype(np.float64), starts, axis=0)
     own = np.add.reduceat((vectors[item[order]].astype(np.float64) ** 2).sum(axis=1), starts)
     pairs = np.maximum(size * (size - 1), 1)
-    return float((1 - ((total**2).sum(axis=1) - own) / pairs)[size > 1].sum())
+    several = size > 1
+    found = (1 - ((total**2).sum(axis=1) - own) / pairs)[several]
+    return {"page_diversity": float(found.sum()), "pages_of_several": float(several.sum())}
 
 
 def item_counts(traffic: Traffic, n_items: int) -> tuple[TimeArray, TimeArray]:
@@ -141,7 +144,7 @@ def rates(days: Sequence[Counts], whole: Counts) -> dict[str, float]:
         "clicks_per_visit": ratio(total["clicks"], total["visits"]),
         "categories": ratio(total["categories"], total["users"]),
         "categories_clicked": ratio(total["categories_clicked"], total["users"]),
-        "diversity": ratio(total["page_diversity"], total["pages"]),
+        "diversity": ratio(total["page_diversity"], total["pages_of_several"]),
         "tail_exposures": ratio(total["tail_exposures"], total["exposures"]),
         "tail_clicks": ratio(total["tail_clicks"], total["clicks"]),
         "new_exposures": ratio(total["new_exposures"], total["exposures"]),

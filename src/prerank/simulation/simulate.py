@@ -242,19 +242,22 @@ def live(
     The key ``BEFORE`` holds the production policy's days before the arms started.
     """
     done = {arm: _blocks(recipe, arm, parents) / f"r{number:04d}.json" for arm in (BEFORE, *arms)}
-    if not all(file.exists() for file in done.values()):
+    found = {arm: _read(file) for arm, file in done.items()}
+    if None in found.values():
         work = _common(recipe, parents) / f"r{number:04d}"
         _live(Replication(recipe, prepared, number, work), done)
-    return {arm: json.loads(file.read_text()) for arm, file in done.items()}
+        found = {arm: _read(file) for arm, file in done.items()}
+    return found
 
 
 def _live(replication: Replication, done: dict[str, Path]) -> None:
     for arm, file in done.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists():
+        if _read(file) is not None:
             continue
         if arm == BEFORE:
-            _write(file, {"days": list(replication.before), "whole": {}})
+            before = {"days": list(replication.before), "whole": {}}
+            stores.write_whole(file, json.dumps(before))
             continue
         started = time.monotonic()
         _live_arm(replication, arm, file)
@@ -270,14 +273,18 @@ def _live_arm(replication: Replication, arm: str, file: Path) -> None:
         life = replication.live_a_day(life, replication.prerank_of(arm, life))
         if len(life.days) % replication.config.checkpoint_days == 0:
             save_life(state, life)
-    _write(file, {"days": list(life.days), "whole": replication.finish(life)})
+    lived = {"days": list(life.days), "whole": replication.finish(life)}
+    stores.write_whole(file, json.dumps(lived))
     state.unlink(missing_ok=True)
 
 
-def _write(file: Path, value: object) -> None:
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(value))
-    partial.replace(file)
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return the counts that ``file`` holds, None if it is absent or no whole one."""
+    try:
+        counts: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return counts
 
 
 # ---- the result ------------------------------------------------------------------------------

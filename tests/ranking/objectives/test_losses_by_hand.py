@@ -5,6 +5,7 @@ from math import exp, log
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from prerank.ranking.objectives.adversary import Discriminator, ramp, reverse_gradient
 from prerank.ranking.objectives.base import Part
@@ -52,12 +53,31 @@ def test_ips_and_snips() -> None:
 
 
 def test_doubly_robust() -> None:
-    logit, unexposed = t(ODDS_3), t(0.0)
-    of_model, of_imputation = dr_losses(logit, t(1.0), t(0.5), t(0.0), unexposed, t(7.0), 0.25)
-    expected = (YES + NO) / 2  # imputed 1/2 at p = 3/4
+    # A click and none, both predicted at 3/4, imputed at 1/2; the second counts three times.
+    logit, click, p = t(ODDS_3, ODDS_3), t(1.0, 0.0), t(0.75, 0.25)
+    of_model, of_imputation = dr_losses(logit, click, p, t(0.0, 0.0), t(0.0), t(7.0), 0.25)
+    expected = (YES + NO) / 2
     imputed = 0.25 * expected + 0.75 * HALF  # any target costs log 2 at logit 0
-    assert of_model.item() == pytest.approx(imputed + 0.25 * (YES - expected) / 0.5)
-    assert of_imputation.item() == pytest.approx(0.25 * (YES - expected) ** 2 / 0.5)
+    miss = (YES - expected), (NO - expected)
+    assert of_model.item() == pytest.approx(imputed + (miss[0] + 3 * miss[1]) / 4)
+    assert of_imputation.item() == pytest.approx((miss[0] ** 2 + 3 * miss[1] ** 2) / 4)
+
+
+def test_doubly_robust_needs_propensities_up_to_a_factor_alone() -> None:
+    # A wrong imputation (none clicks, all do); the true mean error of eight pairs is theirs.
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.2, 0.9, 200_000)
+    logit = torch.from_numpy(rng.normal(size=len(p)))
+    click = torch.from_numpy((rng.random(len(p)) < p).astype(np.float64))  # liked where shown
+    truth = functional.binary_cross_entropy_with_logits(logit, click).item()
+    shown = torch.from_numpy(rng.random(len(p)) < p)
+    wrong = torch.full_like(logit, -3.0)
+    for factor in (1.0, 0.1):  # of each request, or of its last stage
+        found = dr_losses(
+            logit[shown], click[shown], factor * torch.from_numpy(p)[shown], wrong[shown],
+            logit[~shown], wrong[~shown], shown.double().mean().item(),
+        )[0]  # fmt: skip
+        assert found.item() == pytest.approx(truth, rel=0.02)
 
 
 def test_doubly_robust_moves_each_model_by_its_own_loss_only() -> None:

@@ -20,7 +20,8 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
     History = all but the last two items, validation = the second last, test = the last.
     Exposed negatives do not exist and are simulated. Pools: the test (validation) item beside
     sampled items, and what the recall channels returned for the last item, together and one by
-    one, for the users whose last item was recalled.
+    one, for the users whose last item was recalled. These lists are no training candidates: they
+    were made for the test request.
     """
     titles = read_frame(path / "items.parquet", ["item_id", "title"])
     items = titles.select(item="item_id", title="title", text="title")
@@ -51,7 +52,6 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
         time_unit="order",
         items=items,
         exposures=pl.concat([exposed.select(last.columns), last]),
-        candidates=union.select("user", "item", "time"),
         interactions=events.filter(train).select("user", "item", "time"),
         clicks_are_interactions=False,
         pools=_recall_pools(recalled, union),
@@ -62,8 +62,9 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
             f"exposures are simulated: every positive beside {config.negatives_per_positive} items "
             f"drawn by (interactions + 1)^{config.negative_power:g}, never an item of the user; "
             "the data has positives only",
-            "candidates are the users' recall channels, made for the last item of each user "
-            f"({recalled['user'].n_unique()} of {events['user'].n_unique()} users)",
+            "the recall channels were made for the last item of each user "
+            f"({recalled['user'].n_unique()} of {events['user'].n_unique()} users): they are "
+            "pools, and no training candidates",
             _shares(recalled),
         ),
     )

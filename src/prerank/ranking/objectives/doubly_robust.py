@@ -1,11 +1,16 @@
 """Doubly robust joint learning over the entire recalled space (DR).
 
-    L(f) = 1 / |D| [ sum_D e^ + sum_{D_e} (e - e^) / p ]
-    L(g) = 1 / |D| sum_{D_e} (e - e^)^2 / p
+    L(f) = 1 / |D| sum_D e^  +  sum_{D_e} (e - e^) / p  /  sum_{D_e} 1 / p
+    L(g) = sum_{D_e} (e - e^)^2 / p  /  sum_{D_e} 1 / p
     e = BCE(y, f),   e^ = BCE(g, f): the error that an imputation model g expects
 
 f is the pre-ranker, g a second model of the same architecture that is trained beside it and then
-thrown away; each loss moves its own model only. Right where either p or g is.
+thrown away; each loss moves its own model only. Right where g is, or where 1 / p is so up to a
+factor and p nowhere 0.
+
+C: the corrections are divided by their own weights (self-normalised, as in SNIPS) and not by |D|.
+The source's form needs sum_{D_e} 1 / p = |D|. Logs break that: D_u may be a sample, a pair counts
+once however often it was recalled, and a logged p is that of one request, often of its last stage.
 
 Source: Wang et al., "Doubly Robust Joint Learning for Recommendation on Data Missing Not at
 Random", ICML 2019 (S); e^ as cross-entropy with an imputed click probability, C. It stands where
@@ -21,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup, twin
-from prerank.ranking.objectives.ips import propensities
+from prerank.ranking.objectives.ips import propensities, snips_loss
 
 
 def dr_losses(
@@ -40,7 +45,7 @@ def dr_losses(
         click_N: (N,) 0 or 1.
         propensity_N: (N,) in (0, 1].
         imputed_N, unexposed_imputed_M: logits of g.
-        exposed_share: |D_e| / |D|.
+        exposed_share: |D_e| / |D|, the weight of exposed rows in the mean of e^.
     """
 
     def error(logit: Tensor, target: Tensor) -> Tensor:
@@ -48,13 +53,13 @@ def dr_losses(
 
     expected_N = error(logit_N, imputed_N.detach().sigmoid())
     expected_M = error(unexposed_logit_M, unexposed_imputed_M.detach().sigmoid())
-    missed_N = (error(logit_N, click_N) - expected_N) / propensity_N
+    missed_N = error(logit_N, click_N) - expected_N
     imputed = exposed_share * expected_N.mean() + (1 - exposed_share) * expected_M.mean()
     fixed_N = logit_N.detach()
     gap_N = error(fixed_N, click_N) - error(fixed_N, imputed_N.sigmoid())
     return (
-        imputed + exposed_share * missed_N.mean(),
-        exposed_share * (gap_N.square() / propensity_N).mean(),
+        imputed + snips_loss(missed_N, propensity_N),
+        snips_loss(gap_N.square(), propensity_N),
     )
 
 

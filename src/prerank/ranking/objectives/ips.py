@@ -4,8 +4,9 @@
     SNIPS   sum BCE(y, f) / p  /  sum 1 / p          over the exposed rows of a step
 
 p is the propensity of exposure (`objectives.propensity`), clipped below by
-``propensity_floor``. IPS is unbiased where p is true and nowhere 0; SNIPS trades a small bias for
-less variance.
+``propensity_floor``. IPS is unbiased where p is true, nowhere 0, and of the pairs that D holds;
+where D_u is a sample or p that of one request, it is so up to a factor. SNIPS trades a small bias
+for less variance and no factor.
 
 Source: Schnabel et al., "Recommendations as Treatments", ICML 2016 (IPS); Swaminathan and
 Joachims, "The Self-Normalized Estimator for Counterfactual Learning", NeurIPS 2015 (SNIPS), both S.
@@ -36,7 +37,7 @@ def ips_loss(error_N: Tensor, propensity_N: Tensor, exposed_share: float) -> Ten
 
 
 def snips_loss(error_N: Tensor, propensity_N: Tensor) -> Tensor:
-    """Return the mean error of exposed rows, each weighted by 1 / propensity."""
+    """Return the mean of ``error_N`` (N,) over exposed rows, each weighted by 1 / propensity."""
     return (error_N / propensity_N).sum() / (1 / propensity_N).sum()
 
 
