@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from prerank.plan import REVISIONS
 from prerank.recipe import load_recipe
 from prerank.store import MANIFEST
 from run_recipe import RESULTS, hardware, measured, wall_seconds
@@ -79,6 +80,7 @@ def main() -> None:
         "command": " ".join(command),
         "hardware": hardware(),
         "python": platform.python_version(),
+        "revisions": dict(REVISIONS),
         "seconds": round(seconds, 1),
         "peak_gib": peak_gib,
         "seeds": max(record["seeds"] for record in comparison["records"]),

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from prerank.pipeline import Run
+from prerank.plan import REVISIONS
 from prerank.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -117,6 +118,7 @@ def main() -> None:
         "hardware": hardware(),
         "python": platform.python_version(),
         "packages": manifest["packages"],
+        "revisions": dict(REVISIONS),
         "seconds": round(seconds, 1),
         "peak_gib": peak_gib,
         "seeds": len(recipe.seeds),

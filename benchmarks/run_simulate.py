@@ -16,6 +16,7 @@ import platform
 import shutil
 from pathlib import Path
 
+from prerank.plan import REVISIONS
 from prerank.recipe import load_recipe
 from prerank.simulation.simulate import KEY, load_result
 from run_recipe import RESULTS, hardware, measured
@@ -57,6 +58,7 @@ def main() -> None:
         "command": " ".join(command),
         "hardware": hardware(),
         "python": platform.python_version(),
+        "revisions": dict(REVISIONS),
         "whole": not arguments.keep,
         "seconds": round(seconds, 1),
         "peak_gib": peak_gib,

@@ -28,6 +28,7 @@ from prerank.evaluation.formats import to_markdown
 from prerank.evaluation.sheets import comparison_sheets
 from prerank.evaluation.summary import summarise
 from prerank.evaluation.view import view
+from prerank.plan import REVISIONS
 from prerank.recipe import Recipe
 from prerank.simulation.page import pair_cells
 from prerank.store import read_report
@@ -121,12 +122,24 @@ def _runs() -> dict[str, dict[str, Any]]:
     return {file.name: json.loads(file.read_text()) for file in files}
 
 
+def _made_by(result: Mapping[str, Any], unused: str) -> str:
+    """Return the sentence on stages that have changed since a result was made; empty: none has.
+
+    Results from before revisions were kept count as older than all of them.
+    """
+    then = result.get("revisions", {})
+    changed = [name for name, now in REVISIONS.items() if then.get(name, 0) != now]
+    named = ", ".join(f"`{name}`" for name in changed if name != unused)
+    said = f"Made by an earlier prerank, before {named} were what they are (CHANGELOG.md): "
+    return f"**{said}the command gives other figures today.** " if named else ""
+
+
 def _run_section(run: dict[str, Any], source: str) -> str:
     about = [
         f"\n## {run['name']}\n",
         f"`{run['command']}` on {run['hardware']}: {run['seconds']:.0f} s, "
         f"peak {run['peak_gib']:.1f} GiB, {run['seeds']} seeds. "
-        f"From `benchmarks/results/{source}`.\n",
+        f"{_made_by(run, 'simulate')}From `benchmarks/results/{source}`.\n",
         *[f"- {note}" for note in run["notes"]],
     ]
     pools = dict.fromkeys(record["pool"] for record in run["records"])
@@ -171,7 +184,7 @@ def comparison_section(file: Path) -> str:
         f"\n## Comparison: {about['name']}\n",
         f"`{about['command']}` on {about['hardware']}, Python {about['python']} ({versions}): "
         f"{about['seconds']:.0f} s, peak {about['peak_gib']:.1f} GiB, {about['seeds']} seeds. "
-        f"From `benchmarks/results/{file.name}`.\n",
+        f"{_made_by(about, 'simulate')}From `benchmarks/results/{file.name}`.\n",
         *[f"- {sentence}" for sentence in [*summarise(seen), *seen.extra["notes"]]],
         "",
     ]
@@ -194,7 +207,7 @@ def simulation_section(result: dict[str, Any], source: str) -> str:
             f"\n## Simulated A/B test: {result['name']}\n",
             f"`{result['command']}` on {result['hardware']}: {took}, peak "
             f"{result['peak_gib']:.1f} GiB, {result['n_replications']} replications of "
-            f"{result['n_days']} days. From `benchmarks/results/{source}`. "
+            f"{result['n_days']} days. {_made_by(result, 'evaluate')}From `benchmarks/results/{source}`. "
             f"Lift over {result['baseline']} in % with {result['interval']:.0%} intervals over "
             "replications; its own row holds levels. Columns: docs/guides/simulate.md.\n",
             *[f"- {note}" for note in result["notes"]],

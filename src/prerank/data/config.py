@@ -62,8 +62,9 @@ class PoolsConfig(Config):
     popularity_power: float = Field(
         1.0,
         ge=0,
-        description="The popular pool draws items by (training interactions + 1) to this power; "
-        "at 1 negatives are as popular as positives, so popularity alone earns nothing.",
+        description="The popular pool draws items by (interactions + 1) to this power, with all "
+        "that a history may hold; at 1 negatives are as popular as positives, so popularity alone "
+        "earns nothing.",
     )
     max_requests: int = Field(6000, ge=1, description="Most requests of a sampled test pool.")
     max_validation_requests: int = Field(

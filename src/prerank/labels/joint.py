@@ -4,7 +4,7 @@ Source: method.md stage 5, ``joint``; nothing of it is from the paper. Two boost
 fitted over the entire recalled space on x = (similarities, log exposures), or, with
 ``joint_teacher``, on x = (similarities, a ranker's logit, log exposures):
 g(x) = P(exposed and clicked), every unexposed pair counted as not clicked, and e(x) = P(exposed).
-The score is log g - c log e. With c = 0 popularity speaks fully; with c = 1 it is
+The score is the logit of g / e^c. With c = 0 popularity speaks fully; with c = 1 it is
 P(click | exposed, x), fully corrected for propensity; c = 1/2 stands between.
 
 Cross-fitted by user: no row of a user trains the models that predict that user's pairs.

@@ -1,11 +1,12 @@
 """A second opinion mixed into the labels (extension, ours): GPL + negatives, GPL + KD.
 
-    (1 - s) w BCE(label, f) + s BCE(other, f)
+    sum over pairs of (1 - s) w BCE(label, f) + s BCE(other, f)  /  sum of (1 - s) w + s
 
-for every pair, s = ``mix_share``; other is 0 (a weak negative: what was not exposed was probably
-not worth it) or a ranker's click probability. Cross-entropy is linear in its target, so the sum is
-one term with a blended label and weight. The factor that the labels have earned on held-out clicks
-goes into w: without skill nothing but the second opinion is left.
+s = ``mix_share``, w the pair's confidence; other is 0 (a weak negative: what was not exposed was
+probably not worth it) or a ranker's click probability. Cross-entropy is linear in its target, so
+this is one term with a blended label and weight. The factor that the labels have earned on held-out
+clicks goes into w: without skill nothing but the second opinion is left, and lambda weighs it in
+full.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Labels from a ranker's scores: the label side of the baselines that distil.
 
 g is the teacher's click probability of an unexposed pair, prior the expected click rate of D_u
-(`calibration.stated_prior`, training logs only), share a stated part.
+(`calibration.stated_prior`, logs before test), share a stated part.
 
     soft            label g for every pair                                   KD-all, TL, UKD
     two-threshold   1 for the share * prior best pairs, 0 for the            MUDA

@@ -67,6 +67,8 @@ def _notes(config: AnimeConfig) -> tuple[str, ...]:
         truth,
         f"{config.validation_fraction:g} of the exposed rows are held out as validation, at random",
         "tune on the unexposed pool of validation users, report on that of test users",
+        "the unexposed pairs of all users are candidates: methods train, without the truth, on the "
+        "very pairs that they are judged on (and true-labels with it)",
     )
 
 
