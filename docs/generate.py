@@ -207,7 +207,8 @@ def simulation_section(result: dict[str, Any], source: str) -> str:
             f"\n## Simulated A/B test: {result['name']}\n",
             f"`{result['command']}` on {result['hardware']}: {took}, peak "
             f"{result['peak_gib']:.1f} GiB, {result['n_replications']} replications of "
-            f"{result['n_days']} days. {_made_by(result, 'evaluate')}From `benchmarks/results/{source}`. "
+            f"{result['n_days']} days. {_made_by(result, 'evaluate')}"
+            f"From `benchmarks/results/{source}`. "
             f"Lift over {result['baseline']} in % with {result['interval']:.0%} intervals over "
             "replications; its own row holds levels. Columns: docs/guides/simulate.md.\n",
             *[f"- {note}" for note in result["notes"]],
