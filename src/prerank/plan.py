@@ -6,21 +6,20 @@ of its stage, so what must be redone is known before anything starts.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prerank import plugins, remote
+from prerank import plugins
 from prerank import store as stores
 from prerank.anchors.config import DECODED
 from prerank.artifacts import UNLABELED
 from prerank.config import Config
 from prerank.errors import ConfigError
 from prerank.recipe import AT, STAGES, Recipe
+from prerank.sources import source_files
 
-HASHED_BYTES = 1 << 20
 PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
 REVISIONS: Mapping[str, int] = {
@@ -130,7 +129,8 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
     A variant adds only the steps that its changes decide; all others it shares.
     """
     planner, seed = _Planner(), recipe.seed
-    source = {**recipe.prepare.model_dump(mode="json"), "files": source_files(recipe)}
+    files = source_files(recipe.prepare.path, recipe.folder, [Path(recipe.out), Path(recipe.cache)])
+    source = {**recipe.prepare.model_dump(mode="json"), "files": files}
     if recipe.prepare.source in READERS:
         source["reader"] = READERS[recipe.prepare.source]
     dataset = planner.add("prepare", "dataset", source, seed)
@@ -279,38 +279,6 @@ def outside(recipe: Recipe, path: str, stage: str, where: str) -> dict[str, str]
             got=path,
         )
     return {path: found.fingerprint}
-
-
-def source_files(recipe: Recipe) -> list[list[Any]]:
-    """Return [name, bytes, hash of both ends] of each file that prepare would read.
-
-    Logs may be larger than one wants to read twice; a changed Parquet file changes its footer.
-    """
-    if not recipe.prepare.path:
-        return []
-    if remote.is_uri(recipe.prepare.path):
-        return remote.source_files(recipe.prepare.path)
-    root = Path(recipe.prepare.path)
-    if not root.exists():
-        raise ConfigError(
-            "the data is not there",
-            where="prepare.path",
-            must="an existing file or folder",
-            got=str(root),
-            hint="set it with --set prepare.path=/your/logs",
-        )
-    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return [[str(p.relative_to(root)), p.stat().st_size, hash_ends(p)] for p in files]
-
-
-def hash_ends(path: Path) -> str:
-    """Return a hash of a file's first and last bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(HASHED_BYTES))
-        file.seek(max(0, path.stat().st_size - HASHED_BYTES))
-        digest.update(file.read(HASHED_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def revision(stage: str) -> int:

@@ -460,7 +460,10 @@ def _mirrored(folder: Path, there: Place) -> Iterator[None]:
 
 
 def source_files(uri: str) -> list[list[Any]]:
-    """Return [name, bytes, hash of both ends] of each file below ``uri``, without fetching it."""
+    """Return [name, bytes, hash] of each file below ``uri``, without fetching it.
+
+    Hashed are both ends, and what the storage says of the version: its ETag, or its moment.
+    """
     place = Place(uri)
     try:
         found = place.listing()
@@ -474,8 +477,14 @@ def source_files(uri: str) -> list[list[Any]]:
         file, size = place if whole else place / name, int(about["size"])
         digest = hashlib.sha256(file.read(0, min(size, ENDS_BYTES)) if size else b"")
         digest.update(file.read(max(0, size - ENDS_BYTES), size) if size else b"")
+        digest.update(_version(about).encode())
         listed.append([name, size, digest.hexdigest()[:16]])
     return listed
+
+
+def _version(about: Mapping[str, Any]) -> str:
+    """Return what tells two versions of a remote file apart that are of equal size."""
+    return str(about.get("ETag") or about.get("mtime") or about.get("created"))
 
 
 def fetch_folder(uri: str, folder: Path) -> Path:
@@ -492,7 +501,7 @@ def fetch_folder(uri: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, about in found.items():
         file = folder / name
-        mark = [about["size"], str(about.get("ETag") or about.get("mtime") or about.get("created"))]
+        mark = [about["size"], _version(about)]
         if known.get(name) == mark and file.is_file() and file.stat().st_size == about["size"]:
             continue
         part = file.with_name(f"{file.name}.part")

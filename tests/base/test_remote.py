@@ -24,9 +24,9 @@ from prerank.artifacts import ItemEmbeddings
 from prerank.cli import app
 from prerank.errors import ArtifactError, ConfigError, MissingExtraError
 from prerank.pipeline import run_recipe
-from prerank.plan import source_files
-from prerank.recipe import STAGES, load_recipe, parse_recipe
+from prerank.recipe import STAGES, load_recipe
 from prerank.remote import Mirror, Place, RemoteStore, bring
+from prerank.sources import source_files
 from prerank.store import Manifest, fingerprint, load, save
 
 MARK = "0123456789abcdef"
@@ -266,14 +266,17 @@ def test_logs_are_listed_like_a_local_folder_and_fetched_once(bucket: str, tmp_p
         (Place(bucket) / f"logs/{file.relative_to(logs)}").upload(file)
 
     def listed(path: str) -> list[list[Any]]:
-        return source_files(parse_recipe({"prepare": {"source": "logs", "path": path}}))
+        return source_files(path, tmp_path / "run", [])
 
-    assert listed(f"{bucket}/logs") == listed(str(logs))
+    far, near = listed(f"{bucket}/logs"), listed(str(logs))
+    assert [one[:2] for one in far] == [one[:2] for one in near]
+    assert far == listed(f"{bucket}/logs")
     here = remote.fetch_folder(f"{bucket}/logs", tmp_path / "here")
     assert (here / "exposures" / "0.csv").read_text() == "user,item\n1,a\n"
     before = (here / "items.parquet").stat().st_mtime_ns
     changed = Place(bucket) / "logs/exposures/0.csv"
     changed.write(b"user,item\n1,b\n2,b\n")
+    assert listed(f"{bucket}/logs") != far
     remote.fetch_folder(f"{bucket}/logs", tmp_path / "here")
     assert (here / "exposures" / "0.csv").read_text() == "user,item\n1,b\n2,b\n"
     assert (here / "items.parquet").stat().st_mtime_ns == before

@@ -140,8 +140,18 @@ def test_pools_by_hand() -> None:
     rows = pools.take(pools.pool == 0)
     assert rows.item.tolist() == [1, 0] and rows.click.tolist() == [1, 1]
     assert rows.split.tolist() == [VALIDATION, TEST]
-    # a met 4, 200, 30 and b met 30, 4, 200: nothing is left to sample.
-    assert pools.take(pools.pool == 1).item.tolist() == [1, 0]
+    # a met 4, 200, 30 and b met 30, 4, 200: nothing is left to rank their clicks against.
+    assert (pools.pool == 0).all()
+
+
+def test_a_click_with_nothing_to_rank_against_is_no_request() -> None:
+    more = pl.DataFrame({"item": [5], "title": ["five"], "text": ["d"]})
+    row = {"request": ["r2"], "user": ["a"], "item": [5], "time": [20], "click": [0]}
+    shown = pl.concat([SHOWN, pl.DataFrame(row)])
+    items = pl.concat([ITEMS, more], how="diagonal_relaxed")
+    pools = build(replace(LOGS, items=items, exposures=shown)).pools
+    rows = pools.take(pools.pool == 1)  # a has met all four; b has not met 5
+    assert np.unique(rows.user).tolist() == [1] and len(rows) == 2
 
 
 def test_sampled_pools_hold_unmet_items_and_the_same_requests() -> None:
@@ -164,7 +174,8 @@ def test_sampled_pools_hold_unmet_items_and_the_same_requests() -> None:
 def test_caps_on_requests() -> None:
     n = 40
     shown = pl.DataFrame({"user": range(n), "item": [30] * n, "time": range(n), "click": [1] * n})
-    config = PoolsConfig(n_negatives=1, max_requests=3, max_validation_requests=2)
+    sizes = {"max_requests": 3, "max_validation_requests": 2}
+    config = PoolsConfig(n_negatives=1, popularity_power=0, **sizes)
     split = SplitConfig(validation_fraction=0.25, test_fraction=0.25)
     logs = Logs("capped", "ms", ITEMS, shown)
     pools = assemble(logs, split, config, 0).pools

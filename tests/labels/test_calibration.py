@@ -101,6 +101,20 @@ def test_prior_from_propensity_by_hand(make_dataset):
     assert (prior, how) == (pytest.approx(0.2, abs=1e-6), "inverse propensity")
 
 
+def test_one_tiny_propensity_does_not_decide_the_prior(make_dataset):
+    dataset = make_dataset(
+        1,
+        4,
+        exposed=[(0, 0, 1, 0), (0, 1, 0, 0), (0, 2, 1, 0)],
+        candidates=[],
+        interactions=[],
+        propensity=[0.5, 0.005, 1e-12],
+    )
+    # Odds 1 and, as at .01, 99 and 99.
+    prior, _ = stated_prior(PriorCounts.of(dataset), 10, "auto")
+    assert prior == pytest.approx((1 + 99) / (1 + 99 + 99))
+
+
 def test_prior_from_counts_by_hand(make_dataset):
     # One click among 2 exposed and 3 unexposed pairs; the test exposure does not count.
     dataset = make_dataset(

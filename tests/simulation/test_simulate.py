@@ -1,12 +1,14 @@
 """The verb: end to end, over the world and over a known truth; no content, no gain."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -266,5 +268,42 @@ def test_a_truth_with_unknown_ids_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "truth.parquet"
     pl.DataFrame({"user": ["u000"], "item": ["nowhere"], "click": [1]}).write_parquet(file)
     recipe = small_recipe(tmp_path, simulate={"truth": {"file": str(file)}})
-    with pytest.raises(DataError, match="item of the truth"):
+    with pytest.raises(DataError, match=r"item of the truth[\s\S]*got: \['nowhere'\]"):
+        known_pairs(data, recipe)
+
+
+@pytest.mark.parametrize(
+    ("click", "message"),
+    [
+        ([1.0, 0.3], r"truth.parquet -> click, row 1 must be: 0 or 1.*got: 0.3"),
+        ([1, 2], "got: 2"),
+        ([1.0, float("nan")], "got: nan"),
+        (["yes", "no"], "got: yes"),
+        ([[1], [0]], "0 or 1"),
+    ],
+    ids=str,
+)
+def test_a_truth_of_something_else_than_clicks_is_refused(
+    tmp_path: Path, click: list[Any], message: str
+) -> None:
+    data = world_logs(WorldConfig.parse({**WORLD, "n_eval_requests": 20}), 0)
+    user, items = str(data.users.ids[0]), data.items.ids[:2].tolist()
+    file = tmp_path / "truth.parquet"
+    pl.DataFrame({"user": [user] * 2, "item": items, "click": click}).write_parquet(file)
+    recipe = small_recipe(tmp_path, simulate={"truth": {"file": str(file)}})
+    with pytest.raises(DataError) as caught:
+        known_pairs(data, recipe)
+    assert re.search(message, " ".join(str(caught.value).split()))
+
+
+def test_a_truth_of_booleans_and_a_pair_listed_twice(tmp_path: Path) -> None:
+    data = world_logs(WorldConfig.parse({**WORLD, "n_eval_requests": 20}), 0)
+    user, items = str(data.users.ids[0]), data.items.ids[:2].tolist()
+    file = tmp_path / "truth.parquet"
+    frame = pl.DataFrame({"user": [user] * 2, "item": items, "click": [True, False]})
+    frame.write_parquet(file)
+    recipe = small_recipe(tmp_path, simulate={"truth": {"file": str(file)}})
+    assert known_pairs(data, recipe)[2].tolist() == [1, 0]
+    pl.concat([frame, frame[:1]]).write_parquet(file)
+    with pytest.raises(DataError, match="listed twice"):
         known_pairs(data, recipe)

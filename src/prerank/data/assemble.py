@@ -353,8 +353,8 @@ def pools_note(names: tuple[str, ...], config: PoolsConfig) -> str:
     """Return the note on what sampled pools assume."""
     return (
         f"pools {' and '.join(names)}: a clicked item beside up to {config.n_negatives} items "
-        "the user neither interacted with nor was shown, drawn uniformly and by "
-        f"(interactions + 1)^{config.popularity_power:g}; assumed negatives, nobody asked"
+        "the user neither interacted with nor was shown (where there is one), drawn uniformly and "
+        f"by (interactions + 1)^{config.popularity_power:g}; assumed negatives, nobody asked"
     )
 
 

@@ -62,7 +62,8 @@ def sampled_rows(
 ) -> Columns:
     """Return a sampled pool: every clicked item beside items its user never met.
 
-    The negatives are assumed: nobody asked the user. At most ``max_requests`` test and
+    The negatives are assumed: nobody asked the user. A clicked item whose user has met all others
+    has nothing to be ranked against, and is left out. At most ``max_requests`` test and
     ``max_validation_requests`` validation requests are kept, drawn by ``seed``.
 
     Args:
@@ -80,7 +81,9 @@ def sampled_rows(
     for code, index in picked_requests(positives["split"], config, seed):
         picked = {key: values[index] for key, values in positives.items()} | {"request": index}
         generator = rng(seed, "pools", name, code)
-        parts.append(with_negatives(picked, met, weights, config.n_negatives, generator))
+        rows = with_negatives(picked, met, weights, config.n_negatives, generator)
+        against = np.bincount(rows["row"], minlength=len(index)) > 1
+        parts.append({key: values[against[rows["row"]]] for key, values in rows.items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in ROW_COLUMNS}
 
 

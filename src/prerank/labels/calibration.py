@@ -28,6 +28,8 @@ DoubleArray = NDArray[np.float64]
 MAX_KNOTS = 64
 LEAST_RATE = 1e-3
 """Fitted rates stay this far from 0 and 1, so that their logits can be shifted."""
+LEAST_PROPENSITY = 0.01
+"""Exposure propensities below this are taken for this: one row must not decide a prior."""
 FLAT = 1e-9
 ONE_SIDED_95 = 1.645
 
@@ -160,7 +162,7 @@ class PriorCounts:
         shown = (rows.split != TEST) & (rows.click >= 0)
         train = shown & (rows.split == TRAIN)
         click = rows.click[train].astype(np.float64)
-        propensity = rows.propensity[train].astype(np.float64)
+        propensity = np.maximum(rows.propensity[train].astype(np.float64), LEAST_PROPENSITY)
         odds = (1 - propensity) / propensity
         return cls(
             exposed=int(shown.sum()),
@@ -198,7 +200,8 @@ def stated_prior(counts: PriorCounts, n_unexposed: int, prior: float | str) -> t
     over said nothing. Otherwise an estimate without their truth.
 
     With logged propensities e of all training exposures (C): inverse-propensity extrapolation,
-    sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged.
+    sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged
+    and e is at least ``LEAST_PROPENSITY``, below which a row counts as if it were that.
     Without (C): observed clicks over all recalled pairs, exposed or not. That is the rate at which
     a recalled pair is both exposed and clicked, a cautious value below the true click rate. Where
     pairs were drawn and not logged, the drawn ones stand for the recalled ones: the more are drawn

@@ -28,15 +28,13 @@ from prerank.artifacts import (
 )
 from prerank.data.unexposed import exposure_counts
 from prerank.errors import DataError
-from prerank.labels.calibration import DoubleArray
+from prerank.labels.calibration import LEAST_PROPENSITY, DoubleArray
 from prerank.labels.matching import Pooling, match_pairs
 from prerank.progress import track
 
 MAX_ROWS = 400_000
 """Rows that the two models are fitted on, exposed and unexposed together."""
 LEAST_RATE = 1e-4
-LEAST_PROPENSITY = 0.01
-"""Exposure propensities below this are taken for this, as usual: no pair may count for too much."""
 
 
 @dataclass(frozen=True, eq=False)

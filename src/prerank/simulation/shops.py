@@ -43,7 +43,7 @@ from prerank.data.world_cascade import (
     serve_visits,
 )
 from prerank.data.world_model import DAY_MS, START_MS, World, build_world
-from prerank.errors import ConfigError
+from prerank.errors import ConfigError, DataError
 from prerank.recipe import Recipe
 from prerank.vocabulary import Vocabulary
 
@@ -145,7 +145,7 @@ def known_pairs(prepared: Dataset, recipe: Recipe) -> tuple[IntArray, IntArray, 
 
     Raises:
         ConfigError: neither a truth file nor candidates with known truth.
-        DataError: the file's columns or ids are wrong.
+        DataError: the file's columns, ids or clicks are wrong.
     """
     if recipe.simulate.truth.file:
         return _from_file(prepared, recipe.simulate.truth.file)
@@ -175,12 +175,30 @@ def _from_file(prepared: Dataset, file: str) -> tuple[IntArray, IntArray, ByteAr
             got=error,
         ) from None
     require(frame.null_count().sum_horizontal().item() == 0, "a null in the truth", where=file)
+    pair = frame.select("user", "item")
+    twice = frame.filter(pair.is_duplicated()).head(1).rows()
+    require(not twice, "a pair is listed twice", where=file, must="each pair once", got=twice)
+    click = frame["click"]
+    is_number = click.dtype == pl.Boolean or click.dtype.is_numeric()
+    answer = click.cast(pl.Float64).to_numpy() if is_number else np.full(len(click), np.nan)
+    odd = np.flatnonzero((answer != 0) & (answer != 1))
+    if len(odd):
+        raise DataError(
+            "the truth holds something else than clicks",
+            where=f"{file} -> click, row {odd[0]}",
+            must="0 or 1, or a boolean, in each row",
+            got=click[int(odd[0])],
+            hint="draw clicks from probabilities first: a simulation must know who clicks",
+        )
     found = []
     for column, vocabulary in (("user", prepared.users), ("item", prepared.items)):
-        index = vocabulary.lookup(frame[column].cast(pl.String).to_list())
-        require((index >= 0).all(), f"a {column} of the truth is not in the data set", where=file)
+        ids = frame[column].cast(pl.String).to_list()
+        index = vocabulary.lookup(ids)
+        strange = [ids[row] for row in np.flatnonzero(index < 0)[:1]]
+        what = f"a {column} of the truth is not in the data set"
+        require(not strange, what, where=f"{file} -> {column}", got=strange)
         found.append(index)
-    return found[0], found[1], frame["click"].cast(pl.Int8).to_numpy()
+    return found[0], found[1], answer.astype(np.int8)
 
 
 def _sample_users(prepared: Dataset, n_users: int, seed: int) -> NDArray[np.int64]:

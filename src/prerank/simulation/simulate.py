@@ -22,7 +22,7 @@ from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
 from prerank.lock import die_with_parent, given_up_when_stopped, locked
 from prerank.pipeline import Run
-from prerank.plan import code, hash_ends, revision
+from prerank.plan import code, revision
 from prerank.plugins import PluginConfig
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
@@ -31,6 +31,7 @@ from prerank.simulation.measures import METRICS, Counts
 from prerank.simulation.page import write_page
 from prerank.simulation.shops import REFERENCES, REFERENCES_OF_WORLD
 from prerank.simulation.summary import against, as_json, by_day, table, values_of
+from prerank.sources import hash_file
 from prerank.store import Manifest, Store
 
 KEY, RESULT, PAGE = "simulation", "simulation.json", "simulation.html"
@@ -167,7 +168,7 @@ def _parents(run: Run) -> dict[str, str]:
     if _in_world(run.recipe):
         return {}
     found, truth = {"dataset": run.steps["dataset"].fingerprint}, run.recipe.simulate.truth.file
-    return {**found, "truth": hash_ends(Path(truth))} if Path(truth).is_file() else found
+    return {**found, "truth": hash_file(Path(truth))} if Path(truth).is_file() else found
 
 
 def _prepared(run: Run) -> Dataset | None:
