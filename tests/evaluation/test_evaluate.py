@@ -185,6 +185,30 @@ def test_users_won_tied_and_lost_by_hand() -> None:
     assert (test["better"], test["tied"], test["worse"]) == (None, None, None)
 
 
+def few_users(n_users: int, n_clickers: int) -> a.Report:
+    """GPL is right about all users, the baseline wrong; the first ``n_clickers`` click."""
+    user = np.repeat(np.arange(n_users, dtype=np.int32), 2)
+    item = np.tile(np.arange(2, dtype=np.int32), n_users)
+    click = ((item == 0) & (user < n_clickers)).astype(np.int8)
+    world = dataset(user, item, click, exposures={0: 30, 1: 30})
+    right = (item == 0).astype(np.float32)[None]
+    made = {"exposed-only": -right, "gpl": right, "gpl-history": right}
+    return stage.evaluate(world, None, made, FAST, 0)
+
+
+def test_no_p_from_few_users_whatever_the_metric() -> None:
+    few = few_users(60, 9)  # 60 users have rows, 9 of them a click: so it is for AUC too
+    assert {t["metric"] for t in found_tests(few)} == {"gauc", "auc", "hr@2", "ndcg@2"}
+    assert {(t["p"], t["p_holm"]) for t in found_tests(few)} == {(None, None)}
+    (test, *_) = found_tests(few, metric="gauc", segment="all", method="gpl")
+    assert (test["better"], test["tied"], test["worse"]) == (9, 0, 0)
+    gap = next(r for r in few.differences if r.metric == "gauc")
+    assert (gap.low, gap.high, gap.n) == (1, 1, 9)  # the interval stays
+    enough = few_users(60, 10)
+    assert all(t["p"] is not None for t in found_tests(enough))
+    assert all(t["p_holm"] is not None for t in found_tests(enough, reference="exposed-only"))
+
+
 def test_holm_corrects_over_the_methods_in_competition() -> None:
     world, made = random_world()
     made["true-labels"] = made["gpl"] + 1

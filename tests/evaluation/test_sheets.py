@@ -13,7 +13,9 @@ from prerank.evaluation import evaluate as stage
 from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.extra import with_extra
 from prerank.evaluation.formats import latex_text, to_latex, to_markdown, to_rich
+from prerank.evaluation.report_html import render_html
 from prerank.evaluation.sheets import Sheet, SheetRow, comparison_sheets
+from prerank.evaluation.summary import summarise
 from prerank.evaluation.table import print_table
 from prerank.evaluation.view import view
 
@@ -88,6 +90,44 @@ def test_tally_counts_pools_and_segments(report: a.Report) -> None:
     wins, ties, losses = map(int, cells[0].split(" / "))
     assert (wins + ties + losses, losses) == (4, 0) and wins >= 1  # all, head, mid, tail
     assert cells[1] == ""
+
+
+@pytest.fixture(scope="module")
+def few() -> a.Report:
+    """GPL is right and the baseline wrong about three users: their interval leaves zero out."""
+    user = np.repeat(np.arange(3, dtype=np.int32), 2)
+    item = np.tile(np.arange(2, dtype=np.int32), 3)
+    click = (item == 0).astype(np.int8)
+    right = click.astype(np.float32)[None]
+    made = {"exposed-only": -right, "gpl": right, "gpl@blind": -right}
+    world = dataset(user, item, click, exposures={0: 30, 1: 30})
+    return stage.evaluate(world, None, made, CONFIG, 0)
+
+
+def test_few_users_have_an_interval_but_no_p_and_no_verdict(few: a.Report) -> None:
+    against = sheet_of(few, "unexposed: against exposed-only")["gpl"]
+    assert against[0] == "+1.000 [+1.000, +1.000]"
+    assert against[1] == "–" and against[4] == "– 100/0/0 %"
+    assert sheet_of(few, "Wins / ties / losses by GAUC")["gpl"] == ("", "")
+    assert sheet_of(few, "Ablations on unexposed")["blind"][4] == "–"
+    notes = {sheet.title: sheet.note for sheet in comparison_sheets(view(few))}
+    for title in ("unexposed: against exposed-only", "Ablations on unexposed"):
+        assert "fewer than 10 users" in notes[title]
+    assert "fewer than 10 users" in notes["Wins / ties / losses by GAUC"]
+
+
+def test_enough_users_need_no_word_on_few(report: a.Report) -> None:
+    assert not any("fewer than" in sheet.note for sheet in comparison_sheets(view(report)))
+
+
+def test_few_users_are_judged_nowhere(few: a.Report) -> None:
+    out = StringIO()
+    print_table(few, Console(file=out, width=160))
+    (row,) = [line for line in out.getvalue().splitlines() if line.startswith("gpl ")]
+    assert "+1.000 ±.000" in row and "*" not in row
+    assert '<span class="up">' not in render_html(few)
+    said = summarise(view(few))[0]
+    assert "no difference between gpl and exposed-only can be told from 3 users" in said
 
 
 def test_ablation_cost_and_tuning(report: a.Report) -> None:

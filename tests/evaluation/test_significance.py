@@ -6,6 +6,8 @@ from sklearn.metrics import roc_auc_score
 from prerank.evaluation import significance as sig
 from prerank.evaluation.metrics import sort_rows
 
+MANY = 100  # users
+
 
 def sums(*rows: list[float]) -> sig.UserSums:
     num = np.array(rows, np.float64)
@@ -147,18 +149,25 @@ def test_seed_interval_is_students() -> None:
 def test_p_value_counts_the_draws_beyond_zero() -> None:
     # 2 of 9 draws lie at or below zero: 2 (1 + 2) / (9 + 1).
     drawn = np.array([-0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    assert sig.p_value(drawn) == pytest.approx(0.6)
-    assert sig.p_value(-drawn) == pytest.approx(0.6)
-    assert sig.p_value(np.ones(99)) == pytest.approx(0.02)  # the least that 99 draws can show
-    assert sig.p_value(np.zeros(99)) == 1.0
-    assert sig.p_value(np.zeros(0)) is None
+    assert sig.p_value(drawn, MANY) == pytest.approx(0.6)
+    assert sig.p_value(-drawn, MANY) == pytest.approx(0.6)
+    assert sig.p_value(np.ones(99), MANY) == pytest.approx(0.02)  # the least that 99 draws can show
+    assert sig.p_value(np.zeros(99), MANY) == 1.0
+    assert sig.p_value(np.zeros(0), MANY) is None
+
+
+def test_no_p_from_a_handful_of_users() -> None:
+    drawn = np.ones(99)
+    assert sig.LEAST_USERS == 10
+    assert sig.p_value(drawn, sig.LEAST_USERS) is not None
+    assert sig.p_value(drawn, sig.LEAST_USERS - 1) is None
 
 
 def test_p_below_alpha_where_the_interval_leaves_zero_out() -> None:
     for shift in (-0.3, -0.05, 0.0, 0.02, 0.2):
         drawn = np.random.default_rng(0).normal(shift, 0.05, size=4000)
         low, high = sig.percentiles(drawn, 0.95) or (0, 0)
-        assert ((sig.p_value(drawn) or 0) < 0.05) == (low > 0 or high < 0)
+        assert ((sig.p_value(drawn, MANY) or 0) < 0.05) == (low > 0 or high < 0)
 
 
 def test_p_is_uniform_when_nothing_differs() -> None:
@@ -166,7 +175,7 @@ def test_p_is_uniform_when_nothing_differs() -> None:
     found = []
     for world in range(300):
         one = sums(*rng.normal(size=(1, 60)).tolist())
-        found.append(sig.p_value(sig.bootstrap_values([one], 200, world)[0]) or 0)
+        found.append(sig.p_value(sig.bootstrap_values([one], 200, world)[0], MANY) or 0)
     # Binomial(300, alpha): 15 and 90 expected; the percentile bootstrap of 60 users is a bit bold.
     assert 6 <= sum(p <= 0.05 for p in found) <= 33
     assert 65 <= sum(p <= 0.3 for p in found) <= 120
@@ -183,5 +192,5 @@ def test_holm_by_hand() -> None:
 def test_enough_draws_to_show_the_strongest_of_many() -> None:
     n = sig.smallest_resamples(30, 0.95)
     assert n == 2400
-    strongest = sig.p_value(np.ones(n)) or 1
+    strongest = sig.p_value(np.ones(n), MANY) or 1
     assert sig.holm([strongest] + [1.0] * 29)[0] < 0.05

@@ -48,7 +48,10 @@ def test_rows(dataset: Dataset) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """One pool's rows in canonical order; users and requests are dense in the pool."""
+    """One pool's rows in canonical order; users and requests are dense in the pool.
+
+    ``behind_auc``: by segment, the users that AUC rests on: those who have its rarer class.
+    """
 
     name: str
     rows: Rows
@@ -61,6 +64,7 @@ class _Pool:
     inside: Mapping[str, Mask]
     available: Mask
     item_inside: Mapping[str, Mask]
+    behind_auc: Mapping[str, int]
 
     @property
     def n_users(self) -> int:
@@ -114,8 +118,9 @@ def evaluate(
     Returns:
         Report with ``extra["evaluation"]`` filled and the differences of every method to every
         baseline, of ``config.method`` to ``config.history_control`` and of a variant to the method
-        it varies, each with a p-value and Holm's correction. Methods keep their order; equal
-        arguments give equal bytes, whatever the order of the pools' rows.
+        it varies, each with a p-value and Holm's correction where enough users have a value.
+        Methods keep their order; equal arguments give equal bytes, whatever the order of the pools'
+        rows.
 
     Raises:
         DataError: a method's scores have the wrong shape or are not finite, the test split is
@@ -233,18 +238,26 @@ def _pools(pools: Pools, segment: NDArray[np.int8], seed: int) -> Iterator[_Pool
         available[item] = True
         item_inside = {part: segment == number for number, part in enumerate(SEGMENTS) if number}
         item_inside = {"all": np.ones(len(segment), dtype=np.bool_), **item_inside}
+        user, click = user.astype(np.int64), pools.click[rows]
+        inside = {part: keep[item] for part, keep in item_inside.items()}
+        kinds = click == 1, click != 1
+        behind_auc = {
+            part: min(int(np.count_nonzero(np.bincount(user[keep & kind]))) for kind in kinds)
+            for part, keep in inside.items()
+        }
         yield _Pool(
             name=name,
             rows=rows,
-            user=user.astype(np.int64),
+            user=user,
             users=users,
             request=of_request.astype(np.int64),
             owner=owner.astype(np.int64),
             item=item.astype(np.int64),
-            click=pools.click[rows],
-            inside={part: keep[item] for part, keep in item_inside.items()},
+            click=click,
+            inside=inside,
             available=available,
             item_inside=item_inside,
+            behind_auc=behind_auc,
         )
 
 
@@ -395,9 +408,9 @@ def _tests(
     wanted = tested(config)
     found: list[TestExtra] = []
     for (segment, metric), sums in less.sums.items():
-        p = significance.p_value(drawn[segment, metric])
-        if metric not in wanted or p is None:
+        if metric not in wanted or not len(drawn[segment, metric]):
             continue
+        n_users = pool.behind_auc[segment] if metric == "auc" else sums.n
         found.append(
             {
                 "method": method,
@@ -405,7 +418,7 @@ def _tests(
                 "pool": pool.name,
                 "segment": segment,
                 "metric": metric,
-                "p": p,
+                "p": significance.p_value(drawn[segment, metric], n_users),
                 "p_holm": None,
                 **_won_tied_lost(metric, sums),
             }
@@ -423,13 +436,15 @@ def _won_tied_lost(metric: str, less: significance.UserSums) -> UsersExtra:
 
 
 def _corrected(tests: list[TestExtra], roles: Mapping[str, Role]) -> list[TestExtra]:
-    """Return the tests with Holm's correction.
+    """Return the tests with Holm's correction of those that have a p-value.
 
     One family is all methods in competition against one reference, on one metric, segment and
     pool; the variants of a run are a family of their own.
     """
     families: dict[tuple[str, ...], list[int]] = {}
-    for place, test in enumerate(tests):
+    p_of = {place: test["p"] for place, test in enumerate(tests) if test["p"] is not None}
+    for place in p_of:
+        test = tests[place]
         role = roles[test["method"]]
         is_variant = role == "variant" and test["method"].partition(AT)[0] == test["reference"]
         if not is_variant and role not in COMPETING:
@@ -439,7 +454,7 @@ def _corrected(tests: list[TestExtra], roles: Mapping[str, Role]) -> list[TestEx
         families.setdefault(family, []).append(place)
     found = list(tests)
     for places in families.values():
-        corrected = significance.holm([tests[place]["p"] for place in places])
+        corrected = significance.holm([p_of[place] for place in places])
         for place, p in zip(places, corrected, strict=True):
             found[place] = {**tests[place], "p_holm": p}
     return found

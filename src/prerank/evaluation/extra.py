@@ -54,10 +54,12 @@ class TestExtra(UsersExtra):
     pool: str
     segment: str
     metric: str
-    p: float
-    """Two-sided, from the paired bootstrap over users and training seeds."""
+    p: float | None
+    """Two-sided, from the paired bootstrap over users and training seeds; None where fewer than
+    `significance.LEAST_USERS` users have a value."""
     p_holm: float | None
-    """Corrected over all methods that compete with the reference; None out of competition."""
+    """Corrected over all methods that compete with the reference; None out of competition and where
+    p is."""
 
 
 class EvaluationExtra(TypedDict):

@@ -25,7 +25,8 @@ from prerank.evaluation.sheets import (
     tally_sheet,
     tuning_sheet,
 )
-from prerank.evaluation.view import Role, View, excludes_zero, view
+from prerank.evaluation.significance import LEAST_USERS
+from prerank.evaluation.view import Role, View, shows_difference, view
 
 METRIC_NAMES = {
     "auc": "AUC",
@@ -115,6 +116,7 @@ def render_html(report: Report, *, title: str = "") -> str:
         level=f"{seen.config.interval:.0%}",
         config=seen.config,
         baseline=seen.baseline,
+        least_users=LEAST_USERS,
         pools=[_pool(seen, pool) for pool in seen.pools],
         label_plots=sections.label_plots(seen),
         labels=extra.get("labels", {}),
@@ -234,7 +236,7 @@ def _cell(record: Record | None, *, sign: bool) -> Cell:
     if record.value is None:
         return Cell("–", reason=record.reason)
     mark = ""
-    if sign and excludes_zero(record):
+    if sign and shows_difference(record):
         mark = "▲" if record.value > 0 else "▼"
     return Cell(
         summary.number(record.value, sign=sign),

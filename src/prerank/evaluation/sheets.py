@@ -5,16 +5,17 @@ A sheet is made once and written as terminal table, Markdown, LaTeX or HTML (`fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prerank.artifacts import Record
 from prerank.evaluation.extra import AuditExtra, AuditPart, TestExtra
+from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.summary import interval, main_pool, number
 from prerank.evaluation.view import COMPETING, Role, View
 
 MIB = 2**20
+FEW = f" –: fewer than {LEAST_USERS} users have a value, too few for a p-value and a verdict."
 WHOLE, TAIL = ("all", "gauc"), ("tail", "gauc")
 
 
@@ -105,6 +106,7 @@ def versus_sheet(seen: View, pool: str, reference: str) -> Sheet:
         f"or loss at {1 - seen.config.interval:.0%} by GAUC, and the shares of users with a "
         "higher/equal/lower GAUC."
     )
+    note += _few([test for key, test in tests.items() if key[2] == "gauc"])
     return Sheet(f"{pool}: against {reference}", header, tuple(rows), note)
 
 
@@ -123,9 +125,11 @@ def tally_sheet(seen: View) -> Sheet:
                 if (test["method"], test["reference"], test["metric"]) == (name, reference, "gauc")
             ]
             counts = [found.count(word) for word in ("win", "tie", "loss")]
-            cells.append(" / ".join(map(str, counts)) if found else "")
+            cells.append(" / ".join(map(str, counts)) if any(counts) else "")
         rows.append(SheetRow(name, tuple(cells), role))
     note = "Cells counted: every pool and segment; a win or loss is one that stands after Holm."
+    if any(test["p"] is None for test in _all_tests(seen) if test["metric"] == "gauc"):
+        note += f" Those of fewer than {LEAST_USERS} users are left out."
     header = ("method", *(f"against {reference}" for reference in against))
     return Sheet("Wins / ties / losses by GAUC", header, tuple(rows) if against else (), note)
 
@@ -134,7 +138,7 @@ def ablation_sheet(seen: View) -> Sheet:
     """Return every variant against the method it varies, on the main pool."""
     pool = main_pool(seen) if seen.pools else ""
     arms = seen.extra.get("arms", {})
-    rows = []
+    rows, found = [], []
     for name, role in seen.methods:
         if role != "variant":
             continue
@@ -143,13 +147,15 @@ def ablation_sheet(seen: View) -> Sheet:
         tests = _tests(seen, method, pool)
         cells = [method, "; ".join(about["changes"]), _value(seen.record(name, pool, *WHOLE))]
         for column in (WHOLE, TAIL):
-            record = seen.difference(name, pool, *column, baseline=method)
-            cells += [_value(record, sign=True), _p(tests.get((name, *column)))]
+            record, test = seen.difference(name, pool, *column, method), tests.get((name, *column))
+            cells += [_value(record, sign=True), _p(test)]
+            found += [test] if test else []
         rows.append(SheetRow(about["variant"], tuple(cells), role))
     note = (
         "Paired by user and seed against the method that is varied. p: two-sided, corrected by "
         "Holm over all variants."
     )
+    note += _few(found)
     header = ("variant", "of", "changes", "gauc", "Δ gauc", "p", "Δ tail gauc", "p")
     return Sheet(f"Ablations on {pool}", header, tuple(rows), note)
 
@@ -333,17 +339,24 @@ def _tests(seen: View, reference: str, pool: str) -> dict[tuple[str, str, str], 
 def _p(test: TestExtra | None) -> str:
     if test is None:
         return ""
+    if test["p"] is None:
+        return "–"
     if test["p_holm"] is None:
         return f"({test['p']:.3f})"
     return f"{test['p_holm']:.3f}"
 
 
 def verdict(seen: View, test: TestExtra, reference: str) -> str:
-    """Return ``win``, ``tie`` or ``loss`` of the test's method: what stands after Holm."""
+    """Return ``win``, ``tie`` or ``loss`` of the test's method: what stands after Holm.
+
+    Empty where too few users have a value for a p.
+    """
     record = seen.difference(
         test["method"], test["pool"], test["segment"], test["metric"], baseline=reference
     )
-    p: Any = test["p"] if test["p_holm"] is None else test["p_holm"]
+    p = test["p"] if test["p_holm"] is None else test["p_holm"]
+    if p is None:
+        return ""
     if record is None or record.value is None or p > 1 - seen.config.interval:
         return "tie"
     return "win" if record.value > 0 else "loss"
@@ -354,4 +367,8 @@ def _verdict_cell(seen: View, test: TestExtra | None, reference: str) -> str:
         return "–"
     counts = [test["better"] or 0, test["tied"] or 0, test["worse"] or 0]
     shares = "/".join(f"{100 * count / max(1, sum(counts)):.0f}" for count in counts)
-    return f"{verdict(seen, test, reference)} {shares} %"
+    return f"{verdict(seen, test, reference) or '–'} {shares} %"
+
+
+def _few(tests: Iterable[TestExtra]) -> str:
+    return FEW if any(test["p"] is None for test in tests) else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from prerank.artifacts import Record
-from prerank.evaluation.view import COMPETING, View, excludes_zero
+from prerank.evaluation.significance import LEAST_USERS
+from prerank.evaluation.view import COMPETING, View, shows_difference
 
 
 def main_pool(seen: View) -> str:
@@ -57,11 +58,13 @@ def _gain(seen: View, pool: str, segment: str, where: str) -> str:
     gap = seen.difference(method, pool, segment, "gauc")
     if own is None or other is None or gap is None or gap.value is None:
         return ""
-    if excludes_zero(gap):
+    if shows_difference(gap):
         verdict = "better than" if gap.value > 0 else "worse than"
         text = f"{where}, {method} ranks {verdict} {baseline}: {_signed(gap)} GAUC"
     else:
-        text = f"{where}, no difference between {method} and {baseline} can be told: {_signed(gap)}"
+        by = f" from {gap.n} users" if gap.n < LEAST_USERS else ""
+        text = f"{where}, no difference between {method} and {baseline} can be told{by}"
+        text += f": {_signed(gap)}"
     return f"{text} ({number(own.value or 0)} against {number(other.value or 0)})."
 
 
@@ -83,7 +86,7 @@ def _history(seen: View, pool: str) -> str:
         text += f", which is {of_control.value / gain.value:.0%} of {method}'s gain"
     if gap is None or gap.value is None:
         return text + "."
-    if not excludes_zero(gap):
+    if not shows_difference(gap):
         verdict = "the language model adds nothing that can be told from noise"
     elif gap.value > 0:
         verdict = "the language model adds something that the history lacks"
@@ -97,7 +100,7 @@ def _shuffled(seen: View, pool: str) -> str:
     gap = seen.difference(name, pool, "all", "gauc")
     if gap is None or gap.value is None:
         return ""
-    if excludes_zero(gap) and gap.value > 0:
+    if shows_difference(gap) and gap.value > 0:
         return (
             f"Anchors of other users ({name}) gain {_signed(gap)} too: that part of the gain "
             "does not come from the user's interests."

@@ -10,10 +10,12 @@ from rich.text import Text
 from prerank.artifacts import Record, Report
 from prerank.evaluation.formats import to_rich
 from prerank.evaluation.sheets import ablation_sheet, audit_sheets, comparison_sheets
-from prerank.evaluation.view import View, excludes_zero, half_width, view
+from prerank.evaluation.significance import LEAST_USERS
+from prerank.evaluation.view import View, half_width, shows_difference, view
 from prerank.progress import shown
 
 WIDTH, WIDE = 100, 160
+STAR = f"* its interval excludes 0, {LEAST_USERS} users or more"
 BLANK = "\N{NO-BREAK SPACE}"  # rich strips plain spaces at the end of a cell
 
 
@@ -106,7 +108,7 @@ def _difference(record: Record | None) -> str:
         return ""
     half = half_width(record)
     sign = "-" if round(record.value, 3) < 0 else "+"
-    mark = "*" if excludes_zero(record) else BLANK
+    mark = "*" if shows_difference(record) else BLANK
     spread = BLANK * 6 if half is None else f" ±{_short(half)}"
     return f"{sign}{_short(abs(record.value))}{spread}{mark}"
 
@@ -122,7 +124,7 @@ def _legend(seen: View) -> Text:
     over = f"users and {seeds} training seeds" if seeds > 1 else "users (one training seed)"
     lines = [f"± half of the {seen.config.interval:.0%} interval over {over}"]
     if seen.baseline:
-        lines.append(f"Δ paired difference to {seen.baseline}; * its interval excludes 0")
+        lines.append(f"Δ paired difference to {seen.baseline}; {STAR}")
     if any(role == "control" for _, role in seen.methods):
         lines.append("indented: controls of the method above")
     return shown("\n".join(lines), "dim")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from prerank.artifacts import Record, Report
 from prerank.evaluation.config import EvaluateConfig
+from prerank.evaluation.significance import LEAST_USERS
 
 Role = Literal["method", "control", "baseline", "other", "ceiling", "variant", "label"]
 SHOWN: tuple[Role, ...] = (
@@ -88,9 +89,9 @@ def view(report: Report) -> View:
     )
 
 
-def excludes_zero(record: Record | None) -> bool:
-    """Say whether the record has an interval and zero lies outside of it."""
-    if record is None or record.low is None or record.high is None:
+def shows_difference(record: Record | None) -> bool:
+    """Say whether zero lies outside of the record's interval and enough users are behind it."""
+    if record is None or record.low is None or record.high is None or record.n < LEAST_USERS:
         return False
     return record.low > 0 or record.high < 0
 
