@@ -185,7 +185,7 @@ def test_summary_says_what_came_out() -> None:
     assert "gpl ranks better than exposed-only: +0." in said[0]
     assert "gpl-history" in said[2] and "of gpl's gain" in said[2]
     assert "adds something that the history lacks" in said[2]
-    assert "gain nothing, as they should" in said[3]
+    assert "other users (gpl-shuffled) loses −0." in said[3]
     assert said[-1].startswith("Highest GAUC among the 5 trained methods: gpl (0.")
 
 
@@ -201,6 +201,44 @@ def test_summary_tells_no_difference_from_noise() -> None:
     said = summarise(view(report({"gpl": 0.5, "gpl-history": 0.5})))
     assert "no difference between gpl and exposed-only can be told" in said[0]
     assert "adds nothing that can be told from noise" in said[2]
+
+
+def gaps(**interval: tuple[float, float, float]) -> list[str]:
+    """Return the summary where methods differ from exposed-only by (value, low, high)."""
+    found = {name.replace("_", "-"): gap for name, gap in interval.items()}
+    records = [
+        a.Record(name, "p", "all", "gauc", 0.6, 0.5, 0.7, 80, 3)
+        for name in ("exposed-only", *found)
+    ]
+    differences = [
+        a.Record(f"{name} - exposed-only", "p", "all", "gauc", *gap, 80, 3)
+        for name, gap in found.items()
+    ]
+    return summarise(view(a.Report(tuple(records), tuple(differences))))
+
+
+@pytest.mark.parametrize(
+    ("gap", "wanted"),
+    [
+        ((0.09, -0.439, 0.471), "gains nothing that can be told from noise: +0.090 [−0.439, "),
+        ((-0.05, -0.08, -0.02), "loses −0.050 [−0.080, −0.020]"),
+        ((0.05, 0.02, 0.08), "gain +0.050 [+0.020, +0.080] too"),
+    ],
+)
+def test_summary_says_of_controls_what_their_interval_says(
+    gap: tuple[float, float, float], wanted: str
+) -> None:
+    said = gaps(gpl=(0.1, 0.05, 0.15), gpl_shuffled=gap)
+    assert any(wanted in sentence for sentence in said)
+    assert "should" not in " ".join(said)
+    said = gaps(gpl=(0.1, 0.05, 0.15), gpl_history=gap)
+    assert any(wanted.split(" too")[0].replace("gain +", "gains +") in one for one in said)
+
+
+def test_summary_divides_by_no_gain_that_may_be_none() -> None:
+    control = (0.06, 0.02, 0.1)
+    assert "60% of gpl's gain" in " ".join(gaps(gpl=(0.1, 0.05, 0.15), gpl_history=control))
+    assert "% of gpl's gain" not in " ".join(gaps(gpl=(0.008, -0.1, 0.1), gpl_history=control))
 
 
 @pytest.mark.parametrize("n_seeds", [1, 3])

@@ -51,6 +51,13 @@ def _signed(record: Record) -> str:
     return f"{number(record.value or 0.0, sign=True)} {interval(record, sign=True)}".strip()
 
 
+def _outcome(record: Record) -> str:
+    """Return what the interval of a difference to the baseline says, with its numbers."""
+    if not shows_difference(record):
+        return f"gains nothing that can be told from noise: {_signed(record)}"
+    return f"{'gains' if (record.value or 0) > 0 else 'loses'} {_signed(record)}"
+
+
 def _gain(seen: View, pool: str, segment: str, where: str) -> str:
     method, baseline = seen.config.method, seen.baseline
     own = seen.record(method, pool, segment, "gauc")
@@ -80,9 +87,9 @@ def _history(seen: View, pool: str) -> str:
         )
     text = (
         f"The history control ({control}: the user's own history as anchors, no language model) "
-        f"gains {_signed(of_control)}"
+        f"{_outcome(of_control)}"
     )
-    if gain.value > 0 and of_control.value > 0:
+    if shows_difference(gain) and gain.value > 0 and of_control.value > 0:
         text += f", which is {of_control.value / gain.value:.0%} of {method}'s gain"
     if gap is None or gap.value is None:
         return text + "."
@@ -105,7 +112,7 @@ def _shuffled(seen: View, pool: str) -> str:
             f"Anchors of other users ({name}) gain {_signed(gap)} too: that part of the gain "
             "does not come from the user's interests."
         )
-    return f"Anchors of other users ({name}) gain nothing, as they should: {_signed(gap)}."
+    return f"The control with anchors of other users ({name}) {_outcome(gap)}."
 
 
 def _best(seen: View, pool: str) -> str:
