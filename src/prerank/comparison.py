@@ -25,7 +25,18 @@ from prerank.recipe import MethodConfig, Recipe, all_methods
 from prerank.store import Manifest, Store, fingerprint
 
 KEY = "comparison"
-KEPT = ("title", "evaluation", "audit", "costs", "arms", "tuning", "notes", "versions", "stages")
+KEPT = (
+    "title",
+    "evaluation",
+    "audit",
+    "costs",
+    "arms",
+    "unearned",
+    "tuning",
+    "notes",
+    "versions",
+    "stages",
+)
 """Keys of a report's extra that comparison.json keeps; the page report.html has the others."""
 
 

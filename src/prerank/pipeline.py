@@ -426,10 +426,12 @@ def label(run: Run, step: Step, out: Path) -> None:
         made = StoredAnchors.open(run.path(run.parents(step, "generate")[0]))
         work = run.store.work(step.key, step.fingerprint)
         label_parts(parts, space, made, config, step.seed, out, work)
-        return
-    asked = run.teacher_scores(step) if config.needs_teacher else None
-    anchors = run.anchors(step)
-    stores.save(out, make(run.dataset, space, anchors, config, step.seed, asked, run.spread))
+    else:
+        asked = run.teacher_scores(step) if config.needs_teacher else None
+        anchors = run.anchors(step)
+        stores.save(out, make(run.dataset, space, anchors, config, step.seed, asked, run.spread))
+    if json.loads((out / "labels.json").read_text())["fit"]["pseudo_weight_factor"] == 0:
+        log(f"label: {step.name}: no skill shown on held-out clicks, its labels get no weight")
 
 
 def train(run: Run, step: Step, out: Path) -> None:
@@ -582,7 +584,7 @@ def explain(run: Run) -> ReportExtra:
     from prerank.evaluation.cards import data_card
     from prerank.evaluation.overview import catalog_map, describe_cascade
 
-    recipe, labels = run.recipe, {}
+    recipe, labels, unearned = run.recipe, {}, {}
     audits: dict[str, AuditExtra] = {}
     audited: dict[str, AuditExtra | None] = {}
     for arm in track(list(recipe.arms()), "explain"):
@@ -590,6 +592,8 @@ def explain(run: Run) -> ReportExtra:
         made = run.labels(first)
         if made is None or made.source == UNLABELED:
             continue
+        if made.fit["pseudo_weight_factor"] == 0:
+            unearned[arm] = explaining.skill_of(made)
         key = run.parents(first, "label")[0]
         if key in audited and arm not in recipe.methods:
             continue  # a variant with the labels of another arm
@@ -608,6 +612,7 @@ def explain(run: Run) -> ReportExtra:
         "map": catalog_map(run.space, sids, data.items, data.catalog.title, recipe.seed),
         "data_card": data_card(data),
         "labels": labels,
+        "unearned": unearned,
         "audit": audits,
         "costs": costs(run),
         "arms": described_arms(recipe),

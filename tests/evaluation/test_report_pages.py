@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -15,6 +16,7 @@ from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.extra import with_extra
 from prerank.evaluation.html import prose
 from prerank.evaluation.report_html import render_html
+from prerank.evaluation.sheets import comparison_sheets
 from prerank.evaluation.summary import summarise
 from prerank.evaluation.table import print_table
 from prerank.evaluation.view import view
@@ -203,8 +205,8 @@ def test_summary_tells_no_difference_from_noise() -> None:
     assert "adds nothing that can be told from noise" in said[2]
 
 
-def gaps(**interval: tuple[float, float, float]) -> list[str]:
-    """Return the summary where methods differ from exposed-only by (value, low, high)."""
+def differing(**interval: tuple[float, float, float]) -> a.Report:
+    """Return a report in which methods differ from exposed-only by (value, low, high)."""
     found = {name.replace("_", "-"): gap for name, gap in interval.items()}
     records = [
         a.Record(name, "p", "all", "gauc", 0.6, 0.5, 0.7, 80, 3)
@@ -214,7 +216,11 @@ def gaps(**interval: tuple[float, float, float]) -> list[str]:
         a.Record(f"{name} - exposed-only", "p", "all", "gauc", *gap, 80, 3)
         for name, gap in found.items()
     ]
-    return summarise(view(a.Report(tuple(records), tuple(differences))))
+    return a.Report(tuple(records), tuple(differences))
+
+
+def gaps(**interval: tuple[float, float, float]) -> list[str]:
+    return summarise(view(differing(**interval)))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +245,36 @@ def test_summary_divides_by_no_gain_that_may_be_none() -> None:
     control = (0.06, 0.02, 0.1)
     assert "60% of gpl's gain" in " ".join(gaps(gpl=(0.1, 0.05, 0.15), gpl_history=control))
     assert "% of gpl's gain" not in " ".join(gaps(gpl=(0.008, -0.1, 0.1), gpl_history=control))
+
+
+GAINS = (0.05, 0.02, 0.08)
+CLOSED = "The labels of gpl (skill −0.057, lower bound −0.096) got no weight"
+
+
+def test_labels_without_weight_judge_no_language_model() -> None:
+    same = differing(gpl=(0.0, 0.0, 0.0), gpl_history=GAINS, gpl_shuffled=GAINS)
+    closed: Any = {"gpl": {"skill": -0.0573, "skill_low": -0.0962}}
+    found = with_extra(same, {"unearned": closed})
+    said = " ".join(summarise(view(found)))
+    assert CLOSED in said and "as exposed-only does. So this report cannot tell" in said
+    assert "adds nothing" not in said and "better anchors" not in said and "too:" not in said
+    assert "other users (gpl-shuffled) gains +0.050" in said
+    out = io.StringIO()
+    print_table(found, Console(file=out, width=300))
+    assert CLOSED in out.getvalue()
+    assert CLOSED in render_html(found).split("<h2>Pool")[1]
+    (values, *_) = comparison_sheets(view(found))
+    assert CLOSED in values.note
+
+
+def test_a_control_without_weight_judges_no_language_model() -> None:
+    found = differing(gpl=GAINS, gpl_history=(0.0, 0.0, 0.0))
+    gap = a.Record("gpl - gpl-history", "p", "all", "gauc", *GAINS, 80, 3)
+    closed: Any = {"gpl-history": {"skill": None, "skill_low": None}}
+    found = with_extra(replace(found, differences=(*found.differences, gap)), {"unearned": closed})
+    said = " ".join(summarise(view(found)))
+    assert "The labels of gpl-history (skill unknown) got no weight" in said
+    assert "adds something" not in said
 
 
 @pytest.mark.parametrize("n_seeds", [1, 3])

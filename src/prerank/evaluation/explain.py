@@ -16,6 +16,7 @@ from prerank.evaluation.extra import (
     Bin,
     LabelExtra,
     LabelPart,
+    SkillExtra,
     UserAnchor,
     UserExtra,
     UserLabel,
@@ -64,6 +65,12 @@ def describe_labels(labels: PseudoLabels, dataset: Dataset) -> LabelExtra:
         about["reliability"] = [_bin(*row) for row in labels.fit["reliability"]]
         about["reliability_on"] = "held-out exposures, before the shift to the prior"
     return about
+
+
+def skill_of(labels: PseudoLabels) -> SkillExtra:
+    """Return the skill that the label stage measured, for ``extra["unearned"]``."""
+    about = labels.fit.get("skill", {})
+    return {"skill": about.get("skill"), "skill_low": about.get("skill_low")}
 
 
 def _parts(by: Values, n_parts: int, label: Values, confidence: Values) -> list[LabelPart]:

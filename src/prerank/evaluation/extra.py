@@ -120,6 +120,15 @@ class LabelExtra(TypedDict, total=False):
     """What the label stage says of its fit: prior, map, skill."""
 
 
+class SkillExtra(TypedDict):
+    """How well a method's relevance orders held-out clicks, 0: no better than chance."""
+
+    skill: float | None
+    """None where too few users tell."""
+    skill_low: float | None
+    """The lower bound, by which the labels' weight is set."""
+
+
 class AuditPart(TypedDict, total=False):
     """Pseudo-labels held against the truth, over some pairs; None where undefined."""
 
@@ -319,6 +328,8 @@ class ReportExtra(TypedDict, total=False):
     title: str
     evaluation: EvaluationExtra
     labels: dict[str, LabelExtra]
+    unearned: dict[str, SkillExtra]
+    """Arms whose pseudo-labels got no weight, for they showed no skill (`label.skill_weight`)."""
     audit: dict[str, AuditExtra]
     """Method -> its pseudo-labels against the truth, where an experiment knows it."""
     semantic_ids: dict[str, Any]

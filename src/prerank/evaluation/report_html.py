@@ -117,6 +117,7 @@ def render_html(report: Report, *, title: str = "") -> str:
         config=seen.config,
         baseline=seen.baseline,
         least_users=LEAST_USERS,
+        closed=summary.no_weight(seen, [name for name, _ in seen.main]),
         pools=[_pool(seen, pool) for pool in seen.pools],
         label_plots=sections.label_plots(seen),
         labels=extra.get("labels", {}),

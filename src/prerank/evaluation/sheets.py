@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prerank.artifacts import Record
 from prerank.evaluation.extra import AuditExtra, AuditPart, TestExtra
 from prerank.evaluation.significance import LEAST_USERS
-from prerank.evaluation.summary import interval, main_pool, number
+from prerank.evaluation.summary import interval, main_pool, no_weight, number
 from prerank.evaluation.view import COMPETING, Role, View
 
 MIB = 2**20
@@ -79,6 +79,7 @@ def value_sheet(seen: View, pool: str) -> Sheet:
         f"Brackets: {seen.config.interval:.0%} intervals of a bootstrap over users and training "
         "seeds. Ceilings and label scores alone are out of competition."
     )
+    note = f"{note} {no_weight(seen, [name for name, _ in seen.main])}".rstrip()
     return Sheet(f"{pool}: values", ("method", *(_title(*c) for c in columns)), tuple(rows), note)
 
 
@@ -156,6 +157,8 @@ def ablation_sheet(seen: View) -> Sheet:
         "Holm over all variants."
     )
     note += _few(found)
+    variants = [name for name, role in seen.methods if role == "variant"]
+    note = f"{note} {no_weight(seen, variants)}".rstrip()
     header = ("variant", "of", "changes", "gauc", "Δ gauc", "p", "Δ tail gauc", "p")
     return Sheet(f"Ablations on {pool}", header, tuple(rows), note)
 

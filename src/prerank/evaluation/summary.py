@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prerank.artifacts import Record
+from prerank.evaluation.extra import SkillExtra
 from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.view import COMPETING, View, shows_difference
 
@@ -47,6 +50,26 @@ def interval(record: Record, *, sign: bool = False) -> str:
     return f"[{number(record.low, sign=sign)}, {number(record.high, sign=sign)}]"
 
 
+def no_weight(seen: View, names: Iterable[str]) -> str:
+    """Return which of the methods' pseudo-labels got no weight, empty if all got some."""
+    skills = seen.extra.get("unearned", {})
+    closed = [f"{name} ({_skill(skills[name])})" for name in names if name in skills]
+    if not closed:
+        return ""
+    who = "it" if len(closed) == 1 else "they"
+    return (
+        f"The labels of {', '.join(closed)} got no weight, for no skill showed on held-out clicks: "
+        f"{who} learned from exposed rows alone, as exposed-only does."
+    )
+
+
+def _skill(about: SkillExtra) -> str:
+    skill, low = about["skill"], about["skill_low"]
+    if skill is None or low is None:
+        return "skill unknown"
+    return f"skill {number(skill, sign=True)}, lower bound {number(low, sign=True)}"
+
+
 def _signed(record: Record) -> str:
     return f"{number(record.value or 0.0, sign=True)} {interval(record, sign=True)}".strip()
 
@@ -77,6 +100,9 @@ def _gain(seen: View, pool: str, segment: str, where: str) -> str:
 
 def _history(seen: View, pool: str) -> str:
     method, control = seen.config.method, seen.config.history_control
+    closed = no_weight(seen, (method, control))
+    if closed:
+        return f"{closed} So this report cannot tell whether the language model helps."
     gain = seen.difference(method, pool, "all", "gauc")
     of_control = seen.difference(control, pool, "all", "gauc")
     gap = seen.difference(method, pool, "all", "gauc", control)
@@ -107,7 +133,8 @@ def _shuffled(seen: View, pool: str) -> str:
     gap = seen.difference(name, pool, "all", "gauc")
     if gap is None or gap.value is None:
         return ""
-    if shows_difference(gap) and gap.value > 0:
+    is_open = not no_weight(seen, (seen.config.method,))
+    if is_open and shows_difference(gap) and gap.value > 0:
         return (
             f"Anchors of other users ({name}) gain {_signed(gap)} too: that part of the gain "
             "does not come from the user's interests."

@@ -11,6 +11,7 @@ from prerank.artifacts import Record, Report
 from prerank.evaluation.formats import to_rich
 from prerank.evaluation.sheets import ablation_sheet, audit_sheets, comparison_sheets
 from prerank.evaluation.significance import LEAST_USERS
+from prerank.evaluation.summary import no_weight
 from prerank.evaluation.view import View, half_width, shows_difference, view
 from prerank.progress import shown
 
@@ -127,4 +128,7 @@ def _legend(seen: View) -> Text:
         lines.append(f"Δ paired difference to {seen.baseline}; {STAR}")
     if any(role == "control" for _, role in seen.methods):
         lines.append("indented: controls of the method above")
+    closed = no_weight(seen, [name for name, _ in seen.main])
+    if closed:
+        lines.append(closed)
     return shown("\n".join(lines), "dim")

@@ -46,7 +46,6 @@ from prerank.labels.joint import (
 )
 from prerank.labels.matching import Match, Pooling, match_pairs
 from prerank.labels.teacher import ScorePairs
-from prerank.progress import log
 from prerank.seeds import rng
 from prerank.spread import Spread, here
 
@@ -373,8 +372,6 @@ def skill_of(held: HeldOut, counts: NDArray[np.float64], config: LabelConfig) ->
     reference = skill(held.user, held.click, item_rate(counts, held))
     enough = max(reference["skill"] or 0.0, config.full_skill)
     factor = weight_factor(own["skill_low"], enough) if config.skill_weight else 1.0
-    if factor == 0:
-        log("label: no skill shown on held-out exposures, pseudo-labels get no weight")
     return {"skill": own, "reference_skill": reference, "pseudo_weight_factor": factor}
 
 
