@@ -113,6 +113,7 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
     if recipe.tune.trials:
         from prerank import tuning
 
+        tuning.deciding_pool(Run(recipe).dataset, recipe.tune.pool)  # told before anything is made
         with locked(recipe.folder):
             make(Run(recipe), before_training(recipe))
             chosen = tuning.tune(recipe)

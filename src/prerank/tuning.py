@@ -114,24 +114,27 @@ def deciding_pool(dataset: Dataset, wanted: str) -> str:
     """Return the pool whose validation rows decide.
 
     Raises:
-        ConfigError: the data has no validation rows in (such) a pool.
+        ConfigError: no validation user of (such) a pool has both a click and none, so GAUC is
+            undefined.
     """
-    pools = dataset.pools
-    has = [
-        name
-        for code, name in enumerate(pools.pools)
-        if ((pools.pool == code) & (pools.split == VALIDATION)).any()
-    ]
+    has = [name for name in dataset.pools.pools if _tells(validation_rows(dataset, name))]
     first = [name for name in has if "unexposed" in name] + has
     if (wanted and wanted not in has) or not first:
         raise ConfigError(
             "nothing to tune on",
             where="tune.pool",
-            must=" or ".join(has) or "a pool with validation rows, and this data has none",
+            must=" or ".join(has)
+            or "a pool where a validation user has both a click and none, and there is none",
             got=wanted or "no pool asked for",
-            hint="compare without --trials, or hold out validation users",
+            hint="compare without --trials, or hold out more validation users",
         )
     return wanted or first[0]
+
+
+def _tells(rows: Pools) -> bool:
+    """Say whether the rows have a GAUC: a user with both a clicked and a not clicked row."""
+    values, _ = grouped_auc(rows.user, rows.click, np.zeros(len(rows)))
+    return not bool(np.isnan(values).all())
 
 
 def tune(recipe: Recipe) -> dict[str, TrialExtra]:
@@ -259,7 +262,7 @@ def objective(run: Run, name: str, settings: Mapping[str, float], pool: str) -> 
     if not np.isfinite(scores).all():
         return 0.0
     values, _ = grouped_auc(rows.user, rows.click, scores)
-    return float(np.nan_to_num(np.nanmean(values)))
+    return float(np.nanmean(values))
 
 
 def validation_rows(dataset: Dataset, pool: str) -> Pools:

@@ -366,6 +366,22 @@ def test_tuning_without_validation_rows_is_told(recipe: Recipe, folder: Path) ->
         tuning.deciding_pool(dataset, "nowhere")
 
 
+@pytest.mark.parametrize("click", [0, 1])
+def test_tuning_where_gauc_is_undefined_is_told_before_anything_is_made(
+    recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch, click: int
+) -> None:
+    run = Run(resolve(recipe))
+    pools = run.dataset.pools
+    alike = replace(pools, click=np.where(pools.split == VALIDATION, click, pools.click))
+    dataset = replace(run.dataset, pools=alike)
+    with pytest.raises(ConfigError, match="nothing to tune on"):
+        tuning.deciding_pool(dataset, "unexposed")
+    monkeypatch.setattr(Run, "dataset", dataset)
+    monkeypatch.setattr("prerank.comparison.make", pytest.fail)
+    with pytest.raises(ConfigError, match="nothing to tune on"):
+        compare(recipe)
+
+
 def test_what_must_stand_before_training(recipe: Recipe) -> None:
     keys = before_training(resolve(recipe))
     assert keys[0] == "dataset" and "anchors/history" in keys and "teachers/adapted" in keys
