@@ -14,9 +14,10 @@ from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.extra import with_extra
 from prerank.evaluation.formats import latex_text, to_latex, to_markdown, to_rich
 from prerank.evaluation.report_html import render_html
-from prerank.evaluation.sheets import Sheet, SheetRow, comparison_sheets
+from prerank.evaluation.sections import pool_facts
+from prerank.evaluation.sheets import Sheet, SheetRow, comparison_sheets, value_sheet
 from prerank.evaluation.summary import summarise
-from prerank.evaluation.table import print_table
+from prerank.evaluation.table import pool_table, print_table
 from prerank.evaluation.view import view
 
 from .worlds import dataset
@@ -118,6 +119,20 @@ def test_few_users_have_an_interval_but_no_p_and_no_verdict(few: a.Report) -> No
 
 def test_enough_users_need_no_word_on_few(report: a.Report) -> None:
     assert not any("fewer than" in sheet.note for sheet in comparison_sheets(view(report)))
+
+
+def test_a_pool_says_of_how_many_users_gauc_is_the_mean(report: a.Report, few: a.Report) -> None:
+    world = dataset([0, 0, 1, 2], [0, 1, 1, 0], [1, 0, 0, 1])
+    made = {"gpl": np.array([[2, 1, 1, 2]], np.float32)}
+    seen = view(stage.evaluate(world, None, made, CONFIG, 0))
+    counted = "3 users (1 with both a click and none)"
+    out = StringIO()
+    Console(file=out, width=160).print(pool_table(seen, "unexposed"))
+    assert f"pool unexposed: {counted}, 4 rows, 50.0% clicked" in " ".join(out.getvalue().split())
+    assert pool_facts(seen, "unexposed").startswith(f"{counted}, 3 requests, 4 rows")
+    assert "GAUC is the mean over 1 of the pool's 3 users." in value_sheet(seen, "unexposed").note
+    assert pool_facts(view(few), "unexposed").startswith("3 users, ")  # all have both
+    assert "GAUC" not in value_sheet(view(report), "unexposed").note
 
 
 def test_few_users_are_judged_nowhere(few: a.Report) -> None:

@@ -147,7 +147,7 @@ def write_comparison(report: Report, path: Path, *, title: str = "") -> None:
     pools = [
         ComparisonSection(
             pool,
-            sections.pool_facts(seen.extra.get("evaluation", {}).get("pools", {}).get(pool)),
+            sections.pool_facts(seen, pool),
             tuple(_with_rows(pool_sheets(seen, pool))),
             tuple(sections.metric_plots(seen, pool)),
         )
@@ -176,12 +176,12 @@ def _pool(seen: View, pool: str) -> PoolSection:
     tables = [_table(seen, pool, segment) for segment in seen.segments]
     found = sections.metric_plots(seen, pool)
     found += sections.bias_plots(seen, pool)
-    about = seen.extra.get("evaluation", {}).get("pools", {}).get(pool)
+    about = seen.facts(pool)
     if about and about["reliability"]:
         curves = sections.few(seen, about["reliability"])
         figure = plots.reliability_plot(curves, "predicted click probability")
         found.append(Plot("Reliability of the scores, first seed", figure))
-    return PoolSection(pool, sections.pool_facts(about), tuple(tables), tuple(found))
+    return PoolSection(pool, sections.pool_facts(seen, pool), tuple(tables), tuple(found))
 
 
 def _table(seen: View, pool: str, segment: str) -> SegmentTable:

@@ -54,13 +54,14 @@ def plots_of_audits(audits: dict[str, Any]) -> list[Plot]:
     return found
 
 
-def pool_facts(about: Any) -> str:
+def pool_facts(seen: View, pool: str) -> str:
     """Return one line on the size and make-up of a pool, empty if unknown."""
-    if not about:
+    about = seen.facts(pool)
+    if about is None:
         return ""
     rate = about["clicks"] / max(1, about["rows"])
     return (
-        f"{about['users']:,} users, {about['requests']:,} requests, {about['rows']:,} rows, "
+        f"{seen.users(pool)}, {about['requests']:,} requests, {about['rows']:,} rows, "
         f"{about['items']:,} items, {rate:.1%} of the rows clicked, "
         f"{about['segments'].get('tail', 0) / max(1, about['rows']):.0%} of them long tail"
     )
@@ -75,7 +76,7 @@ def few(seen: View, by_method: dict[str, Any]) -> dict[str, Any]:
 
 def bias_plots(seen: View, pool: str) -> list[Plot]:
     """Return the plot of who gets the lists' places, next to candidates and clicks."""
-    about = seen.extra.get("evaluation", {}).get("pools", {}).get(pool)
+    about = seen.facts(pool)
     shares: dict[str, dict[str, float]] = {}
     if about:
         shares["candidates"] = about["shares"]["candidates"]

@@ -79,6 +79,9 @@ def value_sheet(seen: View, pool: str) -> Sheet:
         f"Brackets: {seen.config.interval:.0%} intervals of a bootstrap over users and training "
         "seeds. Ceilings and label scores alone are out of competition."
     )
+    about, behind = seen.facts(pool), seen.behind_gauc(pool)
+    if about is not None and behind < LEAST_USERS:
+        note += f" GAUC is the mean over {behind} of the pool's {about['users']:,} users."
     note = f"{note} {no_weight(seen, [name for name, _ in seen.main])}".rstrip()
     return Sheet(f"{pool}: values", ("method", *(_title(*c) for c in columns)), tuple(rows), note)
 

@@ -90,11 +90,11 @@ def _header(segment: str, metric: str) -> str:
 
 
 def _title(seen: View, pool: str) -> str:
-    about = seen.extra.get("evaluation", {}).get("pools", {}).get(pool)
-    if not about:
+    about = seen.facts(pool)
+    if about is None:
         return f"pool {pool}"
     rate = about["clicks"] / max(1, about["rows"])
-    return f"pool {pool}: {about['users']:,} users, {about['rows']:,} rows, {rate:.1%} clicked"
+    return f"pool {pool}: {seen.users(pool)}, {about['rows']:,} rows, {rate:.1%} clicked"
 
 
 def _value(record: Record | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from prerank.artifacts import Record, Report
 from prerank.evaluation.config import EvaluateConfig
+from prerank.evaluation.extra import PoolExtra
 from prerank.evaluation.significance import LEAST_USERS
 
 Role = Literal["method", "control", "baseline", "other", "ceiling", "variant", "label"]
@@ -60,6 +61,28 @@ class View:
     def main(self) -> tuple[tuple[str, Role], ...]:
         """The methods without what belongs to variants: those stand in a table of their own."""
         return tuple((name, role) for name, role in self.methods if AT not in name)
+
+    def facts(self, pool: str) -> PoolExtra | None:
+        """Return the size and make-up of a pool, None where the report does not say."""
+        found: PoolExtra | None = self.extra.get("evaluation", {}).get("pools", {}).get(pool)
+        return found
+
+    def users(self, pool: str) -> str:
+        """Return how many users a pool has, and of how many GAUC is the mean where they are fewer.
+
+        Empty where the report does not say.
+        """
+        about = self.facts(pool)
+        if about is None:
+            return ""
+        found = f"{about['users']:,} users"
+        behind = self.behind_gauc(pool)
+        return found + f" ({behind:,} with both a click and none)" * (behind < about["users"])
+
+    def behind_gauc(self, pool: str) -> int:
+        """Return how many users of a pool have both a clicked and a not clicked row."""
+        records = (self.record(name, pool, "all", "gauc") for name, _ in self.methods)
+        return max((record.n for record in records if record is not None), default=0)
 
     def record(self, method: str, pool: str, segment: str, metric: str) -> Record | None:
         """Return a record, None if the report has none."""
