@@ -7,7 +7,7 @@ budget for each of them, and the tables in the formats that papers and pull requ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from prerank.errors import ConfigError
 from prerank.evaluation.extra import TrialExtra, with_extra
 from prerank.evaluation.significance import smallest_resamples
 from prerank.lock import locked
-from prerank.pipeline import Run, make, run_recipe
+from prerank.pipeline import LabelError, Run, make, run_recipe
+from prerank.progress import log
 from prerank.recipe import MethodConfig, Recipe, all_methods
 from prerank.store import Manifest, Store, fingerprint
 
@@ -100,15 +101,43 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
     """Compare methods and return the folder of the result.
 
     Tunes each method on validation where ``recipe.tune.trials`` asks for it, trains all seeds
-    with the settings chosen, and evaluates on test. What is done already is skipped.
+    with the settings chosen, and evaluates on test. What is done already is skipped. Of ``all``
+    methods, those whose labels this data does not allow are left out, and a note says so.
 
     Raises:
         ConfigError: unknown methods, or tuning without validation rows.
+        DataError: the labels of a method that was asked for by name cannot be made.
         MissingExtraError: tuning without optuna.
     """
     resolve(recipe, methods, seeds, truth=True)  # a wrong name is told before anything runs
     run_recipe(recipe, ("prepare",))
+    named = set(resolve(recipe, "" if methods == "all" else methods).methods)
     recipe = resolve(recipe, methods, seeds, knows_truth(recipe))
+    left_out: list[str] = []
+    while True:
+        try:
+            tuned, chosen = tuned_and_run(recipe)
+        except LabelError as error:
+            gone = made_from(recipe, error.key)
+            if not gone or gone & named:
+                raise
+            told = [f"{name} left out: {error.why}" for name in sorted(gone)]
+            log("\n".join(f"compare: {one}" for one in told))
+            left_out += told
+            kept = {name: one for name, one in recipe.methods.items() if name not in gone}
+            recipe = recipe.model_copy(update={"methods": kept})
+        else:
+            return publish(tuned, chosen, left_out)
+
+
+def made_from(recipe: Recipe, key: str) -> set[str]:
+    """Return the methods whose pre-rankers are made from the artifact ``key``."""
+    run = Run(recipe)
+    return {name for name in recipe.methods if key in run.ancestors(run.rankers(name)[0])}
+
+
+def tuned_and_run(recipe: Recipe) -> tuple[Recipe, dict[str, TrialExtra]]:
+    """Tune every method where the recipe asks for it and run all; return the settings chosen."""
     chosen: dict[str, TrialExtra] = {}
     if recipe.tune.trials:
         from prerank import tuning
@@ -119,7 +148,7 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
             chosen = tuning.tune(recipe)
         recipe = tuning.with_settings(recipe, chosen)
     run_recipe(recipe)
-    return publish(recipe, chosen)
+    return recipe, chosen
 
 
 def before_training(recipe: Recipe) -> list[str]:
@@ -138,8 +167,11 @@ def before_training(recipe: Recipe) -> list[str]:
     return [key for key in run.steps if key in needed]
 
 
-def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra]) -> Path:
-    """Write the comparison of a finished run in all formats; return its folder."""
+def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra], left_out: Sequence[str] = ()) -> Path:
+    """Write the comparison of a finished run in all formats; return its folder.
+
+    ``left_out``: notes on methods that are not there.
+    """
     from prerank.evaluation.formats import to_latex, to_markdown
     from prerank.evaluation.report_html import write_comparison
     from prerank.evaluation.sheets import comparison_sheets
@@ -150,9 +182,11 @@ def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra]) -> Path:
     report = stores.load(store.checked("report"), Report)
     if tuning:
         report = with_extra(report, {"tuning": dict(tuning)})
+    if left_out:
+        report = with_extra(report, {"notes": [*report.extra["notes"], *left_out]})
     manifest = store.manifest("report")
     parents = {"report": manifest.fingerprint if manifest else ""}
-    config = {"tuning": dict(tuning)}
+    config = {"tuning": dict(tuning), **({"left_out": list(left_out)} if left_out else {})}
     mark = fingerprint("compare", config, recipe.seed, parents)
     seen = view(report)
     sheets = comparison_sheets(seen)

@@ -37,7 +37,7 @@ from prerank.artifacts import (
     PseudoLabels,
     SemanticIds,
 )
-from prerank.errors import ConfigError
+from prerank.errors import ConfigError, DataError
 from prerank.evaluation.extra import (
     ArmExtra,
     AuditExtra,
@@ -413,8 +413,47 @@ def teach(run: Run, step: Step, out: Path) -> None:
     _save_ranker(run, make(run.dataset, space, pairs, config, step.seed, on_epoch=told), out)
 
 
+class LabelError(DataError):
+    """The labels of a method cannot be made from this data.
+
+    Attributes:
+        key: the artifact that was to be made.
+        why: what is wrong with the data, one line.
+    """
+
+    key = why = ""
+
+    @classmethod
+    def of(cls, step: Step, error: DataError) -> LabelError:
+        """Return ``error`` with the name of the method whose labels were to be made."""
+        leave = f"or leave {step.name} out of --methods and of the recipe"
+        found = cls(
+            f"the labels of {step.name} cannot be made: {error.what}",
+            where=error.where,
+            must=error.must,
+            got=error.got,
+            hint=f"{error.hint}; {leave}" if error.hint else leave,
+        )
+        found.key, found.why = step.key, f"{error.what} ({error.got})" if error.got else error.what
+        return found
+
+
 def label(run: Run, step: Step, out: Path) -> None:
-    """InterestAnchors, or a teacher, and unexposed candidates -> PseudoLabels."""
+    """InterestAnchors, or a teacher, and unexposed candidates -> PseudoLabels.
+
+    Raises:
+        LabelError: the data does not allow it.
+    """
+    try:
+        make_labels(run, step, out)
+    except DataError as error:
+        raise LabelError.of(step, error) from error
+    if json.loads((out / "labels.json").read_text())["fit"]["pseudo_weight_factor"] == 0:
+        log(f"label: {step.name}: no skill shown on held-out clicks, its labels get no weight")
+
+
+def make_labels(run: Run, step: Step, out: Path) -> None:
+    """Write the labels that ``step`` says, part by part where the dataset is in parts."""
     from prerank.labels.config import LabelConfig, has_parts
     from prerank.labels.label import label as make
     from prerank.labels.parts import label_parts
@@ -426,12 +465,10 @@ def label(run: Run, step: Step, out: Path) -> None:
         made = StoredAnchors.open(run.path(run.parents(step, "generate")[0]))
         work = run.store.work(step.key, step.fingerprint)
         label_parts(parts, space, made, config, step.seed, out, work)
-    else:
-        asked = run.teacher_scores(step) if config.needs_teacher else None
-        anchors = run.anchors(step)
-        stores.save(out, make(run.dataset, space, anchors, config, step.seed, asked, run.spread))
-    if json.loads((out / "labels.json").read_text())["fit"]["pseudo_weight_factor"] == 0:
-        log(f"label: {step.name}: no skill shown on held-out clicks, its labels get no weight")
+        return
+    asked = run.teacher_scores(step) if config.needs_teacher else None
+    anchors = run.anchors(step)
+    stores.save(out, make(run.dataset, space, anchors, config, step.seed, asked, run.spread))
 
 
 def train(run: Run, step: Step, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import runpy
 import signal
 import sqlite3
@@ -16,15 +17,15 @@ import numpy as np
 import optuna
 import pytest
 
-from prerank import tuning
+from prerank import progress, tuning
 from prerank.artifacts import TEST, VALIDATION, Record, Report
 from prerank.comparison import before_training, compare, resolve
-from prerank.errors import ConfigError
+from prerank.errors import ConfigError, DataError
 from prerank.evaluation.sheets import comparison_sheets
 from prerank.evaluation.view import view
 from prerank.pipeline import Run
 from prerank.plan import REVISIONS
-from prerank.recipe import Recipe, load_recipe
+from prerank.recipe import MethodConfig, Recipe, load_recipe
 from prerank.store import read_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -380,6 +381,49 @@ def test_tuning_where_gauc_is_undefined_is_told_before_anything_is_made(
     monkeypatch.setattr("prerank.comparison.make", pytest.fail)
     with pytest.raises(ConfigError, match="nothing to tune on"):
         compare(recipe)
+
+
+@pytest.fixture
+def hopeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe; prerank knows one more method, whose labels this data does not allow."""
+    method = MethodConfig(anchors="history", label={"map": "joint"})
+    monkeypatch.setattr("prerank.comparison.all_methods", lambda truth=False: {"hopeless": method})
+
+    def refuse(*_: Any) -> None:
+        raise DataError("nothing to fit on", got="0 clicks", hint="hold out more exposures")
+
+    monkeypatch.setattr("prerank.labels.joint._require_both", refuse)
+    return load_recipe(written(tmp_path), ["seeds=[0]", "variants={}"])
+
+
+@pytest.mark.parametrize("trials", [0, 1])
+def test_of_all_methods_those_without_labels_are_left_out(
+    hopeless: Recipe, trials: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress.silence(False)
+    tune = hopeless.tune.model_copy(update={"trials": trials})
+    folder = compare(hopeless.model_copy(update={"tune": tune}), "all")
+    note = "hopeless left out: nothing to fit on (0 clicks)"
+    assert f"compare: {note}" in capsys.readouterr().err.splitlines()
+    result = json.loads((folder / "comparison.json").read_text())
+    assert result["extra"]["notes"][-1] == note
+    assert "gpl" in result["extra"]["evaluation"]["methods"]
+    assert "hopeless" not in result["extra"]["evaluation"]["methods"]
+    assert f"- {note}" in (folder / "comparison.md").read_text()
+    assert note in (folder / "comparison.html").read_text()
+    assert "hopeless" not in load_recipe(folder / "recipe.toml").methods
+
+
+def test_a_method_asked_for_by_name_is_not_left_out(hopeless: Recipe) -> None:
+    with pytest.raises(DataError, match="the labels of hopeless cannot be made") as caught:
+        compare(hopeless, "hopeless")
+    assert "hold out more exposures; or leave hopeless out of --methods" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))  # workers send it to the first process
+    assert (again.key, again.why, again.hint) == (
+        "labels/hopeless",
+        "nothing to fit on (0 clicks)",
+        caught.value.hint,
+    )
 
 
 def test_what_must_stand_before_training(recipe: Recipe) -> None:
