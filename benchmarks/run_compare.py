@@ -23,7 +23,7 @@ from prerank.recipe import load_recipe
 from prerank.store import MANIFEST
 from run_recipe import RESULTS, hardware, measured, wall_seconds
 
-EXTRA = ("title", "audit", "costs", "arms", "tuning", "notes", "versions", "stages")
+EXTRA = ("title", "audit", "costs", "arms", "tuning", "notes", "unearned", "versions", "stages")
 
 
 def needed(comparison: dict[str, Any]) -> dict[str, Any]:
