@@ -70,6 +70,17 @@ def test_movielens(layout: Any, tmp_path: Path) -> None:
         assert data.user_features.categories["gender"] == ("F", "M")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_movielens_dat_in_either_encoding(tmp_path: Path, encoding: str) -> None:
+    movielens_dat(tmp_path)
+    # In UTF-8 the second byte of Å is 0x85, which ends a line in Latin-1.
+    movies = "10::Fucking Åmål (1998)::Drama\r\n20::Heat\x85 (1995)::Action\r\n30::Ida::Drama\r\n"
+    (tmp_path / "movies.dat").write_bytes(movies.encode(encoding))
+    data = load("movielens", tmp_path)
+    assert data.catalog.title.tolist() == ["Fucking Åmål (1998)", "Heat\x85 (1995)", "Ida"]
+    assert data.catalog.features.categories["genres"] == ("Action", "Drama")
+
+
 def test_movielens_a_broken_line(tmp_path: Path) -> None:
     movielens_dat(tmp_path)
     (tmp_path / "ratings.dat").write_text("1::10::5::100\n1::20::3\n")
@@ -216,6 +227,22 @@ def test_mind(tmp_path: Path) -> None:
         "Title 1 Abstract 1 sports golf",
         "Title 2 sports golf",
     ]
+
+
+def test_mind_histories_of_users_who_come_late(tmp_path: Path) -> None:
+    mind(tmp_path)
+    dev = tmp_path / "MINDsmall_dev" / "behaviors.tsv"
+    late = "2\tU9\t11/15/2019 9:30:00 AM\tN2 N1 N2\tN4-1 N3-0\n"
+    dev.write_text(dev.read_text() + late)
+    data = load("mind", tmp_path)
+    rows = [row for row in named(data, "interactions", "time") if row[0] == "U9"]
+    assert rows == [
+        ("U9", "N2", MORNING - 3000),
+        ("U9", "N1", MORNING - 2000),
+        ("U9", "N2", MORNING - 1000),
+    ]
+    assert data.cuts.anchors is not None and data.cuts.anchors >= MORNING
+    assert not any("were left out" in note for note in data.notes)
 
 
 def test_mind_bad_files(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ def read_mind(path: Path) -> Logs:
 
     A sub-folder whose name holds ``dev`` or ``valid`` is the test period, if it is later than the
     others. Impressions without an answer (``N1`` instead of ``N1-0``) have an unknown click. The
-    clicks of a user's history have no time: they are placed a second apart before the user's
-    first impression.
+    clicks of a user's history have no time, but come from before the log: they are placed a second
+    apart before its first impression. Before the user's own first impression, the history of a user
+    who comes in the test period only would lie in that period, and be left out.
     """
     folders = [path] if (path / "behaviors.tsv").is_file() else []
     folders += sorted(f.parent for f in path.glob("*/behaviors.tsv"))
@@ -45,7 +46,7 @@ def read_mind(path: Path) -> Logs:
         cuts=Cuts(test=start if ordered and isinstance(start, int) else None),
         notes=(
             "clicks of the history column have no time: they are placed a second apart before "
-            "the user's first impression",
+            "the first impression of the log",
             "no candidates were logged beyond the impressions",
         ),
     )
@@ -122,11 +123,11 @@ def _exposures(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _history(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the clicks of each user's first history column, before the first impression."""
+    """Return the clicks of each user's first history column, before the log's first impression."""
     first = rows.sort("user", "time").unique("user", keep="first", maintain_order=True)
     lists = first.filter(pl.col("history").is_not_null()).select(
-        "user", "time", item=pl.col("history").str.strip_chars().str.split(" ")
+        "user", item=pl.col("history").str.strip_chars().str.split(" ")
     )
     age = pl.int_ranges(pl.col("item").list.len().cast(pl.Int64), 0, -1)
     flat = lists.with_columns(age=age).explode("item", "age")
-    return flat.select("user", "item", time=pl.col("time") - pl.col("age") * STEP_MS)
+    return flat.select("user", "item", time=pl.lit(rows["time"].min()) - pl.col("age") * STEP_MS)

@@ -78,8 +78,10 @@ def _read(file: Path, names: tuple[str, ...]) -> pl.DataFrame:
         return frame.select(names)
     if not file.is_file():
         raise DataError("the file is not there", where=str(file), hint="check `prepare.path`")
-    # The .dat files are Latin-1 and separated by two characters.
-    lines = pl.Series("line", file.read_text(encoding="latin-1").splitlines())
+    # The .dat files are separated by two characters. Lines end at \n alone: a title may hold
+    # what `splitlines` takes for an end, too, such as the character 0x85.
+    text = _decoded(file).removesuffix("\n")
+    lines = pl.Series("line", text.split("\n") if text else [], pl.String).str.strip_suffix("\r")
     fields = lines.str.split("::")
     wrong = fields.list.len() != len(names)
     if not len(lines) or wrong.any():
@@ -91,3 +93,12 @@ def _read(file: Path, names: tuple[str, ...]) -> pl.DataFrame:
             got=lines[row - 1] if len(lines) else "no rows",
         )
     return pl.DataFrame({name: fields.list.get(n) for n, name in enumerate(names)})
+
+
+def _decoded(file: Path) -> str:
+    """Return the text of a file in UTF-8 or, as the older archives are, in Latin-1."""
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
