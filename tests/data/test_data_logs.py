@@ -266,6 +266,30 @@ BAD: dict[str, tuple[Callable[[Tables], None], str, str]] = {
         "items.parquet -> price, row 2",
         "not a number",
     ),
+    "a feature beyond float32": (
+        at("items", "price", 4, 1e300),
+        "items.parquet -> price, row 4",
+        "too large",
+    ),
+    "a propensity of 0 as float32": (
+        at("exposures", "propensity", 6, 1e-60),
+        "exposures.parquet -> propensity, row 6",
+        "range",
+    ),
+    "a score beyond float32": (at("candidates", "score", 2, -1e39), "score, row 2", "too large"),
+    "a position beyond int32": (at("exposures", "position", 8, 2**31), "position, row 8", "whole"),
+    "titles that are lists": (all_of("items", title=["a"]), "items.parquet -> title", "wrong type"),
+    "titles that are bytes": (all_of("items", title=b"a"), "items.parquet -> title", "wrong type"),
+    "text of bytes": (all_of("items", brand=b"a"), "items.parquet -> brand", "wrong type"),
+    "text of lists of bytes": (all_of("items", brand=[b"\xff"]), "-> brand", "wrong type"),
+    "text of durations": (all_of("items", brand=timedelta(1)), "-> brand", "wrong type"),
+    "categories that are bytes": (all_of("users", sex=b"f"), "users.parquet -> sex", "wrong type"),
+    "images that are bytes": (all_of("items", image=b"png"), "-> image", "wrong type"),
+    "a time in 2100": (
+        at("exposures", "time", 3, 4_102_444_800_000),
+        "exposures.parquet -> time, row 3",
+        "too late",
+    ),
     "propensity of 0": (at("exposures", "propensity", 8, 0.0), "propensity, row 8", "range"),
     "position below 0": (at("exposures", "position", 8, -1), "position, row 8", "whole number"),
     "truth above 1": (all_of("candidates", truth=1.5), "truth, row 1", "range"),
@@ -287,6 +311,93 @@ def test_bad_input_is_named(case: str, tmp_path: Path) -> None:
     assert where in caught.value.where
     assert what in str(caught.value)
     assert caught.value.must or caught.value.hint
+
+
+def test_text_of_arrays_is_joined_as_lists_are(tmp_path: Path) -> None:
+    tables = sound_tables()
+    words = [["red", str(n)] for n in range(7)]
+    tables["items"] = tables["items"].with_columns(
+        brand=pl.Series(words, dtype=pl.Array(pl.String, 2))
+    )
+    write(tmp_path, tables)
+    data = read(tmp_path, items={"text": ("title", "brand")})
+    assert data.catalog.text.tolist()[:2] == ["title 0 red 0", "title 1 red 1"]
+
+
+def test_columns_without_any_value_are_missing(tmp_path: Path) -> None:
+    """Parquet writes a column that is all null without a type of its own."""
+    tables = sound_tables()
+    nothing = dict.fromkeys(("brand", "price", "tags", "steps", "vector", "image"))
+    tables["items"] = tables["items"].with_columns(**nothing)
+    tables["exposures"] = tables["exposures"].with_columns(position=None, propensity=None)
+    tables["candidates"] = tables["candidates"].with_columns(score=None, truth=None)
+    write(tmp_path, tables)
+    assert pl.read_parquet_schema(tmp_path / "items.parquet")["price"] == pl.Null
+    items = {
+        "text": ("title", "brand"),
+        "categorical": ("brand",),
+        "numeric": ("price",),
+        "multi_valued": ("tags",),
+        "sequence": ("steps",),
+    }
+    data = read(tmp_path, items=items)
+    assert data.catalog.text[0] == "title 0"
+    features = data.catalog.features
+    assert np.isnan(features.numeric["price"]).all()
+    assert (features.categorical["brand"] == -1).all()
+    assert [np.diff(features.lists[n].offsets).sum() for n in ("tags", "steps")] == [0, 0]
+    assert np.isnan(data.exposures.propensity).all() and (data.exposures.position == -1).all()
+    assert np.isnan(data.candidates.score).all() and np.isnan(data.candidates.truth).all()
+
+
+@pytest.mark.parametrize("words", [("true", "false"), ("True", "FALSE")])
+def test_clicks_in_csv_may_be_booleans(tmp_path: Path, words: tuple[str, str]) -> None:
+    tables = sound_tables()
+    clicks = tables["exposures"]["click"]
+    text = pl.Series("click", [words[0] if click else words[1] for click in clicks])
+    tables["exposures"] = tables["exposures"].with_columns(text)
+    data = read(write(tmp_path, tables, "csv"))
+    assert data.exposures.click.tolist() == clicks.to_list()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "unit"),
+    [("%Y%m%d%H", "s"), ("%Y%m%d%H%M", "ms"), ("%Y%m%d%H%M%S", "ms"), ("%Y%m%d%H%M%S%3f", "us")],
+)
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_dates_written_as_digits_are_no_unit(pattern: str, unit: str, kind: Any) -> None:
+    moments = pl.datetime_range(
+        datetime(2024, 1, 1, 5), datetime(2024, 12, 31), "11h", time_unit="ms", eager=True
+    )
+    digits = moments.dt.to_string(pattern).cast(kind).alias("time")
+    with pytest.raises(DataError, match="unit of the times cannot be inferred") as caught:
+        as_time(digits, Path("log.csv"), "auto")
+    assert "datetimes" in caught.value.hint
+    # Only a number that is no date tells that the others are none: 13 is no month.
+    others = pl.Series("time", [1_913_000_000, 1_912_010_100]).cast(kind)
+    assert as_time(others, Path("log.csv"), "auto")[0] == 1_913_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        ([2**63 - 1], "ms"),
+        ([20_240_501_123_000], "ms"),
+        ([1e300], "s"),
+        (["9999-12-31"], "auto"),
+        ([datetime(2100, 1, 1)], "auto"),
+    ],
+)
+def test_a_time_after_2100_is_a_mistake(times: list[Any], unit: str) -> None:
+    values = pl.Series("time", times)
+    with pytest.raises(DataError, match="too late") as caught:
+        as_time(values, Path("log.parquet"), unit)
+    assert "row 1" in caught.value.where and "time_unit" in caught.value.hint
+
+
+def test_the_last_moment_of_2099_is_read() -> None:
+    values = pl.Series("time", [4_102_444_799_999])
+    assert as_time(values, Path("log.parquet"), "auto").to_list() == values.to_list()
 
 
 def test_an_unknown_liked_item(tmp_path: Path) -> None:

@@ -68,6 +68,10 @@ BREAKS = {
     "falls between chunks": set_at("time", 40, START + 38_500),
     "mixed units": set_at("time", 50, 1_700_000_000),
     "no unit": lambda rows: rows.with_columns(time=pl.col("time") - START),
+    "a time after 2100": set_at("time", 59, 4_200_000_000_000),
+    "dates written as digits": lambda rows: rows.with_columns(
+        time=2024050100 + pl.col("request") // 10
+    ),
     "request of two users": set_at("request", 44, 3),
     "no user column": lambda rows: rows.drop("user"),
     "users are floats": lambda rows: rows.with_columns(user=pl.lit(1.5)),

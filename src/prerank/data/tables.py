@@ -19,8 +19,16 @@ from prerank.errors import DataError, first_line
 # From 1973 on, each range holds the moments of one unit only.
 UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17)}
 ROW = "row in the file"
-END_OF_INT64 = 2.0**63
+END_OF_INT32 = 2.0**31
+TEXT = (pl.String, pl.Categorical, pl.Enum)
+NO_TEXT = (pl.Binary, pl.Duration)
 TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+YEAR_2100 = 4_102_444_800_000
+# yyyymmddHH, yyyymmddHHMM, yyyymmddHHMMSS, and with milliseconds: no count since 1970.
+DATE_DIGITS = (
+    r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
+    r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\d{3})?)?)?$"
+)
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
@@ -136,36 +144,65 @@ def wrong_type(values: pl.Series, file: Where, must: str, hint: str = "") -> Dat
 
 def as_ids(values: pl.Series, file: Where) -> pl.Series:
     """Read ids: text or integers, never null or empty. Returns text."""
-    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
+    if not (values.dtype.is_integer() or values.dtype in TEXT):
         raise wrong_type(values, file, "text or integers", "cast the ids to text")
     text = values.cast(pl.String)
     complain(values, text.is_null() | (text == ""), "an id is empty", file, "an id in every row")
     return text
 
 
+def as_text(values: pl.Series, file: Where, hint: str = "") -> pl.Series:
+    """Read one text a row, or what can be written as one: numbers, dates ... Null stays null."""
+    if values.dtype.is_nested() or values.dtype in NO_TEXT:
+        raise wrong_type(values, file, "one text or number a row", hint)
+    return values.cast(pl.String)
+
+
+def as_text_lists(values: pl.Series, file: Where) -> pl.Series:
+    """Read lists or arrays of what `as_text` reads. Returns lists of text."""
+    inner = values.dtype.inner if isinstance(values.dtype, pl.List | pl.Array) else None
+    if inner is None or inner.is_nested() or inner in NO_TEXT:
+        raise wrong_type(values, file, "lists of text or numbers")
+    return values.cast(pl.List(inner)).cast(pl.List(pl.String))
+
+
 def as_numbers(values: pl.Series, file: Where) -> pl.Series:
-    """Read numbers; null and NaN mean missing, infinity is an error. Returns float64."""
-    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean)):
+    """Read numbers; null and NaN mean missing, infinity is an error. Returns float64.
+
+    Numbers are kept as float32 later, so one that is infinite there is an error here, where its
+    row is known. A column that is all null has no other type in Parquet: every number is missing.
+    """
+    if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         raise wrong_type(values, file, "numbers")
     numbers = values.cast(pl.Float64, strict=False)
     complain(
         values, numbers.is_null() & values.is_not_null(), "not a number", file, "a number or null"
     )
     complain(values, numbers.is_infinite(), "an infinite number", file, "finite or null")
+    complain(
+        values,
+        numbers.cast(pl.Float32).is_infinite(),
+        "a number is too large",
+        file,
+        "within float32, up to 3.4e38, or null",
+    )
     return numbers.fill_nan(None)
 
 
 def as_whole(values: pl.Series, file: Where) -> pl.Series:
     """Read whole numbers from 0; null means unknown. Returns int64."""
     numbers = as_numbers(values, file)
-    bad = (numbers < 0) | (numbers != numbers.floor()) | (numbers >= END_OF_INT64)
-    complain(values, bad, "not a whole number from 0", file, "0, 1, 2 ... or null")
+    bad = (numbers < 0) | (numbers != numbers.floor()) | (numbers >= END_OF_INT32)
+    complain(values, bad, "not a whole number from 0", file, "0, 1, 2 ... below 2 ** 31, or null")
     return numbers.cast(pl.Int64)
 
 
 def as_click(values: pl.Series, file: Where) -> pl.Series:
-    """Read clicks: 1, 0, or null = unknown. Returns int8 with nulls."""
-    numbers = as_numbers(values, file)
+    """Read clicks: 1, 0, true, false, or null = unknown. Returns int8 with nulls."""
+    digits = values
+    if values.dtype == pl.String:
+        digits = values.str.replace("(?i)^true$", "1").str.replace("(?i)^false$", "0")
+    numbers = as_numbers(digits, file)
     complain(
         values,
         ~numbers.is_in([0.0, 1.0]) & numbers.is_not_null(),
@@ -179,8 +216,10 @@ def as_click(values: pl.Series, file: Where) -> pl.Series:
 def as_probability(values: pl.Series, file: Where) -> pl.Series:
     """Read propensities in (0, 1]; null means unknown. Returns float64."""
     numbers = as_numbers(values, file)
-    bad = (numbers <= 0) | (numbers > 1)
-    complain(values, bad, "a propensity is out of range", file, "in (0, 1], or null if unknown")
+    # A positive number below 1e-45 is 0 as float32, the type that propensities are kept in.
+    bad = (numbers.cast(pl.Float32) <= 0) | (numbers > 1)
+    must = "in (0, 1] as float32, or null if unknown"
+    complain(values, bad, "a propensity is out of range", file, must)
     return numbers
 
 
@@ -196,7 +235,8 @@ def as_time(values: pl.Series, file: Where, unit: str) -> pl.Series:
 
     Integers (and text of integers) are in ``unit``: s, ms, us, or auto = seconds if all lie in
     [1e8, 1e11), milliseconds if all lie in [1e11, 1e14), microseconds in [1e14, 1e17). Text is
-    ISO 8601; datetimes and text without a zone are UTC.
+    ISO 8601; datetimes and text without a zone are UTC. From 2100 on a time is an error: it is a
+    date written as digits, or another unit.
     """
     must = "an integer, an ISO 8601 text or a datetime, in every row"
     if values.dtype == pl.Date:
@@ -216,6 +256,14 @@ def as_time(values: pl.Series, file: Where, unit: str) -> pl.Series:
         raise wrong_type(values, file, must)
     complain(values, time.is_null(), "a time cannot be read", file, must)
     complain(values, time < 0, "a time is negative", file, "a moment from 1970 on")
+    complain(
+        values,
+        time >= YEAR_2100,
+        "a time is too late",
+        file,
+        "a moment before the year 2100",
+        "state the unit of integers with logs.time_unit; write dates as datetimes or ISO 8601",
+    )
     return time
 
 
@@ -228,22 +276,27 @@ def _numeric_time(values: pl.Series, numbers: pl.Series, file: Where, unit: str)
         raise DataError(
             "the unit of the times cannot be inferred",
             where=f"{file} -> {values.name}",
-            must="all in [1e8, 1e11) (seconds) or all in [1e11, 1e14) (milliseconds)",
+            must="all in [1e8, 1e11) (seconds) or all in [1e11, 1e14) (milliseconds), and no "
+            "dates written as digits, such as 2024050112",
             got=f"{numbers.to_numpy().min():.0f} .. {numbers.to_numpy().max():.0f}",
-            hint='declare it: logs.time_unit = "s", "ms" or "us"',
+            hint='declare it: logs.time_unit = "s", "ms" or "us"; or write datetimes or ISO 8601',
         )
-    late = numbers * TO_MS[unit] >= END_OF_INT64
-    complain(values, late, "a time is too late", file, "below 2 ** 63 milliseconds")
-    if values.dtype.is_integer() and unit == "ms":
-        return values.cast(pl.Int64)
-    return (numbers * TO_MS[unit]).round().cast(pl.Int64)
+    # What is later is refused by `as_time`, and may be past int64.
+    return (numbers * TO_MS[unit]).clip(upper_bound=YEAR_2100).round().cast(pl.Int64)
 
 
 def inferred_unit(values: pl.Series) -> str | None:
-    """Return s, ms or us if all ``values`` are numbers that can only be that unit, else None."""
+    """Return s, ms or us if all ``values`` are numbers that can only be that unit, else None.
+
+    None, too, if all of them read as dates written in digits: 2024050112 is noon of the first of
+    May 2024 to whoever wrote it, and as seconds a moment in 2034.
+    """
     if not (values.dtype.is_numeric() or values.dtype == pl.String):
         return None
     numbers = values.cast(pl.Float64, strict=False)
+    digits = numbers.cast(pl.Int64, strict=False).cast(pl.String)
+    if digits.str.contains(DATE_DIGITS).fill_null(False).all():
+        return None
     for unit, (low, high) in UNIT_RANGES.items():
         if ((numbers >= low) & (numbers < high)).fill_null(False).all():
             return unit
@@ -268,6 +321,8 @@ def as_vectors(values: pl.Series, file: Where) -> FloatArray:
     """
     if values.dtype == pl.String:
         values = _from_base64(values, file)
+    if values.dtype == pl.Null:
+        values = values.cast(pl.List(pl.Float32))
     if not isinstance(values.dtype, pl.List | pl.Array):
         raise wrong_type(values, file, "a list or array of numbers", "vectors need Parquet")
     inner = values.dtype.inner
@@ -306,10 +361,10 @@ def as_lists(values: pl.Series, file: Where, separator: str) -> pl.Series:
     """
     if isinstance(values.dtype, pl.List | pl.Array):
         inner = values.dtype.inner
-        if inner is None or inner.is_nested() or inner.is_float():
+        if inner is None or inner.is_float():
             raise wrong_type(values, file, "lists of text or integers")
-        lists = values.cast(pl.List(inner)).cast(pl.List(pl.String))
-    elif values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum):
+        lists = as_text_lists(values, file)
+    elif values.dtype.is_integer() or values.dtype in (*TEXT, pl.Null):
         lists = values.cast(pl.String).str.split(separator)
     else:
         raise wrong_type(values, file, f"lists, or text with `{separator}` between values")

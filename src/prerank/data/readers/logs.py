@@ -30,6 +30,8 @@ from prerank.data.tables import (
     as_numbers,
     as_probability,
     as_share,
+    as_text,
+    as_text_lists,
     as_time,
     as_vectors,
     as_whole,
@@ -46,6 +48,7 @@ from prerank.errors import ConfigError, DataError
 Parser = Callable[[pl.Series, Where], pl.Series]
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+JOIN_LISTS = "join lists into one text, or name the column in `text`, not as the title"
 SUFFIXES = (".parquet", ".csv", ".feather")
 CAST: dict[str, Parser] = {
     "request": as_ids,
@@ -339,7 +342,7 @@ def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, Float
         raw = _raw(file, "items", config, ("item",), ("title", "vector", "image"))
         ids = as_ids(raw[config.columns.get("item", "item")], file)
         title = _column(raw, config, "title")
-        name = ids if title is None else title.cast(pl.String).fill_null("")
+        name = ids if title is None else as_text(title, file, JOIN_LISTS).fill_null("")
         text = [_text(raw, file, c) for c in config.text] or [name]
         joined = pl.DataFrame({str(n): t for n, t in enumerate(text)}).select(
             pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)
@@ -351,7 +354,7 @@ def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, Float
                 {
                     "item": ids,
                     "title": name,
-                    **({} if image is None else {"image": _places(image, path)}),
+                    **({} if image is None else {"image": _places(as_text(image, file), path)}),
                     "text": joined.to_series().str.strip_chars()
                     if has_content
                     else [""] * len(raw),
@@ -384,7 +387,7 @@ def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, Float
 
 def _places(values: pl.Series, folder: Path) -> pl.Series:
     """Return paths and URIs of images, empty where null; relative paths start at the logs."""
-    given = values.cast(pl.String).fill_null("").str.strip_chars()
+    given = values.fill_null("").str.strip_chars()
     is_relative = ~given.str.contains(r"^(/|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]+:)") & (
         given != ""
     )
@@ -412,9 +415,9 @@ def read_users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
 
 def _text(raw: pl.DataFrame, file: Path, name: str) -> pl.Series:
     values = _must_have(raw, file, name)
-    if isinstance(values.dtype, pl.List):
-        return values.cast(pl.List(pl.String)).list.join(" ")
-    return values.cast(pl.String)
+    if isinstance(values.dtype, pl.List | pl.Array):
+        return as_text_lists(values, file).list.join(" ")
+    return as_text(values, file, "lists of text may be given, too")
 
 
 def _feature_columns(
@@ -423,9 +426,9 @@ def _feature_columns(
     columns = {}
     for name in config.categorical:
         values = _must_have(raw, file, name)
-        if values.dtype.is_nested():
-            raise wrong_type(values, file, "one value a row", "name it in `multi_valued` instead")
-        columns[f"c:{name}"] = values.cast(pl.String)
+        is_list = isinstance(values.dtype, pl.List | pl.Array)
+        hint = "name it in `multi_valued` instead" if is_list else ""
+        columns[f"c:{name}"] = as_text(values, file, hint)
     for name in config.numeric:
         columns[f"n:{name}"] = as_numbers(_must_have(raw, file, name), file)
     for prefix, names in ((MULTI_VALUED, config.multi_valued), (SEQUENCE, config.sequence)):
