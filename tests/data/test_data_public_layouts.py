@@ -86,6 +86,9 @@ def test_movielens_a_broken_line(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text("1::10::5::100\n1::20::3\n")
     with pytest.raises(DataError, match=r"ratings\.dat, row 2"):
         load("movielens", tmp_path)
+    (tmp_path / "ratings.dat").write_text("1::10::5::100\n1::20::3::200\n1::70::4::300\n")
+    with pytest.raises(DataError, match=r"unknown movie[\s\S]*ratings\.dat -> item, row 3"):
+        load("movielens", tmp_path)
     (tmp_path / "movies.dat").unlink()
     (tmp_path / "ratings.dat").write_text("1::10::5::100\n")
     with pytest.raises(DataError, match=r"not there[\s\S]*movies\.dat"):
@@ -250,12 +253,33 @@ def test_mind_bad_files(tmp_path: Path) -> None:
         load("mind", tmp_path)
     mind(tmp_path)
     file = tmp_path / "MINDsmall_dev" / "behaviors.tsv"
-    file.write_text("1\tU1\t11/15/2019 9:00:00 AM\tN5\tN4-2\n")
-    with pytest.raises(DataError, match="impression cannot be read"):
-        load("mind", tmp_path)
     file.write_text("1\tU1\t15/15/2019\tN5\tN4-1\n")
     with pytest.raises(DataError, match=r"behaviors\.tsv -> time, row 1"):
         load("mind", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("history", "impressions", "where", "got"),
+    [
+        ("N5", "N1-0 N4-2", "impressions", "'N4-2'"),
+        ("N5", "N1-0 N4-", "impressions", "'N4-'"),
+        ("N5", "", "impressions", "null"),
+        ("N5", "N1-0 N99-1", "impressions", "'N99-1'"),
+        ("N5", "N1-0  N2-1", "impressions", "''"),
+        ("N5 N98", "N1-0", "history", "'N98'"),
+    ],
+)
+def test_mind_names_the_line_of_a_bad_entry(
+    tmp_path: Path, history: str, impressions: str, where: str, got: str
+) -> None:
+    mind(tmp_path)
+    file = tmp_path / "MINDsmall_dev" / "behaviors.tsv"
+    line = f"2\tU9\t11/15/2019 9:30:00 AM\t{history}\t{impressions}\n"
+    file.write_text(file.read_text() + line)
+    with pytest.raises(DataError) as caught:
+        load("mind", tmp_path)
+    assert caught.value.where == f"{file} -> {where}, row 2"
+    assert caught.value.got == got and caught.value.must
 
 
 # ---- RecFlow --------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ import polars as pl
 
 from prerank.artifacts import Cuts
 from prerank.data.assemble import Logs
-from prerank.data.tables import complain, no_repeats
+from prerank.data.tables import as_ids, complain, no_repeats
 from prerank.errors import DataError
 
 BEHAVIORS = ("impression", "user", "time", "history", "impressions")
 NEWS = ("item", "category", "subcategory", "title", "abstract", "url", "entities", "mentions")
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 STEP_MS = 1000
+ANSWER = "-[01]$"
 
 
 def read_mind(path: Path) -> Logs:
@@ -30,9 +31,20 @@ def read_mind(path: Path) -> Logs:
     folders += sorted(f.parent for f in path.glob("*/behaviors.tsv"))
     if not folders:
         raise DataError("there is no behaviors.tsv", where=str(path), must="MIND's folders")
-    rows = pl.concat([_behaviors(folder / "behaviors.tsv") for folder in folders])
+    files = [folder / "behaviors.tsv" for folder in folders]
+    parts = [_behaviors(file) for file in files]
+    rows = pl.concat(parts)
     items = pl.concat([_news(folder / "news.tsv") for folder in folders])
     items = items.unique("item", keep="first", maintain_order=True)
+    exposures, history = _exposures(rows), _history(rows)
+    known = items["item"].implode()
+    for column, found in (("impressions", exposures["item"]), ("history", history["item"])):
+        # The lines are gone through once more only where one of them is wrong.
+        if not found.unique().is_in(known).all():
+            unknown = ~pl.element().str.replace(ANSWER, "").is_in(known)
+            must = "an id of news.tsv"
+            for file, part in zip(files, parts, strict=True):
+                _check_entries(part, column, unknown, "an unknown news id", file, must)
     late = pl.col("folder").str.contains("(?i)dev|valid")
     start = rows.filter(late)["time"].min()
     before = rows.filter(~late)["time"].max()
@@ -41,8 +53,8 @@ def read_mind(path: Path) -> Logs:
         name="mind",
         time_unit="ms",
         items=items,
-        exposures=_exposures(rows, path),
-        interactions=_history(rows),
+        exposures=exposures,
+        interactions=history,
         cuts=Cuts(test=start if ordered and isinstance(start, int) else None),
         notes=(
             "clicks of the history column have no time: they are placed a second apart before "
@@ -77,6 +89,13 @@ def _behaviors(file: Path) -> pl.DataFrame:
     rows = _lines(file, BEHAVIORS)
     time = rows["time"].str.to_datetime(TIME_FORMAT, time_unit="ms", strict=False)
     complain(rows["time"], time.is_null(), "a time cannot be read", file, TIME_FORMAT)
+    as_ids(rows["user"], file)
+    complain(
+        rows["impressions"], rows["impressions"].is_null(), "no impression", file, "N123-1 N124-0"
+    )
+    odd = pl.element().str.contains("-[^-]*$") & ~pl.element().str.contains(ANSWER)
+    must = "N123-1, N123-0 or N123"
+    _check_entries(rows, "impressions", odd, "an impression cannot be read", file, must)
     folder = file.parent.name
     request = pl.lit(f"{folder}/") + pl.col("impression")
     return rows.with_columns(
@@ -84,9 +103,22 @@ def _behaviors(file: Path) -> pl.DataFrame:
     )
 
 
+def _entries(column: str) -> pl.Expr:
+    """Return the entries of a column of lists, which spaces separate."""
+    return pl.col(column).str.strip_chars().str.split(" ")
+
+
+def _check_entries(
+    rows: pl.DataFrame, column: str, bad: pl.Expr, what: str, file: Path, must: str
+) -> None:
+    """Raise DataError at the first line with an entry for which ``bad``, of an element, is true."""
+    found = rows.select(_entries(column).list.eval(pl.element().filter(bad)).list.first())[column]
+    complain(found, found.is_not_null(), what, file, must)
+
+
 def _news(file: Path) -> pl.DataFrame:
     rows = _lines(file, NEWS)
-    no_repeats(rows["item"], file, "a news id")
+    no_repeats(as_ids(rows["item"], file), file, "a news id")
     words = pl.concat_str(
         "title", "abstract", "category", "subcategory", separator=" ", ignore_nulls=True
     )
@@ -99,35 +131,23 @@ def _news(file: Path) -> pl.DataFrame:
     )
 
 
-def _exposures(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
-    shown = rows.select(
+def _exposures(rows: pl.DataFrame) -> pl.DataFrame:
+    shown = rows.select("request", "user", "time", entry=_entries("impressions"))
+    shown = shown.with_columns(position=pl.int_ranges(pl.col("entry").list.len().cast(pl.Int64)))
+    return shown.explode("entry", "position").select(
         "request",
         "user",
         "time",
-        entry=pl.col("impressions").str.strip_chars().str.split(" "),
-    )
-    shown = shown.with_columns(position=pl.int_ranges(pl.col("entry").list.len().cast(pl.Int64)))
-    shown = shown.explode("entry", "position")
-    answer = pl.col("entry").str.extract(r"-([^-]*)$").alias("answer")
-    shown = shown.with_columns(item=pl.col("entry").str.replace(r"-[01]$", ""), answer=answer)
-    complain(
-        shown["entry"],
-        ~shown["answer"].is_in(["0", "1"]) & shown["answer"].is_not_null(),
-        "an impression cannot be read",
-        path / "behaviors.tsv",
-        "N123-1, N123-0 or N123",
-    )
-    return shown.select(
-        "request", "user", "item", "time", "position", click=pl.col("answer").cast(pl.Int8)
+        "position",
+        item=pl.col("entry").str.replace(ANSWER, ""),
+        click=pl.col("entry").str.extract("-([01])$").cast(pl.Int8),
     )
 
 
 def _history(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the clicks of each user's first history column, before the log's first impression."""
     first = rows.sort("user", "time").unique("user", keep="first", maintain_order=True)
-    lists = first.filter(pl.col("history").is_not_null()).select(
-        "user", item=pl.col("history").str.strip_chars().str.split(" ")
-    )
+    lists = first.filter(pl.col("history").is_not_null()).select("user", item=_entries("history"))
     age = pl.int_ranges(pl.col("item").list.len().cast(pl.Int64), 0, -1)
     flat = lists.with_columns(age=age).explode("item", "age")
     return flat.select("user", "item", time=pl.lit(rows["time"].min()) - pl.col("age") * STEP_MS)

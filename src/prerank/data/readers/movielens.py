@@ -8,7 +8,15 @@ import polars as pl
 
 from prerank.data.assemble import MULTI_VALUED, Logs
 from prerank.data.config import RatingsConfig
-from prerank.data.tables import as_ids, as_lists, as_numbers, as_time, no_repeats, read_frame
+from prerank.data.tables import (
+    as_ids,
+    as_lists,
+    as_numbers,
+    as_time,
+    complain,
+    no_repeats,
+    read_frame,
+)
 from prerank.errors import DataError
 
 RATINGS = ("user", "item", "rating", "time")
@@ -25,6 +33,13 @@ def read_movielens(path: Path, config: RatingsConfig) -> Logs:
     movies_file = path / ("movies.dat" if dat else "movies.csv")
     ratings, movies = _read(ratings_file, RATINGS), _read(movies_file, MOVIES)
     no_repeats(movies["item"], movies_file, "a movie id")
+    complain(
+        ratings["item"],
+        ~ratings["item"].is_in(movies["item"].implode()),
+        "a rating names an unknown movie",
+        ratings_file,
+        f"an id of {movies_file.name}",
+    )
     exposures = pl.DataFrame(
         {
             "user": as_ids(ratings["user"], ratings_file),
