@@ -200,6 +200,21 @@ def test_without_time_held_out_pairs_are_no_history() -> None:
     assert (data.interactions.time == 0).all()
 
 
+@pytest.mark.parametrize("click", [0, None])
+def test_a_log_without_a_positive_in_training_is_refused(click: int | None) -> None:
+    # Only the rows of validation and test are clicked.
+    late = pl.when(pl.col("time") >= 40).then(1).otherwise(click).cast(pl.Int8)
+    shown = SHOWN.with_columns(click=late)
+    with pytest.raises(DataError, match="no click is known in training") as caught:
+        build(replace(LOGS, exposures=shown))
+    assert caught.value.where == "exposures -> click" and caught.value.hint
+    with pytest.raises(DataError, match="no click is known in training"):
+        build(replace(LOGS, exposures=shown.drop("click")))
+    liked = pl.DataFrame({"user": ["a"], "item": [30], "time": [5]})
+    data = build(replace(LOGS, exposures=shown, interactions=liked))
+    assert len(data.interactions) == 2  # with the click of validation
+
+
 def test_an_unknown_item_is_named_with_its_row() -> None:
     shown = SHOWN.with_columns(item=pl.Series([30, 4, 7, 4, 30, 7]))
     with pytest.raises(DataError, match=r"exposures -> item, row 3[\s\S]*7"):

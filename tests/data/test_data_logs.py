@@ -165,8 +165,11 @@ def test_unknown_clicks_are_kept_unknown(tmp_path: Path) -> None:
     assert (data.exposures.click == -1).sum() == 10
     assert "click" in tables["exposures"].columns
     tables["exposures"] = tables["exposures"].drop("click")
+    with pytest.raises(DataError, match="no click is known in training"):
+        read(write(tmp_path, tables))
+    tables["interactions"] = pl.DataFrame({"user": ["u1"], "item": [3], "time": [START]})
     data = read(write(tmp_path, tables))
-    assert (data.exposures.click == -1).all() and len(data.interactions) == 0
+    assert (data.exposures.click == -1).all() and len(data.interactions) == 1
 
 
 def at(table: str, column: str, row: int, value: object) -> Callable[[Tables], None]:

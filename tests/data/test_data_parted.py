@@ -76,6 +76,11 @@ BREAKS = {
     "no user column": lambda rows: rows.drop("user"),
     "users are floats": lambda rows: rows.with_columns(user=pl.lit(1.5)),
     "users are lists": lambda rows: rows.with_columns(user=pl.lit([1, 2])),
+    "no click": lambda rows: rows.with_columns(click=0),
+    "no click in training": lambda rows: rows.with_columns(
+        click=(pl.col("request") > 55).cast(pl.Int8)
+    ),
+    "every click unknown": lambda rows: rows.drop("click"),
     "no rows": lambda rows: rows[:0],
 }
 

@@ -293,6 +293,7 @@ FLAGS = (
     "coarse_neg",
     "prerank_neg",
 )
+CLICKED_DAYS = {"effective_view": 3, "like": 1}
 FEEDBACK = ("effective_view", "long_view", "like", "follow", "forward", "comment")
 
 
@@ -321,7 +322,7 @@ def recflow(path: Path) -> None:
                 "rank_index": 0,
                 "rerank_index": 0,
                 "playing_time": 0,
-                **{name: int(name == "effective_view" and day < 3) for name in FEEDBACK},
+                **{name: int(day < CLICKED_DAYS.get(name, 0)) for name in FEEDBACK},
             }
             for n, flag in enumerate(FLAGS)
         ]
@@ -349,7 +350,7 @@ def test_recflow(tmp_path: Path) -> None:
     )
     assert data.user_features.categories["age"] == ("2", "3")
     liked = load("recflow", tmp_path, recflow={"label": "like"})
-    assert liked.exposures.click.tolist() == [0, 0, 0, 0]
+    assert liked.exposures.click.tolist() == [1, 0, 0, 0]
 
 
 def test_recflow_bad_files(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ def test_lsa_with_fewer_words_than_dimensions_has_fewer_dimensions():
 
 @pytest.mark.parametrize("texts", [["", "  "], ["!!", "?"]])
 def test_lsa_without_a_word_is_an_error(texts):
-    with pytest.raises(DataError, match="no item has a word"):
+    with pytest.raises(DataError, match="no item has a word") as caught:
         lsa(texts)
+    assert "items.text" in caught.value.hint and '"given"' in caught.value.hint
 
 
 @pytest.mark.parametrize("encoder", ["lsa", "sentence-transformers", "given"])

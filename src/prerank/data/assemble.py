@@ -47,6 +47,7 @@ from prerank.data.split import (
     training_ends,
 )
 from prerank.data.unexposed import contains, pair_keys, sorted_unique
+from prerank.errors import DataError
 from prerank.seeds import rng
 from prerank.vocabulary import Vocabulary
 
@@ -115,7 +116,8 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
         seed: root seed of the random split and of the sampled negatives.
 
     Raises:
-        DataError: an id is unknown, the log is too short to be cut, or the split leaks.
+        DataError: an id is unknown, the log is too short to be cut, training has no positive, or
+            the split leaks.
     """
     frames = [f for f in (logs.exposures, logs.candidates, logs.interactions) if f is not None]
     known = [f["user"] for f in (*frames, *logs.pools.values())]
@@ -136,6 +138,8 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
         notes.append("no time: exposures are split at random, histories are sets")
     period, cuts = _periods(shown, logs, split, seed)
     exposures = exposures_of(shown, period)
+    if not len(liked["user"]):
+        require_clicks(n_training_clicks(exposures))
     interactions, n_late = interactions_of(
         exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions
     )
@@ -270,6 +274,28 @@ def exposures_of(shown: dict[str, NDArray[Any]], split: ByteArray) -> Exposures:
         propensity=column("propensity", np.nan, np.float32),
         split=split,
     )
+
+
+def n_training_clicks(exposures: Exposures) -> int:
+    """Return how many exposures of training are clicked."""
+    return int(((exposures.split == TRAIN) & (exposures.click == 1)).sum())
+
+
+def require_clicks(n_clicks: int) -> None:
+    """Raise DataError if a log without other positives has no click in training: nothing to learn.
+
+    Args:
+        n_clicks: clicked exposures of training.
+    """
+    if not n_clicks:
+        raise DataError(
+            "no click is known in training",
+            where="exposures -> click",
+            must="a click of 1 before validation, or positives in a table `interactions`",
+            got="clicks of 0 or unknown only",
+            hint="check which column is read as the click; for own logs it may be mapped with "
+            'logs.exposures.columns = {click = "yours"}',
+        )
 
 
 def interactions_of(

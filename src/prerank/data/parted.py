@@ -32,7 +32,9 @@ from prerank.data.assemble import (
     idle_notes,
     interactions_of,
     left_out_notes,
+    n_training_clicks,
     pools_note,
+    require_clicks,
 )
 from prerank.data.config import LogsConfig, PrepareConfig
 from prerank.data.negatives import weights_of
@@ -194,6 +196,8 @@ def prepare_parts(
     head = replace(blank(logs.name, "ms", users, vocabulary), cuts=cuts)
     writer = PartsWriter(out, bounds)
     made = _write_parts(spill, writer, head, logs, config)
+    if logs.clicks_are_interactions:
+        require_clicks(made.n_clicks)
     sampled = _sampled(writer, made, logs, config, seed)
     parts = [("exposed", exposed_rows(head.exposures)), *sampled]
     pools = join_pools(parts)
@@ -480,6 +484,7 @@ class _Made:
     n_late: int = 0
     n_after: int = 0
     n_idle: int = 0
+    n_clicks: int = 0
     positives: list[Columns] | None = None
     popularity: NDArray[np.int64] | None = None
 
@@ -513,6 +518,7 @@ def _write_parts(
         writer.write(p, part)
         made.n_late += n_late
         made.n_after += n_after
+        made.n_clicks += n_training_clicks(exposures)
         active = sorted_unique(np.concatenate([exposures.user, interactions.user]))
         made.n_idle += (end - first) - len(active)
         clicked = positives_of(exposures)

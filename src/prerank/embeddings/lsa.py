@@ -9,9 +9,10 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from threadpoolctl import threadpool_limits
 
 from prerank import seeds
-from prerank.artifacts import FloatArray, TextArray, require
+from prerank.artifacts import FloatArray, TextArray
 from prerank.embeddings.config import EncoderConfig
 from prerank.embeddings.vectors import unit_rows
+from prerank.errors import DataError
 from prerank.progress import log
 
 WORD = r"\w+"
@@ -35,13 +36,15 @@ def encode_lsa(texts: TextArray, config: EncoderConfig, seed: int) -> FloatArray
         DataError: no text has a word.
     """
     counts_NF = _counts(texts, config)
-    require(
-        counts_NF.shape[1] > 0,
-        "no item has a word to encode",
-        where="catalog.text",
-        must=f"text, with a word in at least {config.min_df} items (min_df)",
-        got=f"{len(texts)} items",
-    )
+    if not counts_NF.shape[1]:
+        raise DataError(
+            "no item has a word to encode",
+            where="catalog.text",
+            must=f"text, with a word in at least {config.min_df} items (min_df)",
+            got=f"{len(texts)} items",
+            hint="name columns of text in `prepare.logs.items.text`, or give each item a `vector` "
+            'and set encode.encoder = "given"',
+        )
     weights_NF = TfidfTransformer(sublinear_tf=True).fit_transform(counts_NF)
     n_dims = min(config.embedding_dim, *weights_NF.shape)
     if n_dims < config.embedding_dim:
