@@ -11,12 +11,13 @@ import hashlib
 import json
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prerank import remote
-from prerank.errors import ConfigError
+from prerank.errors import ArtifactError, ConfigError
 from prerank.lock import WORK
 from prerank.store import write_whole
 
@@ -84,5 +85,6 @@ def _remembered(files: list[Path], memory: Path) -> dict[Path, str]:
         if now - about.st_mtime_ns > SETTLED_NS:
             learned[name] = [*state, found[file]]
     if learned != known and memory.parent.is_dir():
-        write_whole(memory, json.dumps(learned))
+        with suppress(OSError, ArtifactError):  # a memory that cannot be kept costs time alone
+            write_whole(memory, json.dumps(learned))
     return found

@@ -361,12 +361,18 @@ def writing(file: Path) -> Iterator[None]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file that is whole or not there, whenever the process or the power ends."""
-    partial = file.with_name(f"{file.name}.part")
-    with writing(file):
-        partial.write_text(text, encoding="utf-8")
-        _settle(partial)
-        partial.replace(file)
+    """Write a text file that is whole or not there, whenever the process or the power ends.
+
+    Several processes may write it at once: the last one's text stays.
+    """
+    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with writing(file):
+            partial.write_text(text, encoding="utf-8")
+            _settle(partial)
+            partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:

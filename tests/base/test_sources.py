@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,25 @@ def test_what_runs_write_is_no_log(tmp_path: Path) -> None:
     (tmp_path / "c" / "x.parquet").write_text("x")
     listed = source_files(str(tmp_path), tmp_path / "c", [tmp_path])
     assert "c/x.parquet" not in [name for name, _, _ in listed] and len(listed) == 4
+
+
+def test_processes_that_remember_at_once_do_not_meet(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from prerank.store import write_whole\n"
+        "for n in range(300): write_whole(pathlib.Path(sys.argv[1]), str(n) * 1000)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "sources.json")]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["sources.json"]
+
+
+def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    log, folder = tmp_path / "logs.csv", tmp_path / "run"
+    log.write_text("user,item\n")
+    os.utime(log, ns=(10**18, 10**18))
+    (folder / ".work" / "sources.json").mkdir(parents=True)  # a folder in its place
+    assert len(source_files(str(log), folder, [])) == 1
 
 
 def test_no_logs() -> None:
