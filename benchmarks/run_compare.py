@@ -23,8 +23,6 @@ from prerank.recipe import load_recipe
 from prerank.store import MANIFEST
 from run_recipe import RESULTS, hardware, measured, wall_seconds
 
-EXTRA = ("title", "audit", "costs", "arms", "tuning", "notes", "unearned", "versions", "stages")
-
 
 def needed(comparison: dict[str, Any]) -> dict[str, Any]:
     """Return what the sheets show: GAUC everywhere, the other main metrics over all items."""
@@ -43,7 +41,7 @@ def needed(comparison: dict[str, Any]) -> dict[str, Any]:
             or (record["metric"] in main and record["segment"] == "all")
         ],
         "differences": [one for one in comparison["differences"] if one["metric"] == "gauc"],
-        "extra": {"evaluation": about, **{key: extra[key] for key in EXTRA if key in extra}},
+        "extra": {**extra, "evaluation": about},
     }
 
 

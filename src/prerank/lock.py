@@ -21,7 +21,7 @@ from prerank.errors import BusyError, ConfigError
 WORK = ".work"
 LOCK = "lock"
 PARENT_S = 0.2
-"""How often a process without a pool looks whether its parent is still there."""
+"""How often a process looks whether its parent is still there."""
 
 
 @contextmanager
@@ -115,18 +115,12 @@ def die_with_parent() -> None:
     Otherwise workers of a killed run would go on training for nobody.
     """
     parent = parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    if parent is not None and parent.pid is not None:
+        die_with(parent.pid)
 
 
 def die_with(process: int) -> None:
-    """End this process when its parent, ``process``, ends: for those that no pool started."""
+    """End this process when its parent, ``process``, ends."""
 
     def wait() -> None:
         while os.getppid() == process:

@@ -7,7 +7,6 @@ remembers the hash of each file for as long as its size and its moment of change
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Collection
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from prerank import remote
+from prerank import store as stores
 from prerank.errors import ArtifactError, ConfigError
 from prerank.lock import WORK
-from prerank.store import write_whole
 
 MEMORY = "sources.json"
 SETTLED_NS = 2_000_000_000
@@ -61,13 +60,12 @@ def source_files(path: str, folder: Path, made: Collection[Path]) -> list[list[A
 def hash_file(path: Path) -> str:
     """Return a hash of all of a file."""
     about = path.stat()
-    return _hash(str(path.resolve()), about.st_size, about.st_mtime_ns)
+    return _hash(path.resolve(), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _hash(path: str, _size: int, _changed_ns: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _hash(path: Path, _size: int, _changed_ns: int) -> str:
+    return stores.hash_file(path)[:16]
 
 
 def _remembered(files: list[Path], memory: Path) -> dict[Path, str]:
@@ -86,5 +84,5 @@ def _remembered(files: list[Path], memory: Path) -> dict[Path, str]:
             learned[name] = [*state, found[file]]
     if learned != known and memory.parent.is_dir():
         with suppress(OSError, ArtifactError):  # a memory that cannot be kept costs time alone
-            write_whole(memory, json.dumps(learned))
+            stores.write_whole(memory, json.dumps(learned))
     return found

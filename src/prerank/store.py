@@ -167,7 +167,8 @@ def is_inside(name: str) -> bool:
     return not (odd or path.is_absolute() or ".." in path.parts)
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of all of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -205,7 +206,7 @@ def verify(path: Path, manifest: Manifest) -> None:
                 got=file.resolve(),
                 hint=MAKE_AGAIN,
             )
-        found = _hash(file)
+        found = hash_file(file)
         if found != digest:
             raise ArtifactError(
                 "a file of the artifact is damaged",
@@ -301,7 +302,7 @@ class Store:
                 temporary.mkdir(parents=True)
                 yield temporary
                 files = sorted(p for p in temporary.rglob("*") if p.is_file())
-                named = {str(p.relative_to(temporary)): _hash(p) for p in files}
+                named = {str(p.relative_to(temporary)): hash_file(p) for p in files}
                 complete = {
                     **asdict(manifest),
                     "files": named,
@@ -365,11 +366,18 @@ def write_whole(file: Path, text: str) -> None:
 
     Several processes may write it at once: the last one's text stays.
     """
+    with _whole(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+        _settle(partial)
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """Yield a path of this process alone to write; what lies there becomes ``file`` at the end."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         with writing(file):
-            partial.write_text(text, encoding="utf-8")
-            _settle(partial)
+            yield partial
             partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -473,14 +481,9 @@ def write_part(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     Raises:
         ArtifactError: the disk is full.
     """
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    try:
-        with writing(file):
-            save_file(whole, partial, metadata={"sha256": _hash_arrays(whole)})
-            partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _whole(file) as partial:
+        save_file(whole, partial, metadata={"sha256": _hash_arrays(whole)})
 
 
 def read_part(file: Path) -> dict[str, NDArray[Any]] | None:

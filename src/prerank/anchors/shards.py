@@ -45,7 +45,7 @@ from prerank.errors import ArtifactError, ConfigError
 from prerank.lock import die_with
 from prerank.progress import log, silence, track
 from prerank.spread import Arrays, Spread
-from prerank.store import read_part, write_part
+from prerank.store import read_part, write_part, write_whole
 
 Shard = dict[str, NDArray[Any]]
 PRIOR_COUNT = 5.0
@@ -97,9 +97,7 @@ class Job:
             "config": self.config.model_dump(mode="json"),
         }
         _write(folder / JOB_ARRAYS, arrays)
-        partial = folder / f"{JOB_JSON}.{os.getpid()}.part"
-        partial.write_text(json.dumps(about, indent=1))
-        partial.replace(folder / JOB_JSON)
+        write_whole(folder / JOB_JSON, json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Job:

@@ -17,6 +17,7 @@ from prerank.artifacts import (
     Cuts,
     Dataset,
     Exposures,
+    IntArray,
     TimeArray,
     TimeUnit,
 )
@@ -25,6 +26,7 @@ from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.errors import ConfigError, DataError
 
 NO_CUTS = Cuts()
+NEVER = np.iinfo(np.int64).max
 
 
 def moment_ms(text: str, key: str) -> int | None:
@@ -169,14 +171,19 @@ def training_ends(
 
     With ``ms`` the same for all; with ``order`` the user's first held-out exposure.
     """
-    never = np.iinfo(np.int64).max
     if time_unit == "none":
         return None
     if time_unit == "ms":
-        return np.full(n_users, never if cuts.validation is None else cuts.validation)
-    held, ends = exposures.split != TRAIN, np.full(n_users, never)
-    np.minimum.at(ends, exposures.user[held], exposures.time[held])
-    return ends
+        return np.full(n_users, NEVER if cuts.validation is None else cuts.validation)
+    held = exposures.split != TRAIN
+    return _first_of_each(n_users, exposures.user[held], exposures.time[held])
+
+
+def _first_of_each(n_users: int, user: IntArray, time: TimeArray) -> TimeArray:
+    """Return the first moment of each user (U,), `NEVER` for those without one."""
+    first = np.full(n_users, NEVER)
+    np.minimum.at(first, user, time)
+    return first
 
 
 def check_leaks(dataset: Dataset) -> None:
@@ -215,8 +222,7 @@ def _check_order(dataset: Dataset) -> None:
     held = dataset.exposures.split != TRAIN
     user = np.concatenate([dataset.exposures.user[held], dataset.pools.user])
     time = np.concatenate([dataset.exposures.time[held], dataset.pools.time])
-    first = np.full(len(dataset.users), np.iinfo(np.int64).max)
-    np.minimum.at(first, user, time)
+    first = _first_of_each(len(dataset.users), user, time)
     liked, offered = dataset.interactions, dataset.candidates
     for what, row_user, row_time in (
         ("an interaction", liked.user, liked.time),

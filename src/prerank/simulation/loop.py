@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -403,20 +404,19 @@ def save_life(path: Path, life: Life) -> None:
 
 def load_life(path: Path) -> Life | None:
     """Return the life in ``path``, None if there is none that is whole."""
-    found = read_part(path)
-    if found is None:
+    arrays = read_part(path)
+    if arrays is None:
         return None
-    arrays = found
-
-    def part(prefix: str) -> dict[str, Any]:
-        return {k.partition(".")[2]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
-
     return Life(
         day=int(arrays["day"][0]),
-        memory=Memory(**part("memory")),
-        past=Positives(**part("past")),
-        log=Traffic(**part("log")),
+        memory=Memory(**_part(arrays, "memory")),
+        past=Positives(**_part(arrays, "past")),
+        log=Traffic(**_part(arrays, "log")),
         shown=arrays["shown"],
         clicked=arrays["clicked"],
         days=tuple(json.loads(arrays["days"].tobytes())),
     )
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {k.partition(".")[2]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
