@@ -350,7 +350,7 @@ _MEASURED = ("parity", "precision", "latency")
 def serve(
     bundle: Annotated[Path, typer.Argument(help="a bundle, or a link to one", show_default=False)],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8080,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="override a limit: key=value; repeatable")
     ] = None,
@@ -379,7 +379,7 @@ def inspect_(
         typer.Argument(help="the folder of a run; more of them are compared with the first"),
     ],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8081,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8081,
 ) -> None:
     """Look at a RUN in the browser: users, items, semantic IDs, labels, comparisons; read-only."""
     from prerank.errors import MissingExtraError

@@ -54,6 +54,12 @@ class ConfigError(PrerankError):
     exit_code = 2
 
 
+class DivergedError(PrerankError):
+    """The loss of a training left the finite numbers before any epoch worth keeping (code 3)."""
+
+    exit_code = 3
+
+
 class BusyError(PrerankError):
     """Another run holds the folder (exit code 2)."""
 

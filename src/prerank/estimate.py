@@ -164,14 +164,12 @@ def counts_of_logs(path: Path, config: LogsConfig, anchored: float) -> Counts:
         anchored: share of the exposures before the anchor cut.
     """
     from prerank.data.readers.logs import table_files as log_files
+    from prerank.data.tables import scan_file
 
     def scan(name: str) -> pl.LazyFrame | None:
         files = log_files(path, name, getattr(config, name))
-        if not files:
-            return None
-        if files[0].suffix in (".csv", ".tsv"):
-            return pl.scan_csv(files, infer_schema=False)
-        return pl.scan_parquet(files) if files[0].suffix == ".parquet" else pl.scan_ipc(files)
+        scanned = [scan_file(file) for file in files]
+        return pl.concat(scanned, how="diagonal_relaxed") if scanned else None
 
     def one(frame: pl.LazyFrame | None, what: pl.Expr) -> int:
         if frame is None:
@@ -185,7 +183,8 @@ def counts_of_logs(path: Path, config: LogsConfig, anchored: float) -> Counts:
     exposures = one(shown, pl.len())
     users = one(shown, pl.col(user).cast(pl.String).approx_n_unique())
     has_click = click in shown.collect_schema().names()
-    clicks = one(shown, (pl.col(click).cast(pl.Float64) == 1).sum()) if has_click else 0
+    clicked = pl.col(click).cast(pl.String).str.to_lowercase().is_in(["1", "1.0", "true"])
+    clicks = one(shown, clicked.sum()) if has_click else 0
     liked = scan("interactions")
     positives, share = (clicks, anchored) if liked is None else (one(liked, pl.len()), 1.0)
     return Counts(
@@ -469,7 +468,9 @@ class _Reckoner:
         rows = train_rows(self.run.recipe, self.counts) * (1 + ratio) * config.epochs
         size = 4.0 * (self.counts.users + self.counts.items) * config.embedding_dim
         over = min(self.run.recipe.workers, self.machine.cores)
-        return self._rows(rows, "rows", f"train_{config.model}_rows_per_second", size, over=over)
+        rate = f"train_{config.model}_rows_per_second"
+        known = rate if rate in self.rates else "train_two-tower_rows_per_second"  # a plug-in's
+        return self._rows(rows, "rows", known, size, over=over)
 
     def _evaluate(self, step: Step) -> Cost:
         recipe, pools = self.run.recipe, self.run.recipe.prepare.pools
@@ -528,7 +529,7 @@ def estimate(
             "gpu_hours": used.gpus
             * sum(one["seconds"] for one in steps if one["on"] == "GPU")
             / 3600,
-            "gigabytes": sum(one["bytes"] for one in steps) / 1e9,
+            "gigabytes": sum(one["bytes"] for one in steps if not one["done"]) / 1e9,
         },
     }
 

@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
     from prerank.labels.matching import Pooling
-    from prerank.ranking.config import TrainConfig
     from prerank.ranking.pre_ranker import PreRanker
 
 HEARD_EVERY_S = 1.0
@@ -409,8 +408,9 @@ def teach(run: Run, step: Step, out: Path) -> None:
         wanted = LabelConfig.parse(step.config["label"])
         pairs = make_labels(run.dataset, space, None, wanted, step.seed)
     config = TrainConfig.parse(step.config["train"])
-    told = on_epoch(run, step)
-    _save_ranker(run, make(run.dataset, space, pairs, config, step.seed, on_epoch=told), out)
+    told, work = on_epoch(run, step), run.store.work(step.key, step.fingerprint)
+    made = make(run.dataset, space, pairs, config, step.seed, on_epoch=told, work=work)
+    _save_ranker(run, made, out)
 
 
 class LabelError(DataError):
@@ -476,14 +476,15 @@ def train(run: Run, step: Step, out: Path) -> None:
 
     The label stage says how much of lambda its labels have earned on held-out clicks.
     """
-    from prerank.ranking.config import TrainConfig
+    from prerank.ranking.config import TrainConfig, earned_weight
     from prerank.ranking.train import train as make
 
     labels = run.labels(step)
     config = earned_weight(TrainConfig.parse(step.config), labels)
     space, teacher = run.embeddings(step), run.teacher(step)
-    told = on_epoch(run, step)
-    _save_ranker(run, make(run.dataset, space, labels, config, step.seed, teacher, told), out)
+    told, work = on_epoch(run, step), run.store.work(step.key, step.fingerprint)
+    made = make(run.dataset, space, labels, config, step.seed, teacher, told, work)
+    _save_ranker(run, made, out)
 
 
 def on_epoch(run: Run, step: Step) -> Callable[[Mapping[str, float | None]], None]:
@@ -495,14 +496,6 @@ def on_epoch(run: Run, step: Step) -> Callable[[Mapping[str, float | None]], Non
         run.tracking.log(figures, number)
 
     return told
-
-
-def earned_weight(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
-    """Return the config with the share of lambda that ``labels`` have earned."""
-    if labels is None:
-        return config
-    earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
-    return config.model_copy(update={"pseudo_weight": earned})
 
 
 def _save_ranker(run: Run, ranker: PreRanker, out: Path) -> None:

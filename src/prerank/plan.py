@@ -6,6 +6,8 @@ of its stage, so what must be redone is known before anything starts.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,13 +148,17 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
 def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
     """Add the steps of one branch from encode to train."""
     recipe, end, seed = branch.recipe, branch.end, branch.recipe.seed
+    encoders = (recipe.encode, *recipe.encode.fusion.parts)
     embeddings = planner.add(
         "encode",
         f"embeddings{end}",
         recipe.encode,
         seed,
         dataset,
-        outside=code(recipe.encode, *recipe.encode.fusion.parts),
+        outside={
+            **code(*encoders),
+            **weights(recipe, *(one.model for one in encoders)),
+        },
     )
     sids = planner.add(
         "tokenize",
@@ -200,6 +206,7 @@ def _plan_anchors(
         dataset, _, sids = parents
         model = f"anchor_model{branch.end}"
         old = outside(recipe, recipe.finetune.reuse, "finetune", "finetune.reuse")
+        old |= weights(recipe, recipe.finetune.checkpoint)
         made_from = (
             planner.add(
                 "finetune", model, recipe.finetune, recipe.seed, dataset, sids, outside=old
@@ -279,6 +286,21 @@ def outside(recipe: Recipe, path: str, stage: str, where: str) -> dict[str, str]
             got=path,
         )
     return {path: found.fingerprint}
+
+
+def weights(recipe: Recipe, *paths: str) -> dict[str, str]:
+    """Return folder -> what is in it, of the checkpoints in ``paths`` that lie on this machine."""
+    folders = sorted({path for path in paths if path and Path(path).is_dir()})
+    return {path: _content(recipe, path) for path in folders}
+
+
+def _content(recipe: Recipe, path: str) -> str:
+    """Return an artifact's fingerprint, or a hash of the files of a folder that is none."""
+    made = stores.read_manifest(Path(path))
+    if made is not None:
+        return made.fingerprint
+    files = source_files(path, recipe.folder, ())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def revision(stage: str) -> int:

@@ -1,4 +1,4 @@
-"""Which files a run reads, and what is in them: what makes `prepare` notice a changed log.
+"""Which files a run reads, and what is in them: what makes a stage notice a changed log or model.
 
 Files are known by a hash of the whole of them: a Parquet file may change in its middle alone,
 footer and size as they were. Reading logs again for each command would be slow, so a run's folder
@@ -74,12 +74,13 @@ def _remembered(files: list[Path], memory: Path) -> dict[Path, str]:
         known: dict[str, list[Any]] = json.loads(memory.read_text())
     except (OSError, ValueError):
         known = {}
-    now, found, learned = time.time_ns(), {}, {}
+    now, found, learned = time.time_ns(), {}, dict(known)
     for file in files:
         about, name = file.stat(), str(file.resolve())
         state = [about.st_size, about.st_mtime_ns]
         entry = known.get(name, [])
         found[file] = entry[2] if entry[:2] == state else hash_file(file)
+        learned.pop(name, None)
         if now - about.st_mtime_ns > SETTLED_NS:
             learned[name] = [*state, found[file]]
     if learned != known and memory.parent.is_dir():

@@ -25,7 +25,7 @@ from prerank import pipeline
 from prerank import store as stores
 from prerank.artifacts import VALIDATION, Dataset, FloatArray, Pools
 from prerank.data.auc import grouped_auc
-from prerank.errors import ConfigError, MissingExtraError
+from prerank.errors import ConfigError, DivergedError, MissingExtraError
 from prerank.evaluation.extra import TrialExtra
 from prerank.labels.label import own_prior
 from prerank.pipeline import Run
@@ -255,10 +255,13 @@ def _within(wanted: tuple[float, float, bool], share: float) -> float:
 def objective(run: Run, name: str, settings: Mapping[str, float], pool: str) -> float:
     """Return GAUC over the validation rows of ``pool`` after training with ``settings``.
 
-    One training seed, the recipe's first. A pre-ranker whose scores are not finite gets 0.
+    One training seed, the recipe's first. A pre-ranker that diverges gets 0.
     """
     rows = validation_rows(run.dataset, pool)
-    scores = _trained_scores(run, name, with_method_settings(run.recipe, name, settings), rows)
+    try:
+        scores = _trained_scores(run, name, with_method_settings(run.recipe, name, settings), rows)
+    except DivergedError:
+        return 0.0
     if not np.isfinite(scores).all():
         return 0.0
     values, _ = grouped_auc(rows.user, rows.click, scores)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from prerank import artifacts as a
 from prerank import seeds
 from prerank.anchors import finetune as stage
 from prerank.anchors.config import FinetuneConfig
-from prerank.anchors.finetune import finetune, next_sid_loss, rate_at
+from prerank.anchors.finetune import _Run, finetune, next_sid_loss, rate_at
 from prerank.anchors.model import SidLM, build
 from prerank.anchors.tokens import SidTokens
-from prerank.errors import ArtifactError, ConfigError, DataError
+from prerank.errors import ArtifactError, ConfigError, DataError, DivergedError
 
 from .sid_world import dataset, folder, random_codes, random_lm, semantic_ids
 
@@ -348,3 +349,32 @@ def test_config_agrees_with_itself() -> None:
 def test_a_folder_without_a_token_map_is_no_anchor_model(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no anchor model"):
         SidTokens.load(tmp_path)
+
+
+def test_training_that_diverges_is_told(tmp_path: Path) -> None:
+    out, work = folder(tmp_path / "out"), folder(tmp_path / "work")
+    config = TINY.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(DivergedError, match=r"finetune\.learning_rate"):
+        finetune(cyclic(), cyclic_ids(), config, 0, out, work)
+
+
+def test_the_epoch_before_training_diverges_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = _Run.train_epoch
+    good = finetune(cyclic(), cyclic_ids(), TINY, 0, folder(tmp_path / "1"), folder(tmp_path / "2"))
+
+    def breaks(run: _Run, windows: Any, number: int, rng: Any) -> float:
+        loss = epoch(run, windows, number, rng)
+        if number < 2:
+            return loss
+        next(iter(run.parameters.values())).data.fill_(math.nan)
+        return math.nan
+
+    monkeypatch.setattr(_Run, "train_epoch", breaks)
+    out, work = folder(tmp_path / "out"), folder(tmp_path / "work")
+    bad = finetune(cyclic(), cyclic_ids(), TINY, 0, out, work)
+    assert bad.train_loss == good.train_loss[:2]
+    assert bad.held_out_loss == good.held_out_loss[:2]
+    assert bad.kept_epoch == 2
+    assert all(value.isfinite().all() for value in weights(out).values())

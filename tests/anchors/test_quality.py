@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prerank import artifacts as a
-from prerank.anchors.quality import anchor_quality, clicked_next, nearest_cosine
+from prerank.anchors.quality import _leaves, anchor_quality, clicked_next, nearest_cosine
 
 from .sid_world import dataset, semantic_ids
 
@@ -109,3 +109,13 @@ def test_nearest_cosine_is_the_maximum_over_the_users_anchors() -> None:
         mine = ANCHORS.vectors[ANCHORS.offsets[user[row]] : ANCHORS.offsets[user[row] + 1]]
         expected = (mine @ VECTORS[item[row]]).max() if len(mine) else np.nan
         assert found[row] == pytest.approx(expected, nan_ok=True)
+
+
+def test_buckets_are_found_where_no_integer_numbers_all_semantic_ids() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.unique(rng.integers(0, 2**20, (50, 8)).astype(np.int32), axis=0)
+    codes[:, :6] = codes[:1, :6]  # long common beginnings
+    codes = np.unique(codes, axis=0)
+    for chosen in rng.integers(len(codes), size=(30, 3)):
+        anchors = replace(ANCHORS, codes=codes[chosen])
+        np.testing.assert_array_equal(_leaves(anchors, codes), chosen)

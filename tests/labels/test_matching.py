@@ -192,3 +192,15 @@ def test_the_nearest_anchor_is_one_of_the_users_own():
     found = match_pairs(user, user, ItemEmbeddings(vectors), anchors)
     assert found.anchor.tolist() == (offsets[1:] - 1)[user].tolist()
     np.testing.assert_allclose(found.relevance, 1, atol=1e-5)
+
+
+def test_one_long_user_among_short_ones_pads_no_other():
+    one, table = np.ones(3000, np.int64), np.zeros((1, 64), np.float32)
+    count = one.copy()
+    count[7] = 1000
+    queries = matching.Groups(table, np.zeros(count.sum(), int), np.cumsum(count) - count, count)
+    keys = matching.Groups(table, np.zeros(3000, int), np.arange(3000), one)
+    blocks = list(matching._blocks(queries, keys))
+    assert sum(int(block.query_count.sum()) for block in blocks) == 3999
+    padded = [len(b.query_count) * int(b.query_count.max()) for b in blocks]
+    assert max(padded) * 64 * 4 <= 2 * matching.BLOCK_BYTES

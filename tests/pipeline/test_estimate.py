@@ -15,6 +15,8 @@ from prerank.artifacts import InterestAnchors
 from prerank.cli import app
 from prerank.data.config import LogsConfig
 from prerank.errors import ConfigError
+from prerank.pipeline import Run
+from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe, load_recipe, parse_recipe
 
 PAPER = """
@@ -90,6 +92,33 @@ def test_counts_of_logs_under_the_users_own_names(tmp_path: Path) -> None:
     found = estimate.counts_of_logs(tmp_path, config, anchored=0.5)
     assert (found.users, found.items, found.exposures, found.candidates) == (3, 2, 4, 0)
     assert (found.interactions, found.history) == (2, pytest.approx(0.5 * 2 / 3))
+
+
+def test_logs_are_counted_in_every_form_that_prepare_reads(tmp_path: Path) -> None:
+    pl.DataFrame({"item": ["a", "b"]}).write_parquet(tmp_path / "items.parquet")
+    shown = {"user": [1, 2, 3], "item": list("aba"), "click": ["true", "False", None]}
+    pl.DataFrame(shown).write_csv(tmp_path / "shown.tsv", separator="\t")
+    (tmp_path / "exposures").mkdir()
+    for day, click in {"1": [True, True, False], "2": [True, False, None]}.items():
+        frame = pl.DataFrame({**shown, "click": click})
+        frame.write_parquet(tmp_path / "exposures" / f"{day}.parquet")
+    one = LogsConfig.parse({"exposures": {"file": "shown.tsv"}})
+    for config, rows, clicks in ((one, 3, 1), (LogsConfig(), 6, 3)):
+        found = estimate.counts_of_logs(tmp_path, config, anchored=1.0)
+        assert (found.users, found.exposures, found.interactions) == (3, rows, clicks)
+
+
+def test_a_plug_in_is_reckoned_as_a_two_tower(tmp_path: Path) -> None:
+    train = {"model": "plugin", "plugin": "some.where:build"}
+    counts = estimate.Counts(100, 100, 1000, 0, 100, 3.0, "")
+    recipe = parse_recipe({"out": str(tmp_path), "prepare": {"world": {"n_users": 100}}})
+    rates = json.loads(estimate.RATES.read_text())["rates"]
+    reckoner = estimate._Reckoner(Run(recipe), counts, estimate.Machine(cores=1), rates)
+    costs = [
+        reckoner._training(TrainConfig.parse(config), has_pairs=True)
+        for config in (train, {"model": "two-tower"})
+    ]
+    assert costs[0] == costs[1]
 
 
 def test_rows_that_cannot_be_counted_must_be_given(tmp_path: Path) -> None:

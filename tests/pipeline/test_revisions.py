@@ -1,5 +1,7 @@
-"""Code that makes other things of equal settings has a revision, and what is older is made anew."""
+"""What makes other things of equal settings is noticed: code of another revision, other weights."""
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 
 from chaos.small import small_recipe
 from prerank import plan as planned
+from prerank.lock import WORK
 from prerank.pipeline import VERBS, Run, run_recipe
-from prerank.recipe import Recipe
-from prerank.store import Store
+from prerank.recipe import Recipe, parse_recipe
+from prerank.sources import MEMORY, source_files
+from prerank.store import Manifest, Store
 from prerank.verify import verify
 
 
@@ -39,3 +43,55 @@ def test_a_stage_of_another_revision_is_made_anew_with_all_that_follows(
     run_recipe(recipe)
     again = Store(recipe.folder).manifest("labels/gpl")
     assert again is not None and again.revision == made.revision + 1
+
+
+def test_other_weights_in_the_folder_of_a_model_are_noticed(tmp_path: Path) -> None:
+    encoder, checkpoint = tmp_path / "encoder", tmp_path / "checkpoint"
+    for folder in (encoder, checkpoint):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"one")
+    recipe = parse_recipe(
+        {
+            "out": str(tmp_path),
+            "encode": {"encoder": "text-model", "model": str(encoder)},
+            "finetune": {"init": "checkpoint", "checkpoint": str(checkpoint)},
+            "methods": {"exposed-only": {"label": {"source": "none"}}, "gpl": {"anchors": "llm"}},
+        }
+    )
+    before = marks(recipe)
+    assert marks(recipe) == before
+    (checkpoint / "model.safetensors").write_bytes(b"two")
+    changed = {key for key, mark in marks(recipe).items() if mark != before[key]}
+    assert "anchor_model" in changed and "anchors/llm" in changed and "embeddings" not in changed
+    (encoder / "more.json").write_text("{}")
+    assert marks(recipe)["embeddings"] != before["embeddings"]
+
+
+def test_an_artifact_as_checkpoint_is_known_by_its_fingerprint(tmp_path: Path) -> None:
+    checkpoint = Store(tmp_path / "yesterday")
+    recipe = parse_recipe(
+        {
+            "out": str(tmp_path),
+            "finetune": {"init": "checkpoint", "checkpoint": str(checkpoint.path("anchor_model"))},
+            "methods": {"exposed-only": {"label": {"source": "none"}}, "gpl": {"anchors": "llm"}},
+        }
+    )
+    found = []
+    for mark in ("a", "b", "a"):
+        with checkpoint.publish("anchor_model", Manifest("finetune", mark, {}, 0, {})) as folder:
+            (folder / "model.safetensors").write_bytes(mark.encode())
+        found.append(marks(recipe)["anchor_model"])
+    assert found[0] == found[2] != found[1]
+
+
+def test_logs_stay_remembered_when_a_model_is_looked_at(tmp_path: Path) -> None:
+    logs, model, run = tmp_path / "logs", tmp_path / "model", tmp_path / "run"
+    for folder in (logs, model):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+        os.utime(folder / "file", (1e9, 1e9))
+    (run / WORK).mkdir(parents=True)
+    source_files(str(logs), run, ())
+    source_files(str(model), run, ())
+    memory = json.loads((run / WORK / MEMORY).read_text())
+    assert {Path(name).parent.name for name in memory} == {"logs", "model"}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path: Path) -> None:
     more = {"batch_size": 129, "epochs": 3, "id_dropout": 0.3, "row_updates": "always"}
     config = make_config().model_copy(update=more)
     data, content = make_world("none"), make_content()
-    labels = make_labels(0.2, np.resize([0.5, 2.0], 600))
+    earned = {"pseudo_weight_factor": 0.3}  # of lambda, as the label stage found
+    labels = replace(make_labels(0.2, np.resize([0.5, 2.0], 600)), fit=earned)
     for name, artifact in (("dataset", data), ("embeddings", content), ("labels", labels)):
         (tmp_path / name).mkdir()
         store.save(tmp_path / name, artifact)
@@ -39,11 +41,15 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path: Path) -> None:
     run = torchrun(tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     two = PreRanker.load(tmp_path / "out", data, content)
-    one = train(data, content, labels, config, seed=0)
+    weaker = config.model_copy(update={"pseudo_weight": 0.3 * config.pseudo_weight})
+    one = train(data, content, labels, weaker, seed=0)
     for name in ("loss_al", "loss_pl", "auc"):
         curves = [[record[name] for record in ranker.history] for ranker in (one, two)]
         np.testing.assert_allclose(curves[1], curves[0], rtol=2e-4)
     assert len(one.history) == len(two.history) == 3
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(
+        ["dataset", "embeddings", "labels", "out"]
+    )
     np.testing.assert_allclose(two.score_pools(data.pools), one.score_pools(data.pools), atol=5e-3)
 
 

@@ -139,6 +139,29 @@ def test_cross_fields_by_hand() -> None:
     assert without.names == ()
 
 
+def test_a_value_named_twice_by_a_sequence_counts_once_in_training_and_in_scoring() -> None:
+    """User 0 watched item 0, whose sequence is p, p, q; item 1 is p, item 2 is q, q."""
+    codes = np.array([0, 0, 1, 0, 1, 1], np.int32)
+    lists = a.CodeLists(np.array([0, 3, 4, 6]), codes, ordered=True)
+    features = a.Features(3, categories={"steps": ("p", "q")}, lists={"steps": lists})
+    everything, zero = np.ones(3, bool), np.zeros(1, np.int32)
+    context = ScoringContext(
+        time_unit="order",
+        users=FeatureTable.of(a.Features(1), TrainConfig(), everything[:1]),
+        items=FeatureTable.of(features, TrainConfig(), everything),
+        content=np.zeros((4, 0), np.float32),
+        interactions=a.Interactions(zero, zero, np.zeros(1, np.int64)),
+    )
+    cross, items = CrossFields(context), torch.arange(4)
+    history = torch.tensor([0]).int(), torch.tensor([0, 1]).int()
+    scored = cross.combine(
+        cross.user_parts(*history), tuple(p[None] for p in cross.item_parts(items))
+    )
+    assert scored[0, :, 0].tolist() == [1, 1, 1, 0]
+    for n in range(4):
+        torch.testing.assert_close(cross.pairs(items[n : n + 1], *history)[0], scored[0, n])
+
+
 def test_buckets_are_cut_at_the_quantiles_of_training_rows() -> None:
     values = np.array([1, 2, 3, 4, NAN, 100, -5], np.float32)
     seen = np.array([1, 1, 1, 1, 1, 0, 0], bool)

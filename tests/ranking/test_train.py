@@ -7,9 +7,9 @@ import torch
 
 from prerank.artifacts import Interactions
 from prerank.data.auc import auc
-from prerank.errors import ConfigError, DataError
+from prerank.errors import ConfigError, DataError, DivergedError
 from prerank.ranking.pre_ranker import PreRanker
-from prerank.ranking.train import train
+from prerank.ranking.train import Training, train
 
 
 def weights(ranker: PreRanker) -> dict[str, bytes]:
@@ -114,6 +114,35 @@ def test_nothing_to_validate_runs_all_epochs(world, content, small) -> None:  # 
     data.exposures.split[:] = 0
     ranker = train(data, content, None, small, seed=0)
     assert [record["gauc"] for record in ranker.history] == [None, None]
+
+
+def test_training_that_diverges_is_told(world, content, small) -> None:  # type: ignore[no-untyped-def]
+    config = small.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(DivergedError, match=r"train\.learning_rate"):
+        train(world(), content, None, config, seed=0)
+    data = world()
+    data.exposures.split[:] = 0  # nothing to validate: the weights tell
+    with pytest.raises(DivergedError):
+        train(data, content, None, config.model_copy(update={"epochs": 1}), seed=0)
+
+
+def test_the_best_epoch_before_training_diverges_is_kept(  # type: ignore[no-untyped-def]
+    world, content, small, monkeypatch
+) -> None:
+    config = small.model_copy(update={"epochs": 3})
+    one = train(world(), content, None, config.model_copy(update={"epochs": 1}), seed=0)
+    validate, calls = Training._validate, []
+
+    def breaks(training: Training) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            next(training.model.parameters()).data.fill_(float("nan"))
+        return validate(training)
+
+    monkeypatch.setattr(Training, "_validate", breaks)
+    kept = train(world(), content, None, config, seed=0)
+    assert len(kept.history) == 1
+    assert weights(kept) == weights(one)
 
 
 def test_nothing_to_learn_from_is_refused(world, content, small) -> None:  # type: ignore[no-untyped-def]

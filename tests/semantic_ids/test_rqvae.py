@@ -236,6 +236,12 @@ def test_additive_books_are_means_of_what_is_left():
     assert second.tolist() == [[0.5, 0], [-1, 0], [0, 0]]
 
 
+@pytest.mark.parametrize("epochs", [1, 9, 10, 11])
+def test_any_number_of_steps(epochs):
+    ids = tokenize(ItemEmbeddings(items(100)), config(epochs=epochs), 0)  # one batch an epoch
+    assert len(ids.codes) == 100
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_few_items(n):
     vectors = items(n, 4)

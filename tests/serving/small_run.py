@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,12 @@ def make_world(time_unit: a.TimeUnit = "ms", *, user_features: bool = True) -> a
 
 
 def make_lists(rng: np.random.Generator, n_rows: int, n_values: int) -> a.CodeLists:
-    """Return lists of 0 to 4 codes; those of users are sequences."""
-    offsets = np.append(0, np.cumsum(rng.integers(0, 5, n_rows))).astype(np.int64)
-    codes = rng.integers(0, n_values, offsets[-1]).astype(np.int32)
-    return a.CodeLists(offsets, codes, ordered=n_rows == N_USERS)
+    """Return lists of 0 to 4 codes; those of users are sequences, the others name no code twice."""
+    ordered = n_rows == N_USERS
+    drawn = [rng.integers(0, n_values, size).tolist() for size in rng.integers(0, 5, n_rows)]
+    rows = drawn if ordered else [list(dict.fromkeys(row)) for row in drawn]
+    offsets = np.append(0, np.cumsum([len(row) for row in rows])).astype(np.int64)
+    return a.CodeLists(offsets, np.array([*chain.from_iterable(rows)], np.int32), ordered=ordered)
 
 
 def make_vectors(rng: np.random.Generator, n_rows: int) -> a.FloatArray:
@@ -148,15 +151,18 @@ def make_run(folder: Path, dataset: a.Dataset, config: TrainConfig = CONFIG) -> 
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text('name = "small"\n[evaluate]\nmethod = "gpl"\n')
     parents = {"dataset": "d1", "embeddings": "e1"}
+    methods = {"gpl": make_labels(), "exposed-only": None}
+    judged = {f"rankers/{method}/seed0": f"w-{method}" for method in methods}
     for key, artifact in {
         "dataset": dataset,
         "embeddings": content,
         "report": make_report(),
     }.items():
-        manifest = Manifest(key, parents.get(key, "r1"), {}, 0, {})
+        of = judged if key == "report" else {}
+        manifest = Manifest(key, parents.get(key, "r1"), {}, 0, of)
         with store.publish(key, manifest) as out:
             stores.save(out, artifact)
-    for method, labels in {"gpl": make_labels(), "exposed-only": None}.items():
+    for method, labels in methods.items():
         manifest = Manifest("train", f"w-{method}", {}, 0, parents)
         with store.publish(f"rankers/{method}/seed0", manifest) as out:
             train(dataset, content, labels, config, 0).save(out)

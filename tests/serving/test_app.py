@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +19,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from prerank.cli import app
+from prerank.errors import ConfigError
 from prerank.serving import wire
 from prerank.serving.app import create_app
 from prerank.serving.bundle import Bundle
 from prerank.serving.config import ServeConfig
 from prerank.serving.export import load_trained
-from prerank.serving.users import REST_S, fill_redis
+from prerank.serving.users import REST_S, fill_redis, open_store
 from serving.servers import TOKEN, Running, free_port, redis_server, serving
 from serving.small_run import N_ITEMS
 
@@ -346,8 +350,6 @@ def refused(running: Running) -> bool:
 def test_bad_bundle_is_told_at_the_start(
     bundle: Bundle, run_folder: Path, tmp_path: Path, kind: str
 ) -> None:
-    import shutil
-
     path = {"foreign": run_folder / "dataset", "absent": tmp_path / "no"}.get(kind)
     if path is None:
         path = shutil.copytree(bundle.path, tmp_path / "copy")
@@ -361,6 +363,33 @@ def test_bad_bundle_is_told_at_the_start(
     )
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert "bundle" in done.stderr or "damaged" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "99999"])
+def test_a_port_that_is_none_is_told(bundle: Bundle, port: str) -> None:
+    for command in ("serve", "inspect"):
+        told = CliRunner().invoke(app, [command, str(bundle.path), "--port", port])
+        assert told.exit_code == 2 and "port" in told.stderr
+
+
+def test_a_server_goes_on_without_its_folder(bundle: Bundle, tmp_path: Path) -> None:
+    path = shutil.copytree(bundle.path, tmp_path / "copy")
+    with serving(path, tmp_path / "log") as running, running.client() as client:
+        before = client.get("/v1/bundle").json()
+        shutil.rmtree(path)
+        assert client.get("/v1/bundle").json() == before
+
+
+def test_a_set_named_twice_in_a_request_counts_once(bundle: Bundle) -> None:
+    schema = bundle.features("item")  # tags are a set, searches of users a sequence
+    once, twice = (
+        schema.row({"tags": ["new", "sale"]}),
+        schema.row({"tags": ["new", "new", "sale"]}),
+    )
+    assert {k: v.tolist() for k, v in once.items()} == {k: v.tolist() for k, v in twice.items()}
+    users = bundle.features("user")
+    one, two = users.row({"searches": ["hat"]}), users.row({"searches": ["hat", "hat"]})
+    assert {k: v.tolist() for k, v in one.items()} != {k: v.tolist() for k, v in two.items()}
 
 
 # ---- Redis -------------------------------------------------------------------------------------
@@ -411,3 +440,12 @@ def test_redis_store_and_what_happens_without_it(bundle: Bundle, tmp_path: Path)
         running.client() as client,
     ):
         assert rank(client, user="121", candidates=ITEMS)["user_store"] == "miss"  # empty store
+
+
+@pytest.mark.parametrize("url", ["redis://localhost:notaport/0", "localhost:6379"])
+def test_an_address_of_redis_that_is_none_is_told(bundle: Bundle, url: str) -> None:
+    with pytest.raises(ConfigError, match="redis://host:port/db"):
+        fill_redis(bundle, url)
+    if url.startswith("redis://"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            open_store(url, 0.1)

@@ -14,14 +14,15 @@ import onnx
 import pytest
 
 from prerank import store as stores
-from prerank.artifacts import Dataset
+from prerank.artifacts import Dataset, ItemEmbeddings
 from prerank.errors import ArtifactError, ConfigError, StaleArtifactError
+from prerank.ranking.train import train
 from prerank.serving.bundle import GRAPHS, Bundle, graph_file
 from prerank.serving.export import check_parity, export, load_trained, quantise
 from prerank.serving.graphs import graphs
 from prerank.serving.scorer import Scorer
 from prerank.serving.users import Users
-from serving.small_run import CONFIG, make_bundle, make_run, make_world
+from serving.small_run import CONFIG, make_bundle, make_content, make_run, make_world
 
 
 def test_all_files_are_hashed_in_the_manifest(bundle: Bundle) -> None:
@@ -230,6 +231,45 @@ def test_every_model_and_kind_of_data_exports(
         np.testing.assert_allclose(scorer.logits(users.state(name), items), want, atol=1e-5)
     inputs = {v["name"] for v in made.about["graphs"]["user"]["inputs"]}
     assert ("codes" in inputs) is not plain
+
+
+@pytest.mark.parametrize(
+    "kept", [("cross:content cosine", "item:item id"), ("user:user id", "cross:content cosine")]
+)
+def test_a_model_without_a_field_of_one_side_exports(kept: tuple[str, ...], tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"model": "cold", "kept_features": kept})
+    run = make_run(tmp_path / "run", make_world(), config)
+    made = make_bundle(run, tmp_path / "bundle", "gpl")
+    scorer, ranker = Scorer(made), load_trained(run, "gpl").ranker
+    users, items = Users(made, scorer), np.arange(40, 60, dtype=np.int32)
+    want = ranker.score([3], items[None])[0]
+    np.testing.assert_allclose(scorer.logits(users.state("103"), items), want, atol=1e-5)
+
+
+def test_a_variants_own_space_is_the_one_exported(run_folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    other = ItemEmbeddings(np.ascontiguousarray(make_content().vectors[:, ::-1]))
+    store = stores.Store(run)
+    with store.publish("embeddings@other", stores.Manifest("encode", "e2", {}, 0, {})) as out:
+        stores.save(out, other)
+    parents = {"dataset": "d1", "embeddings@other": "e2"}
+    manifest = stores.Manifest("train", "w2", {}, 0, parents)
+    with store.publish("rankers/gpl@other/seed0", manifest) as out:
+        train(make_world(), other, None, CONFIG, 0).save(out)
+    trained = load_trained(run, "gpl@other")
+    np.testing.assert_array_equal(trained.embeddings.vectors, other.vectors)
+    assert export(trained, tmp_path / "bundle", seconds_per_size=0).about["method"] == "gpl@other"
+
+
+def test_figures_of_other_weights_are_not_on_the_card(run_folder: Path, tmp_path: Path) -> None:
+    assert load_trained(run_folder, "gpl").report is not None
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    manifest = stores.Manifest("train", "w-again", {}, 0, {"dataset": "d1", "embeddings": "e1"})
+    with stores.Store(run).publish("rankers/gpl/seed0", manifest) as out:
+        train(make_world(), make_content(), None, CONFIG, 0).save(out)
+    assert load_trained(run, "gpl").report is None
+    card = (make_bundle(run, tmp_path / "bundle", "gpl").path / "README.md").read_text()
+    assert "0.7500" not in card and "not evaluated" in card
 
 
 def test_a_ranker_is_no_pre_ranker(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from prerank.tracking import open as opening
 from prerank.tracking.config import TrackingConfig
 from prerank.tracking.measures import measures, prefix
 from prerank.tracking.open import flat, open_tracking
-from prerank.tracking.tracker import Forward, JsonLines, Measures, Tracking
+from prerank.tracking.tracker import Forward, JsonLines, Measures, Tracking, sent_before
 
 
 class Notes:
@@ -76,6 +76,21 @@ def test_a_figure_of_a_step_is_sent_once() -> None:
     tracking.log({"loss": 1.0, "gauc": 0.5}, 0)  # once more, from the finished artifact
     tracking.log({"loss": 0.5}, 1)
     assert notes.seen == [({"loss": 1.0}, 0), ({"gauc": 0.5}, 0), ({"loss": 0.5}, 1)]
+
+
+def test_what_an_earlier_start_sent_is_not_sent_again(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    first = JsonLines(file)
+    first.log({"loss": 0.25, "gauc": float("nan")}, 0)
+    with file.open("a") as cut:
+        cut.write('{"step": 1, "met')
+    notes = Notes()
+    tracking = Tracking({"notes": lambda: notes}, sent_before(file))
+    tracking.log({"loss": 0.25, "gauc": float("nan")}, 0)
+    tracking.log({"loss": 0.125}, 1)
+    tracking.log({"loss": 0.5, "auc": 0.75}, 0)  # made anew by another recipe
+    assert notes.seen == [({"loss": 0.125}, 1), ({"loss": 0.5, "auc": 0.75}, 0)]
+    assert sent_before(tmp_path / "none") == {}
 
 
 def test_figures_are_handed_to_another_process() -> None:

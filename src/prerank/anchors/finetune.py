@@ -37,7 +37,7 @@ from prerank.anchors.sequences import (
 )
 from prerank.artifacts import Dataset, FloatArray, SemanticIds
 from prerank.devices import resolve_device
-from prerank.errors import ArtifactError, DataError
+from prerank.errors import ArtifactError, DataError, DivergedError
 from prerank.group import Group
 from prerank.progress import log, track
 from prerank.store import read_part, write_part, write_whole
@@ -105,6 +105,7 @@ def finetune(
         DataError: no user has a positive before the cut.
         ConfigError: the checkpoint or the device cannot be used.
         ArtifactError: the state of the epoch to keep was damaged on the way.
+        DivergedError: the loss left the finite numbers before any epoch could be kept.
     """
     histories = anchor_sequences(dataset)
     if not len(histories.item):
@@ -140,6 +141,9 @@ def finetune(
         by_level = run.evaluate(held_windows) if len(held_out.item) else []
         if by_level:
             state.held_out_loss.append(float(np.mean(by_level)))
+        if not math.isfinite(state.train_loss[-1] + sum(by_level if guarded else ())):
+            run.stop_diverged(work, state)
+            break
         if not guarded or _keeps(state.held_out_loss):
             state.kept_epoch, state.held_out_by_level = epoch + 1, by_level
         run.store(work, state)
@@ -313,6 +317,21 @@ class _Run:
                 self.optimizer.state[self.parameters[name]][kind] = tensor
         log(f"finetune: going on after epoch {last}")
         return state
+
+    def stop_diverged(self, work: Path, state: _State) -> None:
+        """Go back to the epoch kept before the last one; raise if there is none."""
+        epoch = len(state.train_loss)
+        if not state.kept_epoch:
+            raise DivergedError(
+                "training diverged",
+                where=f"epoch {epoch}",
+                must="a finite loss",
+                got="NaN or infinity",
+                hint=f"a smaller finetune.learning_rate (it is {self.config.learning_rate:g})",
+            )
+        log(f"finetune: the loss of epoch {epoch} is not finite; epoch {state.kept_epoch} is kept")
+        del state.train_loss[epoch - 1 :], state.held_out_loss[epoch - 1 :]
+        self.go_back(work, state.kept_epoch)
 
     def go_back(self, work: Path, epoch: int) -> None:
         """Take the weights of an earlier epoch that `store` wrote.

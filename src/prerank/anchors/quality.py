@@ -158,11 +158,17 @@ def _percentiles(count: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def _leaves(anchors: InterestAnchors, codes_SL: NDArray[np.int32]) -> TimeArray:
-    """Return (A,) the row of each anchor's semantic ID in the sorted unique ``codes_SL``."""
-    sizes = tuple(codes_SL.max(axis=0) + 1)
-    keys_S = np.asarray(np.ravel_multi_index(tuple(codes_SL.T), sizes))
-    keys_A = np.asarray(np.ravel_multi_index(tuple(anchors.codes.T), sizes))
-    return np.searchsorted(keys_S, keys_A).astype(np.int64)
+    """Return (A,) the row of each anchor's semantic ID in the sorted unique ``codes_SL``.
+
+    One level at a time, so that the product of the codebook sizes never has to fit in an integer.
+    """
+    prefix_S = np.zeros(len(codes_SL), dtype=np.int64)
+    row_A = np.zeros(len(anchors.codes), dtype=np.int64)
+    for code_S, code_A in zip(codes_SL.T, anchors.codes.T, strict=True):
+        size = int(code_S.max(initial=0)) + 1
+        found, prefix_S = np.unique(prefix_S * size + code_S, return_inverse=True)
+        row_A = np.searchsorted(found, row_A * size + code_A).astype(np.int64)
+    return row_A
 
 
 def _hits(

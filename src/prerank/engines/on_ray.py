@@ -232,7 +232,7 @@ def finetune(run: Run, step: Step, out: Path) -> None:
 
 def train(run: Run, step: Step, out: Path) -> None:
     """Clicks and pseudo-labels -> PreRanker, by as many processes as the recipe has workers."""
-    from prerank.ranking.config import TrainConfig
+    from prerank.ranking.config import TrainConfig, earned_weight
     from prerank.ranking.pre_ranker import PreRanker
 
     parents = {"dataset": "dataset", "embeddings": run.parents(step, "encode")[0]}
@@ -240,7 +240,7 @@ def train(run: Run, step: Step, out: Path) -> None:
         found = run.parents(step, stage)
         if found:
             parents[name] = found[0]
-    config = pipeline.earned_weight(TrainConfig.parse(step.config), run.labels(step))
+    config = earned_weight(TrainConfig.parse(step.config), run.labels(step))
     _fit(run, step, out, _train_loop, parents, config.model_dump(mode="json"))
     ranker = PreRanker.load(out, run.dataset, run.embeddings(step))
     pipeline.save_scores(run, ranker, out)

@@ -247,7 +247,9 @@ def _blocks(queries: Groups, keys: Groups) -> Iterator[_Block]:
     unit, offset, count, width = unit[order], offset[order], count[order], width[order]
     cells = count * (queries.table.shape[1] + width) + width * queries.table.shape[1]
     part = np.cumsum(cells * np.int64(4)) // BLOCK_BYTES
-    edge = np.flatnonzero((np.diff(part) > 0) | (np.diff(width) > 0)) + 1
+    # Rows of a block are padded to its longest: units of like size only, or one makes all large.
+    unlike = (np.diff(width) > 0) | (np.diff(_grid(count)) > 0)
+    edge = np.flatnonzero((np.diff(part) > 0) | unlike) + 1
     for rows in np.split(np.arange(len(unit)), edge):
         u = unit[rows]
         yield _Block(queries.start[u] + offset[rows], count[rows], keys.start[u], keys.count[u])

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from prerank.artifacts import PseudoLabels
 from prerank.plugins import PluginConfig
 
 ModelName = Literal["two-tower", "three-tower", "int-tower", "cold", "din", "plugin"]
@@ -191,3 +192,11 @@ class TrainConfig(PluginConfig):
     def needs_teacher(self) -> bool:
         """Say whether a ranker's scores of exposed rows are read."""
         return self.objective in ("distillation", "transfer")
+
+
+def earned_weight(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
+    """Return the config with the share of lambda that ``labels`` have earned."""
+    if labels is None:
+        return config
+    earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
+    return config.model_copy(update={"pseudo_weight": earned})

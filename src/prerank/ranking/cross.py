@@ -1,8 +1,8 @@
 """Cross fields: what a user's history says of a candidate, computed on the fly.
 
 For each feature of the items: the share of the history that has the candidate's value
-(multi-valued: the mean share of its values); and the cosine of the candidate's content with the
-history's mean content. Nothing here is learned. The fields and their forms are C.
+(of several values: the mean share of them, each counted once); and the cosine of the candidate's
+content with the history's mean content. Nothing here is learned. The fields and their forms are C.
 
 What depends on the user alone (`user_parts`) is made once a request, so that a candidate costs a
 look-up a value and one dot product.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,7 +53,7 @@ class CrossFields(nn.Module):
         missing = [table.codes[-1:]] + [lists.codes[-1:] for lists in table.lists]
         slots_IP = np.concatenate(slots, axis=1)
         # The last row is the unknown item: it holds the code for missing in every slot.
-        used_IP = slots_IP != np.concatenate(missing, axis=1)
+        used_IP = (slots_IP != np.concatenate(missing, axis=1)) & ~_repeats(slots_IP)
         names = [*table.names, *(lists.name for lists in table.lists)]
         widths = [1] * len(table.names) + [lists.codes.shape[1] for lists in table.lists]
         self.widths = widths
@@ -160,3 +161,12 @@ class CrossFields(nn.Module):
             return value_BCP  # one slot each
         parts = torch.split(value_BCP, self.widths, dim=2)
         return torch.cat([part.sum(2, keepdim=True) for part in parts], dim=2)
+
+
+def _repeats(code_IP: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return where a row has a code again: an ordered list may name a value twice."""
+    order_IP = np.argsort(code_IP, axis=1, kind="stable")
+    again_IP = np.diff(np.take_along_axis(code_IP, order_IP, axis=1), axis=1) == 0
+    repeat_IP = np.zeros(code_IP.shape, dtype=np.bool_)
+    np.put_along_axis(repeat_IP, order_IP[:, 1:], again_IP, axis=1)
+    return repeat_IP

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from prerank import progress, store
 from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels
 from prerank.devices import resolve_device
 from prerank.errors import ConfigError, PrerankError
-from prerank.ranking.config import TrainConfig
+from prerank.ranking.config import TrainConfig, earned_weight
+from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.train import train
 
 
@@ -64,11 +66,25 @@ def _run(options: argparse.Namespace) -> None:
         labels = store.load(options.labels, PseudoLabels) if options.labels else None
         dataset = store.load(options.dataset, Dataset)
         embeddings = store.load(options.embeddings, ItemEmbeddings)
-        ranker = train(dataset, embeddings, labels, config, options.seed)
+        weighed = earned_weight(config, labels)
+        ranker = train(dataset, embeddings, labels, weighed, options.seed)
         if first:
-            ranker.save(options.out)
+            _write(ranker, options.out)
     finally:
         distributed.destroy_process_group()
+
+
+def _write(ranker: PreRanker, out: Path) -> None:
+    """Write a folder that is whole or not there."""
+    partial = out.with_name(f"{out.name}.{os.getpid()}.part")
+    partial.mkdir(parents=True)
+    try:
+        ranker.save(partial)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Same seed, same bytes, given the same machine, torch and number of threads.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from torch import Tensor
 from prerank import seeds
 from prerank.artifacts import UNLABELED, Dataset, ItemEmbeddings, PseudoLabels, require
 from prerank.devices import resolve_device
+from prerank.errors import DivergedError
 from prerank.group import Group
 from prerank.progress import log, track
 from prerank.ranking.cold import Cold
@@ -201,6 +203,9 @@ class Training:
             if self.since >= self.config.patience > 0:
                 break
             record = {"epoch": epoch, **self._epoch(epoch), **self._validate()}
+            if not _finite(record):
+                self._stop_diverged(epoch)
+                break
             self.records.append(record)
             if epoch >= warmup:
                 self._keep_best(selection(record))
@@ -209,10 +214,24 @@ class Training:
             if on_epoch is not None:
                 on_epoch(record)
         if self.best_weights is None:
+            if not all(bool(part.isfinite().all()) for part in self.model.parameters()):
+                self._stop_diverged(len(self.records))
             log("train: nothing to validate on, the last epoch is kept")
         else:
             self.model.load_state_dict(self.best_weights)
         return self._ranker(self._importance())
+
+    def _stop_diverged(self, epoch: int) -> None:
+        """Fall back on the best epoch before ``epoch``; raise if there is none."""
+        if self.best_weights is None:
+            raise DivergedError(
+                "training diverged",
+                where=f"epoch {epoch + 1}",
+                must="a finite loss",
+                got="NaN or infinity",
+                hint=f"a smaller train.learning_rate (it is {self.config.learning_rate:g})",
+            )
+        log(f"train: the loss of epoch {epoch + 1} is not finite, the best one before it is kept")
 
     def _keep_best(self, value: float | None) -> None:
         if value is None:
@@ -325,6 +344,12 @@ class Training:
         self.model.eval()
         self.scorer.forget_items()
         return quality(self.validation, self.scorer.score_plan(self.plan))
+
+
+def _finite(record: Mapping[str, Any]) -> bool:
+    """Say whether the losses of an epoch are finite, those that it has."""
+    found = [value for name, value in record.items() if "loss" in name and value is not None]
+    return all(math.isfinite(value) for value in found)
 
 
 def _mean(losses: list[Tensor]) -> float:

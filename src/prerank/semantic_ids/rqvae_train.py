@@ -173,8 +173,10 @@ def train(
     batch = min(config.batch_size, len(points))
     n_batches = len(points) // batch
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    # Its warm-up divides by pct_start * total_steps - 1, which is 0 for ten steps.
+    total_steps = max(config.epochs * n_batches, 11)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.epochs * n_batches, pct_start=0.1
+        optimizer, config.learning_rate, total_steps=total_steps, pct_start=0.1
     )
     for _ in track(range(config.epochs), "train RQ-VAE"):
         order = torch.randperm(len(points), generator=draw)[: n_batches * batch]

@@ -120,11 +120,12 @@ class ErrorResponse(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A bundle ready to serve."""
+    """A bundle ready to serve; ``about`` is what a caller may know of it."""
 
     bundle: Bundle
     scorer: Scorer
     users: Users
+    about: Mapping[str, Any]
 
 
 def load(path: Path, config: ServeConfig) -> Loaded:
@@ -138,8 +139,8 @@ def load(path: Path, config: ServeConfig) -> Loaded:
         scorer = Scorer(bundle, config.precision, config.threads)
         users = Users(bundle, scorer)
         scorer.rank(users.state(None), np.zeros(WARM_UP, dtype=np.int32), 1)
-        _about(bundle)
-    return Loaded(bundle, scorer, users)
+        about = _about(bundle)
+    return Loaded(bundle, scorer, users, about)
 
 
 class Metrics:
@@ -554,16 +555,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return found
 
     @app.get("/v1/bundle", responses={401: said[401]})
-    async def bundle(request: Request) -> dict[str, Any]:
+    async def bundle(request: Request) -> Mapping[str, Any]:
         """Say which bundle is serving."""
         service.check_token(request)
-        return _about(service.loaded.bundle)
+        return service.loaded.about
 
     @app.post(
         "/v1/admin/reload",
         responses={401: said[401], 403: error, 409: {**error, "description": "old bundle stays"}},
     )
-    async def reload(request: Request) -> dict[str, Any]:
+    async def reload(request: Request) -> Mapping[str, Any]:
         """Load the bundle at the server's path again; only where a token is set."""
         if not service._token:
             raise RefusedError(
@@ -582,7 +583,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 where="bundle",
                 hint="the server's log says more",
             ) from None
-        return _about(loaded.bundle)
+        return loaded.about
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

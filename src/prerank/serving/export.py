@@ -33,6 +33,7 @@ from prerank.ranking.context import Histories, as_read, seen_in_training
 from prerank.ranking.features import FeatureTable, bucket_edges
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.validation import quality, validation_rows
+from prerank.recipe import AT
 from prerank.serving import card
 from prerank.serving.bundle import (
     CATEGORIES,
@@ -77,7 +78,7 @@ class Trained:
         run: the run's folder.
         method, seed: which pre-ranker.
         ranker: itself.
-        report: of the run; None where it was not evaluated.
+        report: of the run; None where these weights were not evaluated.
         fingerprint: of the trained weights.
     """
 
@@ -128,7 +129,9 @@ def load_trained(run: Path, method: str = "", seed: int | None = None) -> Traine
     key = f"rankers/{method}/seed{chosen}"
     path, manifest = store.checked(key), store.manifest(key)
     parents = dict(manifest.parents) if manifest else {}
-    for parent in ("dataset", "embeddings"):
+    # A variant has embeddings of its own, `embeddings@NAME`.
+    space = next((one for one in parents if one.split(AT)[0] == "embeddings"), "embeddings")
+    for parent in ("dataset", space):
         made = store.manifest(parent)
         if made is None or made.fingerprint != parents.get(parent):
             raise StaleArtifactError(
@@ -137,9 +140,10 @@ def load_trained(run: Path, method: str = "", seed: int | None = None) -> Traine
                 hint="`prerank run RECIPE` makes again what is stale",
             )
     dataset = stores.load(store.checked("dataset"), Dataset)
-    embeddings = stores.load(store.checked("embeddings"), ItemEmbeddings)
-    report = None
-    if store.manifest("report") is not None:
+    embeddings = stores.load(store.checked(space), ItemEmbeddings)
+    mark = manifest.fingerprint if manifest else ""
+    report, judged = None, store.manifest("report")
+    if judged is not None and judged.parents.get(key) == mark:  # else it is of other weights
         report = stores.load(store.checked("report"), Report)
     ranker = PreRanker.load(path, dataset, embeddings)
     if ranker.config.model == "din":
@@ -149,7 +153,6 @@ def load_trained(run: Path, method: str = "", seed: int | None = None) -> Traine
             must="a pre-ranker: two-tower, three-tower, int-tower or cold",
             got=ranker.config.model,
         )
-    mark = manifest.fingerprint if manifest else ""
     read = as_read(dataset, ranker.config)
     return Trained(run, method, chosen, read, embeddings, ranker, report, mark)
 
@@ -476,7 +479,7 @@ def _run_item_graph(ranker: PreRanker, folder: Path) -> list[NDArray[Any]]:
 
 def quantise(part: NDArray[Any]) -> tuple[NDArray[np.int8], FloatArray]:
     """Return a part as int8 and one scale an item: value = int8 * scale, exact at the extremes."""
-    flat = np.abs(part).reshape(len(part), -1).max(axis=1)
+    flat = np.abs(part).reshape(len(part), -1).max(axis=1, initial=0)
     scale = (np.where(flat > 0, flat, 1) / 127).astype(np.float32)
     shaped = scale.reshape(-1, *[1] * (part.ndim - 1))
     return np.rint(part / shaped).astype(np.int8), scale
@@ -614,7 +617,10 @@ def _run(folder: Path, graph: str, feed: Mapping[str, NDArray[Any]]) -> list[NDA
 
 
 def _apart(want: Sequence[torch.Tensor], got: Sequence[NDArray[Any]]) -> float:
-    """Return the largest absolute difference, infinity where either side is not finite."""
+    """Return the largest absolute difference, infinity where either side is not finite.
+
+    A part may have no columns: a model that kept no field of the items has nothing to say of them.
+    """
     pairs = zip(want, got, strict=True)
-    worst = max(float(np.abs(w.numpy().astype(np.float64) - g).max()) for w, g in pairs)
+    worst = max(float(np.abs(w.numpy().astype(np.float64) - g).max(initial=0)) for w, g in pairs)
     return worst if np.isfinite(worst) else float("inf")

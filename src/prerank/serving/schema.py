@@ -157,6 +157,8 @@ class FeatureSchema:
             # A value never seen is left out: training's lists hold known values only.
             every = [self._code(listed.name, listed.start, value) for value in values]
             seen = [code for code in every if code != listed.start]
+            if not listed.ordered:  # training reads each value of a set once
+                seen = list(dict.fromkeys(seen))
             kept = seen[-listed.width :] if listed.ordered else seen[: listed.width]
             codes = np.full((1, listed.width), listed.start, dtype=np.int32)
             codes[0, : len(kept)] = kept

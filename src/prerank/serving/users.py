@@ -11,18 +11,20 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.errors import ArtifactError, DataError, MissingExtraError, PrerankError
+from prerank.errors import ArtifactError, ConfigError, DataError, MissingExtraError, PrerankError
 from prerank.serving.bundle import HISTORY, OFFSETS, Bundle, feature_column
 from prerank.serving.scorer import Scorer, UserState, require_rows
 
 KEY = "prerank:user:"
+REDIS_URL = "redis://host:port/db"
 FILL_CHUNK = 2000
 REST_S = 1.0  # after a failure Redis is left alone for a while: no request waits in vain
 
@@ -125,12 +127,13 @@ class RedisStore:
             raise MissingExtraError(
                 "redis is absent", hint='pip install "prerank[serve]"'
             ) from None
-        self._client: Any = Redis.from_url(
-            self.url,
-            socket_timeout=self.timeout_s,
-            socket_connect_timeout=self.timeout_s,
-            retry=None,
-        )
+        with _readable_url(self.url):
+            self._client: Any = Redis.from_url(
+                self.url,
+                socket_timeout=self.timeout_s,
+                socket_connect_timeout=self.timeout_s,
+                retry=None,
+            )
         self._rest_until = 0.0
 
     async def get(self, user: str) -> Mapping[str, Any] | None:
@@ -177,7 +180,7 @@ def open_store(url: str, timeout_s: float) -> UserStore | None:
     raise DataError(
         "unknown user store",
         where="--user-store",
-        must="embedded or redis://host:port/db",
+        must=f"embedded or {REDIS_URL}",
         got=_without_password(url),
     )
 
@@ -197,8 +200,10 @@ def fill_redis(bundle: Bundle, url: str) -> int:
     item_ids = np.array(bundle.items["id"].to_list(), dtype=object)
     history, offsets = bundle.histories
     first = 0
+    with _readable_url(url):
+        opened = Redis.from_url(url)
     try:
-        with Redis.from_url(url) as client:
+        with opened as client:
             for part in bundle.users.iter_slices(FILL_CHUNK):
                 values = {
                     KEY + row["id"]: json.dumps(
@@ -220,6 +225,20 @@ def fill_redis(bundle: Bundle, url: str) -> int:
             "the user store does not answer", where=_without_password(url), got=error
         ) from None
     return len(bundle.users)
+
+
+@contextmanager
+def _readable_url(url: str) -> Iterator[None]:
+    """Turn what the client says of an address that is none into an error with a place."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(
+            "the address of the user store cannot be read",
+            where=_without_password(url),
+            must=REDIS_URL,
+            got=error,
+        ) from None
 
 
 def _without_password(url: str) -> str:

@@ -44,7 +44,9 @@ class MLflow:
         self._run = self._earlier(json.loads(file.read_text()), mark) if file.exists() else ""
         if not self._run:
             self._run = self._start(about, experiment)
-            file.write_text(json.dumps({"run": self._run, **mark}, indent=1))
+            partial = file.with_suffix(".part")
+            partial.write_text(json.dumps({"run": self._run, **mark}, indent=1))
+            partial.replace(file)
 
     def _earlier(self, stored: Mapping[str, Any], mark: Mapping[str, Any]) -> str:
         """Return the run to go on with; empty if it was another recipe's or is gone."""

@@ -9,7 +9,15 @@ from typing import Any
 
 from prerank.errors import MissingExtraError
 from prerank.tracking.config import TrackerName, TrackingConfig
-from prerank.tracking.tracker import FOLDER, LINES_FILE, About, JsonLines, Tracker, Tracking
+from prerank.tracking.tracker import (
+    FOLDER,
+    LINES_FILE,
+    About,
+    JsonLines,
+    Tracker,
+    Tracking,
+    sent_before,
+)
 
 
 def open_tracking(
@@ -38,7 +46,8 @@ def open_tracking(
     openers: dict[str, Callable[[], Tracker]] = {
         LINES_FILE: lambda: JsonLines(about.folder / LINES_FILE)
     }
-    return Tracking(openers | {one: _opener(one, config, about) for one in config.to})
+    openers |= {one: _opener(one, config, about) for one in config.to}
+    return Tracking(openers, sent_before(about.folder / LINES_FILE))
 
 
 def _opener(tracker: TrackerName, config: TrackingConfig, about: About) -> Callable[[], Tracker]:

@@ -105,15 +105,34 @@ def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
+def sent_before(file: Path) -> dict[tuple[str, int], float | None]:
+    """Return (figure, step) -> its last value in the lines that `JsonLines` wrote; empty if none.
+
+    Lines that a kill has cut off are passed over.
+    """
+    found: dict[tuple[str, int], float | None] = {}
+    with suppress(OSError):
+        for line in file.read_text().splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                one = json.loads(line)
+                found[one["metric"], one["step"]] = one["value"]
+    return found
+
+
+_ABSENT = object()
+
+
 @dataclass
 class Tracking:
     """Sends figures to every tracker; opens each when the first figure comes.
 
     Attributes:
         openers: name -> what opens the tracker.
+        before: (figure, step) -> its last value, of what was sent before this start.
     """
 
     openers: dict[str, Callable[[], Tracker]]
+    before: Mapping[tuple[str, int], float | None] = field(default_factory=dict)
     _open: dict[str, Tracker] = field(default_factory=dict)
     _sent: set[tuple[str, int]] = field(default_factory=set)
 
@@ -121,9 +140,14 @@ class Tracking:
         """Send figures to every tracker that has not failed, each figure of a step once.
 
         An epoch's figures come while it trains, and again from the finished artifact, which is all
-        there is where another machine trained it.
+        there is where another machine trained it, and holds the epochs of an earlier start.
         """
-        metrics = {name: of for name, of in metrics.items() if (name, step) not in self._sent}
+        metrics = {
+            name: value
+            for name, value in metrics.items()
+            if (name, step) not in self._sent
+            and self.before.get((name, step), _ABSENT) != _finite(value)
+        }
         if not metrics:
             return
         self._sent |= {(name, step) for name in metrics}
