@@ -347,6 +347,51 @@ _MEASURED = ("parity", "precision", "latency")
 
 
 @app.command()
+def score(
+    bundle: Annotated[Path, typer.Argument(help="made by `prerank export`", show_default=False)],
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            help="a Parquet, Feather, CSV or TSV file, a folder of them, or a quoted glob",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="the file to write: .parquet or .csv")],
+    user_column: Annotated[str, typer.Option(help="user ids, text or integers")] = "user",
+    item_column: Annotated[str, typer.Option(help="item ids, text or integers")] = "item",
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="keep the best K rows of each user, or request")
+    ] = None,
+    request_column: Annotated[
+        str, typer.Option(help="with --top-k: the rows that compete have this column in common")
+    ] = "",
+    precision: Annotated[
+        str, typer.Option(help="of the item rows: float32, float16 or int8")
+    ] = "float32",
+    chunk_rows: Annotated[int, typer.Option(min=1, help="rows in memory at once")] = 1 << 18,
+    as_json: Json = False,
+) -> None:
+    """Score a table of PAIRS, offline: its rows in their order, with a column `logit`."""
+    from prerank.serving.batch import Columns, print_scored, score_table
+
+    if request_column and top_k is None:
+        raise ConfigError(
+            "a request without a number of rows to keep",
+            where="--request-column",
+            must="beside --top-k K",
+            hint="without --top-k every row is kept, whatever its request",
+        )
+    columns = Columns(user_column, item_column, request_column)
+    found = score_table(
+        bundle, pairs, out, columns, top_k=top_k, precision=precision, chunk_rows=chunk_rows
+    )
+    if as_json:
+        _out(vars(found))
+    else:
+        print_scored(found)
+
+
+@app.command()
 def serve(
     bundle: Annotated[Path, typer.Argument(help="a bundle, or a link to one", show_default=False)],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
@@ -432,6 +477,9 @@ def fill_users(
 @app.command()
 def show(
     artifact: Annotated[Path, typer.Argument(help="the folder, or URI, of an artifact or a run")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="every setting, file and package, too")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Describe an ARTIFACT (or every artifact of a run): what, from what, and its quality."""
@@ -441,7 +489,7 @@ def show(
     if as_json:
         _out(description)
     else:
-        print_description(description)
+        print_description(description, everything=everything)
 
 
 @app.command()
@@ -501,7 +549,18 @@ def doctor(as_json: Json = False) -> None:
 
 STOPPED = {130, 143}
 """Exit codes of a command that was asked to stop: 128 + SIGINT, 128 + SIGTERM."""
-ANEW = {"serve", "inspect", "show", "verify", "drift", "doctor", "skew", "estimate", "export"}
+ANEW = {
+    "serve",
+    "inspect",
+    "show",
+    "verify",
+    "drift",
+    "doctor",
+    "skew",
+    "estimate",
+    "export",
+    "score",
+}
 """Commands that keep no work of theirs: there is nothing to go on with."""
 
 

@@ -7,8 +7,12 @@ import torch
 from prerank.errors import ConfigError, first_line
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device that ``name`` stands for; raise ConfigError if it is not there."""
+def resolve_device(name: str, where: str = "device") -> torch.device:
+    """Return the device that ``name`` stands for; raise ConfigError if it is not there.
+
+    Args:
+        where: the key that says ``name``.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -17,7 +21,7 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             "the device is not there",
-            where="device",
+            where=where,
             must="auto, cpu, cuda or cuda:N of this machine",
             got=f"{name} ({first_line(error)})",
         ) from None

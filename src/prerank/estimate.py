@@ -494,7 +494,8 @@ def estimate(
 
     Returns:
         counts, machine, rates, one dict a step (``seconds``, ``bytes`` and what they follow from;
-        a step that is done costs nothing) and the ``total``: hours, gpu_hours, gigabytes.
+        a step that is done costs nothing, where no counts are given) and the ``total``: hours,
+        gpu_hours, gigabytes.
 
     Raises:
         ConfigError: the rows cannot be counted.
@@ -514,7 +515,7 @@ def estimate(
     steps = []
     for step in run.steps.values():
         cost = reckoner.cost(step)
-        done = _done(run, step)
+        done = not known and _done(run, step)  # of other sizes nothing is done
         seconds = 0.0 if done else cost.seconds
         steps.append(
             {"stage": step.stage, "key": step.key, "done": done, **asdict(cost), "seconds": seconds}

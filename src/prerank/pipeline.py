@@ -448,8 +448,22 @@ def label(run: Run, step: Step, out: Path) -> None:
         make_labels(run, step, out)
     except DataError as error:
         raise LabelError.of(step, error) from error
-    if json.loads((out / "labels.json").read_text())["fit"]["pseudo_weight_factor"] == 0:
+    fit = json.loads((out / "labels.json").read_text())["fit"]
+    if fit["pseudo_weight_factor"] == 0:
         log(f"label: {step.name}: no skill shown on held-out clicks, its labels get no weight")
+    if step.name == run.recipe.evaluate.method and _follows_proposals(run, fit):
+        log(
+            f"label: {step.name}: no candidates were logged, so the prior {fit['prior']:.3g} "
+            "follows from label.proposed_per_user; state label.prior, or try 'exposed'"
+        )
+
+
+def _follows_proposals(run: Run, fit: Mapping[str, Any]) -> bool:
+    """Say whether labels have a prior that was estimated over pairs which we drew ourselves."""
+    from prerank.labels.calibration import OBSERVED
+
+    observed = fit.get("prior_source") == OBSERVED
+    return observed and run.parts is None and not len(run.dataset.candidates)
 
 
 def make_labels(run: Run, step: Step, out: Path) -> None:
@@ -789,6 +803,11 @@ def run_recipe(
         One dict a step: stage, key, fingerprint, status (``made`` or ``done before``), seconds.
     """
     run = Run(recipe)
+    for name in recipe.unscored():
+        log(
+            f"evaluate: the recipe has no method {name!r}, which tables would compare with: "
+            "[methods] in a recipe replaces all default methods"
+        )
     if engine is not None:
         run.spread, run.verbs = engine.spread, {**VERBS, **engine.verbs}
     chosen = [step for step in run.steps.values() if not stages or step.stage in stages]
@@ -797,6 +816,8 @@ def run_recipe(
         run.announce(chosen)
         made: dict[str, float] = {}
         todo = [step for step in chosen if not run.done(step)]
+        if engine is None:
+            _require_places(todo)
         for stage in dict.fromkeys(step.stage for step in chosen):
             mine = [step for step in todo if step.stage == stage]
             if not mine:
@@ -816,6 +837,25 @@ def run_recipe(
         }
         for step in chosen
     ]
+
+
+def _require_places(steps: Sequence[Step]) -> None:
+    """Raise ConfigError now, and not hours later, where a device or a checkpoint is not there."""
+    for step in steps:
+        config = {**step.config, **step.config.get("train", {}), **step.config.get("rqvae", {})}
+        if config.get("device", "auto") not in ("auto", "cpu"):
+            from prerank.devices import resolve_device
+
+            resolve_device(config["device"], where=f"{step.stage}.device")
+        for key in ("checkpoint", "model"):
+            path = str(config.get(key, ""))
+            if path.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
+                raise ConfigError(
+                    "the model's folder is not there",
+                    where=f"{step.stage}.{key}",
+                    must="a folder (relative to where prerank is started), or an id on the hub",
+                    got=path,
+                )
 
 
 def make(run: Run, keys: Sequence[str]) -> None:

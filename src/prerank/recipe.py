@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,7 +12,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from prerank.anchors.config import DECODED, FinetuneConfig, GenerateConfig
-from prerank.config import Config, from_validation
+from prerank.config import Config, closest, from_validation
 from prerank.data.config import PrepareConfig
 from prerank.data.simulate_config import SimulateConfig
 from prerank.embeddings.config import EncodeConfig
@@ -285,7 +286,27 @@ class Recipe(Config):
         self._require_beams("generate")
         for name in self.variants:
             self.variant(name)  # raises if it names no method or changes a key that is not there
+        self._require_known_arms()
         return self
+
+    def _require_known_arms(self) -> None:
+        """Raise ValueError where `[evaluate]` names an arm, other than by default, that is not."""
+        arms, default = self.arms(), EvaluateConfig()
+        named = {"method": (self.evaluate.method,), "baselines": self.evaluate.baselines}
+        usual = {default.method, *default.baselines}
+        for key, names in named.items():
+            for name in names:
+                if name not in arms and name not in usual:
+                    near = closest(name, arms)
+                    raise ValueError(
+                        f"evaluate.{key} {name!r} is no method of the recipe, which has "
+                        f"{', '.join(arms)}{near and f'; {near}'}"
+                    )
+
+    def unscored(self) -> tuple[str, ...]:
+        """Return the arms that `[evaluate]` names by default and the recipe does not have."""
+        named = (self.evaluate.method, *self.evaluate.baselines)
+        return tuple(name for name in dict.fromkeys(named) if name not in self.arms())
 
     @property
     def folder(self) -> Path:
@@ -400,14 +421,17 @@ class Recipe(Config):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read and check a recipe; ``overrides`` are ``stage.key=value`` texts.
+
+    Overrides of ``methods.*`` change or join the default methods where the file has no methods.
 
     Raises:
         ConfigError: the file is missing or no TOML, or a key or value is wrong; names both.
     """
+    path = Path(path)
     try:
-        values = tomllib.loads(path.read_text())
+        values: dict[str, Any] = _plain(tomllib.loads(path.read_text()))
     except FileNotFoundError:
         raise ConfigError(
             "the recipe is not there",
@@ -426,7 +450,12 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
             must="TOML: [section] and key = value",
             got=error,
         ) from None
-    for text in overrides:
+    changes = list(overrides)
+    if "methods" not in values and any(text.startswith("methods.") for text in changes):
+        # A change of one of the default methods, or one more beside them.
+        known = default_methods().items()
+        values["methods"] = {name: one.model_dump(exclude_defaults=True) for name, one in known}
+    for text in changes:
         _override(values, text)
     return parse_recipe(values, where=str(path))
 
@@ -436,7 +465,7 @@ def parse_recipe(values: Mapping[str, Any], *, where: str = "") -> Recipe:
     try:
         return Recipe.model_validate(dict(values))
     except ValidationError as error:
-        raise from_validation(error, where=where) from None
+        raise from_validation(error, where=where, model=Recipe) from None
     except ConfigError as error:
         place = " -> ".join(part for part in (where, error.where) if part)
         about = {"must": error.must, "got": error.got, "hint": error.hint}
@@ -459,6 +488,15 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 def _value(raw: str) -> Any:
     try:
-        return tomllib.loads(f"value = {raw}")["value"]
+        return _plain(tomllib.loads(f"value = {raw}")["value"])
     except tomllib.TOMLDecodeError:
         return raw
+
+
+def _plain(value: Any) -> Any:
+    """Return TOML values with dates and times as the text that they were written as (ISO 8601)."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.isoformat() if isinstance(value, date | time) else value

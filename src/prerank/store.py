@@ -765,13 +765,14 @@ def save(path: Path, artifact: object) -> None:
     CODECS[type(artifact)][0](path, artifact)
 
 
-def load(path: Path, kind: type[Any]) -> Any:
+def load(path: str | Path, kind: type[Any]) -> Any:
     """Read the artifact of class ``kind`` from the folder ``path``.
 
     Raises:
         DataError: what is read breaks a promise of its kind.
         ArtifactError: it cannot be read at all.
     """
+    path = Path(path)
     try:
         return CODECS[kind][1](path)
     except PrerankError:

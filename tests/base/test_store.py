@@ -225,3 +225,8 @@ def test_lists_and_vectors_of_features_come_back(tmp_path: Path) -> None:
     _assert_same(again.lists["seen"], lists)
     np.testing.assert_array_equal(again.vectors["face"], vectors)
     assert (again.categories, again.n_rows) == (features.categories, 3)
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    stores.save(tmp_path, a.ItemEmbeddings(np.eye(3, dtype=np.float32)))
+    assert len(stores.load(str(tmp_path), a.ItemEmbeddings).vectors) == 3

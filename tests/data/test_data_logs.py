@@ -97,6 +97,21 @@ def test_a_sound_log(tmp_path: Path) -> None:
     assert "exposures.parquet: times were read as milliseconds, by size" in data.notes
 
 
+def test_rows_that_repeat_and_requests_of_one_row_are_noted(tmp_path: Path) -> None:
+    tables = sound_tables()
+    assert not [n for n in read(write(tmp_path, tables)).notes if "repeat" in n or "lists" in n]
+    twice = tables["exposures"]
+    tables["exposures"] = pl.concat([twice, twice.head(3)])
+    notes = read(write(tmp_path, tables)).notes
+    assert "3 exposures repeat another row exactly; each counts" in notes
+    each = pl.Series("request", [str(k) for k in range(len(twice))])
+    tables["exposures"] = twice.with_columns(each)
+    tables["candidates"] = tables["candidates"].drop("request")
+    assert any(
+        "40 exposures in 40 requests" in note for note in read(write(tmp_path, tables)).notes
+    )
+
+
 def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "csv").mkdir()
     (tmp_path / "parquet").mkdir()
@@ -520,6 +535,8 @@ MS = 1_714_564_800_500
         ([1_714_564_800], "auto", MS - 500),
         ([1_714_564_800_500], "auto", MS),
         ([1_714_564_800_500_000], "auto", MS),
+        ([1_714_564_800_500_000_000], "auto", MS),
+        ([1_714_564_800_500_000_000], "ns", MS),
         ([1_714_564_800.5], "auto", MS),
         (["1714564800500"], "auto", MS),
         ([12], "s", 12_000),
@@ -541,7 +558,7 @@ def test_times_are_read_as_utc_milliseconds(values: list[Any], unit: str, expect
     assert found.to_list() == [expected]
 
 
-@pytest.mark.parametrize("values", [[5], [99_999_999, 1_714_564_800], [10**18]])
+@pytest.mark.parametrize("values", [[5], [99_999_999, 1_714_564_800], [10**16, 10**18]])
 def test_times_of_an_unclear_unit_must_be_declared(values: list[int]) -> None:
     with pytest.raises(DataError, match="cannot be inferred"):
         as_time(pl.Series("time", values), Path("log"), "auto")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from malformed.told import told
-from prerank.pipeline import Run
+from prerank.errors import ConfigError
+from prerank.pipeline import Run, run_recipe
 from prerank.recipe import load_recipe, parse_recipe
 
 VALUES = """
@@ -218,3 +219,47 @@ def test_a_folder_or_nothing_in_place_of_a_recipe(tmp_path: Path) -> None:
     for name in ("folder.toml", "absent.toml"):
         with told(name, folder=tmp_path):
             load_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("train.learning_rat=0.1", "learning_rate"),
+        ("prepare.world.n_user=5", "n_users"),
+        ('methods.gpl.anchor="llm"', "anchors"),
+        ("evaluat.method=gpl", "evaluate"),
+    ],
+)
+def test_a_misspelled_key_is_told_what_it_may_have_been(
+    tmp_path: Path, text: str, near: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(base(tmp_path), [text])
+    assert caught.value.hint == f"did you mean `{near}`?"
+
+
+def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
+    file = base(tmp_path)
+    with told("encode.embedding_dim", about="`train.epoch`", folder=tmp_path):
+        load_recipe(file, ["train.epoch=1", "encode.embedding_dim=0"])
+
+
+@pytest.mark.parametrize("key", ["method", "baselines"])
+def test_evaluate_names_methods_of_the_recipe_only(tmp_path: Path, key: str) -> None:
+    file = base(tmp_path)
+    name = '"gpl-histroy"' if key == "method" else '["exposed-only", "gpl-histroy"]'
+    with told(str(file), about="did you mean `gpl-history`?", folder=tmp_path):
+        load_recipe(file, [f"evaluate.{key}={name}"])
+
+
+def test_a_device_and_a_model_that_are_not_there_are_told_before_any_work(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    for key, values in {
+        "train.device": ["train.device=cuda:77"],
+        "finetune.checkpoint": ["finetune.init=checkpoint", f"finetune.checkpoint={absent}"],
+        "encode.model": ["encode.encoder=text-model", f"encode.model={absent}"],
+    }.items():
+        recipe = load_recipe(base(tmp_path), [f"out={tmp_path / 'out'}", *values])
+        with told(key):
+            run_recipe(recipe)
+        assert not list((tmp_path / "out").rglob("manifest.json"))

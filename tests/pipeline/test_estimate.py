@@ -15,7 +15,7 @@ from prerank.artifacts import InterestAnchors
 from prerank.cli import app
 from prerank.data.config import LogsConfig
 from prerank.errors import ConfigError
-from prerank.pipeline import Run
+from prerank.pipeline import Run, run_recipe
 from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe, load_recipe, parse_recipe
 
@@ -171,6 +171,14 @@ def test_every_step_of_the_plan_is_reckoned_and_a_done_one_is_free(recipe: Recip
     assert (after["steps"][0]["done"], after["steps"][0]["seconds"]) == (True, 0.0)
     assert after["counts"]["source"] == "the prepared dataset, exact"
     assert after["counts"]["exposures"] == len(run.dataset.exposures)
+
+
+def test_of_other_sizes_nothing_is_done(recipe: Recipe) -> None:
+    run_recipe(recipe, ("prepare", "encode"))
+    assert sum(step["done"] for step in estimate.estimate(recipe)["steps"]) == 2
+    more = estimate.estimate(recipe, {"users": 10**6, "items": 10**5, "exposures": 10**8})
+    assert not any(step["done"] for step in more["steps"])
+    assert all(step["seconds"] > 0 for step in more["steps"])
 
 
 def test_more_cores_and_gpus_are_never_slower(recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from prerank.artifacts import Report
 from prerank.errors import ConfigError
 from prerank.pipeline import Run, run_recipe
 from prerank.plan import plan
-from prerank.recipe import Recipe, all_methods, default_methods, parse_recipe
+from prerank.recipe import Recipe, all_methods, default_methods, load_recipe, parse_recipe
 
 NAMES = [
     "exposed-only",
@@ -75,6 +75,27 @@ def test_the_page_of_the_baselines_names_every_method() -> None:
     page = (Path(__file__).parents[2] / "docs" / "concepts" / "baselines.md").read_text()
     missing = [name for name in all_methods(truth=True) if f"`{name}`" not in page]
     assert not missing
+
+
+def test_an_override_changes_a_default_method_or_joins_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"\n')
+    values = ["methods.gpl.label.prior=exposed", 'methods.more={anchors="history"}']
+    found = load_recipe(tmp_path / "mine.toml", values)
+    assert list(found.methods) == [*default_methods(), "more"]
+    assert found.methods["gpl"].anchors == "llm"
+    assert found.label_of(found.methods["gpl"]).prior == "exposed"
+    (tmp_path / "own.toml").write_text('[methods.gpl]\nanchors = "llm"\n')
+    own = load_recipe(tmp_path / "own.toml", values)  # methods of a file stand alone
+    assert list(own.methods) == ["gpl", "more"] and own.unscored() == ("exposed-only",)
+    assert found.unscored() == ()
+
+
+def test_a_date_needs_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[prepare.split]\nvalidation_from = 2025-11-01\n")
+    found = load_recipe(tmp_path / "mine.toml", ["prepare.split.test_from=2025-11-03T12:00:00Z"])
+    split = found.prepare.split
+    assert split.validation_from == "2025-11-01"
+    assert split.test_from == "2025-11-03T12:00:00+00:00"
 
 
 def test_a_changed_teacher_redoes_what_depends_on_it() -> None:

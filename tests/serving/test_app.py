@@ -24,10 +24,11 @@ from typer.testing import CliRunner
 from prerank.cli import app
 from prerank.errors import ConfigError
 from prerank.serving import wire
-from prerank.serving.app import create_app
+from prerank.serving.app import create_app, serve
 from prerank.serving.bundle import Bundle
 from prerank.serving.config import ServeConfig
 from prerank.serving.export import load_trained
+from prerank.serving.listen import listen
 from prerank.serving.users import REST_S, fill_redis, open_store
 from serving.servers import TOKEN, Running, free_port, redis_server, serving
 from serving.small_run import N_ITEMS
@@ -370,6 +371,15 @@ def test_a_port_that_is_none_is_told(bundle: Bundle, port: str) -> None:
     for command in ("serve", "inspect"):
         told = CliRunner().invoke(app, [command, str(bundle.path), "--port", port])
         assert told.exit_code == 2 and "port" in told.stderr
+
+
+def test_a_port_that_is_taken_is_told(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"http://127.0.0.1:{port}\n(.*\n)*.*--port"):
+            serve(bundle.path, ServeConfig(), "127.0.0.1", port)
+    with pytest.raises(ConfigError, match="cannot listen"):
+        listen("192.0.2.1", 8080)  # of the documentation, of no machine
 
 
 def test_a_server_goes_on_without_its_folder(bundle: Bundle, tmp_path: Path) -> None:

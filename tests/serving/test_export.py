@@ -269,7 +269,25 @@ def test_figures_of_other_weights_are_not_on_the_card(run_folder: Path, tmp_path
         train(make_world(), make_content(), None, CONFIG, 0).save(out)
     assert load_trained(run, "gpl").report is None
     card = (make_bundle(run, tmp_path / "bundle", "gpl").path / "README.md").read_text()
-    assert "0.7500" not in card and "not evaluated" in card
+    assert "0.7500" not in card and "were not evaluated" in card
+
+
+def test_labels_without_weight_are_told(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("prerank.serving.export.log", said.append)
+    assert not load_trained(run_folder, "gpl").weightless
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    parents = {"dataset": "d1", "embeddings": "e1", "labels/gpl": "l1"}
+    with stores.Store(run).publish(
+        "rankers/gpl/seed0", stores.Manifest("train", "w-gpl", {}, 0, parents)
+    ) as out:
+        config = CONFIG.model_copy(update={"pseudo_weight": 0.0})
+        train(make_world(), make_content(), None, config, 0).save(out)
+    card = (make_bundle(run, tmp_path / "bundle", "gpl").path / "README.md").read_text()
+    assert "had no weight in training" in card
+    assert any("it learned from clicks alone" in line for line in said)
 
 
 def test_a_ranker_is_no_pre_ranker(tmp_path: Path) -> None:

@@ -122,10 +122,11 @@ class ItemTableConfig(FeatureTableConfig):
 class LogsConfig(Config):
     """Own logs: Parquet or CSV tables, see docs/reference/log-schema.md."""
 
-    time_unit: Literal["auto", "s", "ms", "us"] = Field(
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
         "auto",
         description="Unit of integer times. auto: seconds in [1e8, 1e11), milliseconds in "
-        "[1e11, 1e14), microseconds in [1e14, 1e17), all of a file alike; else declare it.",
+        "[1e11, 1e14), microseconds in [1e14, 1e17), nanoseconds in [1e17, 1e20), all of a file "
+        "alike; else declare it.",
     )
     log_end: str = Field("", description="ISO moment after which no event may lie; empty: none.")
     stages: tuple[str, ...] = Field(

@@ -17,12 +17,12 @@ from prerank.artifacts import FloatArray
 from prerank.errors import DataError, first_line
 
 # From 1973 on, each range holds the moments of one unit only.
-UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17)}
+UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 ROW = "row in the file"
 END_OF_INT32 = 2.0**31
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 NO_TEXT = (pl.Binary, pl.Duration)
-TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000_001}
 YEAR_2100 = 4_102_444_800_000
 # yyyymmddHH, yyyymmddHHMM, yyyymmddHHMMSS, and with milliseconds: no count since 1970.
 DATE_DIGITS = (
@@ -233,10 +233,10 @@ def as_share(values: pl.Series, file: Where) -> pl.Series:
 def as_time(values: pl.Series, file: Where, unit: str) -> pl.Series:
     """Read times as UTC milliseconds, int64.
 
-    Integers (and text of integers) are in ``unit``: s, ms, us, or auto = seconds if all lie in
-    [1e8, 1e11), milliseconds if all lie in [1e11, 1e14), microseconds in [1e14, 1e17). Text is
-    ISO 8601; datetimes and text without a zone are UTC. From 2100 on a time is an error: it is a
-    date written as digits, or another unit.
+    Integers (and text of integers) are in ``unit``: s, ms, us, ns, or auto = seconds if all lie in
+    [1e8, 1e11), milliseconds if all lie in [1e11, 1e14), microseconds in [1e14, 1e17), nanoseconds
+    in [1e17, 1e20). Text is ISO 8601; datetimes and text without a zone are UTC. From 2100 on a
+    time is an error: it is a date written as digits, or another unit.
     """
     must = "an integer, an ISO 8601 text or a datetime, in every row"
     if values.dtype == pl.Date:
@@ -276,17 +276,19 @@ def _numeric_time(values: pl.Series, numbers: pl.Series, file: Where, unit: str)
         raise DataError(
             "the unit of the times cannot be inferred",
             where=f"{file} -> {values.name}",
-            must="all in [1e8, 1e11) (seconds) or all in [1e11, 1e14) (milliseconds), and no "
-            "dates written as digits, such as 2024050112",
+            must="all in [1e8, 1e11) (seconds), all in [1e11, 1e14) (milliseconds), [1e14, 1e17) "
+            "(micro-) or [1e17, 1e20) (nanoseconds), and no dates written as digits, such as "
+            "2024050112",
             got=f"{numbers.to_numpy().min():.0f} .. {numbers.to_numpy().max():.0f}",
-            hint='declare it: logs.time_unit = "s", "ms" or "us"; or write datetimes or ISO 8601',
+            hint='declare it: logs.time_unit = "s", "ms", "us" or "ns"; or write datetimes or '
+            "ISO 8601",
         )
     # What is later is refused by `as_time`, and may be past int64.
     return (numbers * TO_MS[unit]).clip(upper_bound=YEAR_2100).round().cast(pl.Int64)
 
 
 def inferred_unit(values: pl.Series) -> str | None:
-    """Return s, ms or us if all ``values`` are numbers that can only be that unit, else None.
+    """Return s, ms, us or ns if all ``values`` are numbers that can only be that unit, else None.
 
     None, too, if all of them read as dates written in digits: 2024050112 is noon of the first of
     May 2024 to whoever wrote it, and as seconds a moment in 2034.

@@ -35,6 +35,7 @@ from prerank.inspection import asked, compare, items, labels, overview, users
 from prerank.inspection.asked import Asked, RefusedError
 from prerank.inspection.opened import OpenedRun
 from prerank.progress import log
+from prerank.serving.listen import address, listen
 
 PACKAGE = "prerank.inspection"
 POLICY = (
@@ -413,17 +414,17 @@ def inspect(folders: Sequence[Path], host: str, port: int) -> None:
     """Show the runs in ``folders`` until SIGTERM or SIGINT.
 
     Raises:
+        ConfigError: the port is taken.
         ArtifactError: a folder holds no finished artifact, or one is damaged.
     """
     import uvicorn
 
-    runs = [OpenedRun(folder) for folder in folders]
-    log(f"inspect: reading {runs[0].root}")
-    runs[0].warm()
-    app = create_app(runs, host)
-    warm_pages(app)
-    shown = f"[{host}]" if ":" in host else host
-    log(f"inspect: http://{shown}:{port} (Ctrl-C ends it)")
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False
-    )
+    with listen(host, port) as taken, contextlib.suppress(KeyboardInterrupt):
+        runs = [OpenedRun(folder) for folder in folders]
+        log(f"inspect: reading {runs[0].root}")
+        runs[0].warm()
+        app = create_app(runs, host)
+        warm_pages(app)
+        log(f"inspect: {address(host, port)} (Ctrl-C ends it)")
+        settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(settings).run(sockets=[taken])

@@ -28,6 +28,8 @@ DoubleArray = NDArray[np.float64]
 MAX_KNOTS = 64
 LEAST_RATE = 1e-3
 """Fitted rates stay this far from 0 and 1, so that their logits can be shifted."""
+OBSERVED = "observed clicks over exposed and unexposed pairs"
+"""How a prior is known where no propensities were logged."""
 LEAST_PROPENSITY = 0.01
 """Exposure propensities below this are taken for this: one row must not decide a prior."""
 FLAT = 1e-9
@@ -184,7 +186,7 @@ class PriorCounts:
             rate, how = self.clicked_odds / self.odds, "inverse propensity"
         else:
             rate = self.clicks / max(self.exposed + n_unexposed, 1)
-            how = "observed clicks over exposed and unexposed pairs"
+            how = OBSERVED
         return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
 
     def exposed_rate(self) -> tuple[float, str]:

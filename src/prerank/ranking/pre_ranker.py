@@ -315,7 +315,7 @@ class PreRanker:
 
     @classmethod
     def load(
-        cls, path: Path, dataset: Dataset, embeddings: ItemEmbeddings, device: str = "cpu"
+        cls, path: str | Path, dataset: Dataset, embeddings: ItemEmbeddings, device: str = "cpu"
     ) -> PreRanker:
         """Read a pre-ranker from ``path``, to score with ``dataset`` and ``embeddings``.
 
@@ -323,6 +323,7 @@ class PreRanker:
             ArtifactError: files are missing or damaged, the data is not what it was trained on,
                 or the weights are of another model than this prerank builds from its settings.
         """
+        path = Path(path)
         about, weights = _read(path)
         config = TrainConfig.parse(about["config"], where=str(path / ABOUT))
         dataset = as_read(dataset, config)

@@ -33,6 +33,7 @@ from prerank.progress import log
 from prerank.serving import wire
 from prerank.serving.bundle import Bundle, readable
 from prerank.serving.config import ServeConfig
+from prerank.serving.listen import address, listen
 from prerank.serving.scorer import Scorer, UserState
 from prerank.serving.users import StoreDownError, Users, UserStore, open_store
 
@@ -613,18 +614,24 @@ def _about(bundle: Bundle) -> dict[str, Any]:
 
 
 def serve(path: Path, config: ServeConfig, host: str, port: int, token: str = "") -> None:
-    """Serve until SIGTERM or SIGINT; running requests get ``shutdown_s`` to end."""
+    """Serve until SIGTERM or SIGINT; running requests get ``shutdown_s`` to end.
+
+    Raises:
+        ConfigError: the port is taken.
+        ArtifactError: there is no sound bundle at ``path``.
+    """
     import uvicorn
 
     app = create_app(path, config, token)
-    log(f"serve: bundle {app.state.service.loaded.bundle.fingerprint} on http://{host}:{port}")
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=config.keep_alive_s,
-        timeout_graceful_shutdown=config.shutdown_s,
-    )
+    mark = app.state.service.loaded.bundle.fingerprint
+    with listen(host, port) as taken, contextlib.suppress(KeyboardInterrupt):
+        log(f"serve: bundle {mark} on {address(host, port)}")
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=config.keep_alive_s,
+            timeout_graceful_shutdown=config.shutdown_s,
+        )
+        uvicorn.Server(settings).run(sockets=[taken])

@@ -80,6 +80,7 @@ class Trained:
         ranker: itself.
         report: of the run; None where these weights were not evaluated.
         fingerprint: of the trained weights.
+        weightless: the method has pseudo-labels, and they had no weight in training.
     """
 
     run: Path
@@ -90,6 +91,7 @@ class Trained:
     ranker: PreRanker
     report: Report | None
     fingerprint: str
+    weightless: bool = False
 
 
 def load_trained(run: Path, method: str = "", seed: int | None = None) -> Trained:
@@ -154,7 +156,9 @@ def load_trained(run: Path, method: str = "", seed: int | None = None) -> Traine
             got=ranker.config.model,
         )
     read = as_read(dataset, ranker.config)
-    return Trained(run, method, chosen, read, embeddings, ranker, report, mark)
+    has_labels = any(one.startswith("labels/") for one in parents)
+    weightless = has_labels and ranker.config.pseudo_weight == 0
+    return Trained(run, method, chosen, read, embeddings, ranker, report, mark, weightless)
 
 
 def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bundle:
@@ -175,6 +179,8 @@ def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bun
     """
     out = out.absolute()
     _refuse_foreign(out)
+    if trained.weightless:
+        log(f"export: the labels of {trained.method} had no weight: it learned from clicks alone")
     decided = {"method": trained.method, "seed": trained.seed}
     parents = {f"rankers/{trained.method}/seed{trained.seed}": trained.fingerprint}
     unique = {**decided, "time": time.time_ns()}  # two exports of one ranker are two bundles

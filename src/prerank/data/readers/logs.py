@@ -47,8 +47,10 @@ from prerank.errors import ConfigError, DataError
 
 Parser = Callable[[pl.Series, Where], pl.Series]
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
-UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 JOIN_LISTS = "join lists into one text, or name the column in `text`, not as the title"
+MOST_ALONE = 0.9
+"""From this share of requests to rows on, requests are told to be of one row."""
 SUFFIXES = (".parquet", ".csv", ".feather")
 CAST: dict[str, Parser] = {
     "request": as_ids,
@@ -87,6 +89,7 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
     if users is not None:
         known = exposures["user"].unique().is_in(users["user"].implode())
         strangers = int((~known).sum())
+    notes += repeat_notes(exposures) + request_notes(exposures)
     has_click = "click" in exposures.columns
     notes += notes_of(timed, strangers, has_click, interactions is not None)
     return Logs(
@@ -145,6 +148,25 @@ def no_exposures(path: Path) -> DataError:
         where=str(path),
         must="exposures.parquet, exposures.csv, a folder `exposures`, or logs.exposures.file",
     )
+
+
+def repeat_notes(exposures: pl.DataFrame) -> list[str]:
+    """Return the note on rows that stand twice, such as of a log that was joined with itself."""
+    n_repeats = len(exposures) - exposures.n_unique()
+    return [f"{n_repeats} exposures repeat another row exactly; each counts"] if n_repeats else []
+
+
+def request_notes(exposures: pl.DataFrame) -> list[str]:
+    """Return the note on requests of one row, in which there is nothing to rank."""
+    named = [name for name in ("request", "user", "time") if name in exposures.columns]
+    keys = ["request"] if "request" in named else named
+    n_requests = exposures.select(keys).n_unique()
+    if ("time" not in named and "request" not in named) or n_requests < MOST_ALONE * len(exposures):
+        return []
+    return [
+        f"{len(exposures)} exposures in {n_requests} requests: lists of about one row, of which "
+        "HR@k and NDCG say nothing; name a `request` column if the log has one"
+    ]
 
 
 def notes_of(timed: bool, strangers: int, has_click: bool, has_interactions: bool) -> list[str]:
