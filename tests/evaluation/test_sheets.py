@@ -203,3 +203,14 @@ def test_terminal(report: a.Report) -> None:
     text = out.getvalue()
     assert "  gpl_history" in text and "Ablations on unexposed" in text
     assert "gpl@blind" not in text.split("Ablations")[0]
+
+
+def test_no_number_is_cut_in_two_on_a_terminal() -> None:
+    header = ("labels of", "pairs", *["gauc"] * 5, "by confidence")
+    cells = ("1,037,874", *["0.722 [0.719, 0.725]"] * 5, "−0.009 [−0.014, −0.004]")
+    out = StringIO()
+    row = SheetRow("gpl-weighted-shuffled", cells)
+    Console(file=out, width=100).print(to_rich(Sheet("audit", header, (row,), "")))
+    words = out.getvalue().split()
+    assert "1,037,874" in words and words.count("0.722") == 5 and words.count("±.003") == 5
+    assert "−0.009" in words and "±.005" in words

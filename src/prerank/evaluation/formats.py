@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from rich import box
@@ -10,6 +11,8 @@ from rich.table import Table
 from prerank.evaluation.sheets import Sheet, SheetRow
 from prerank.progress import shown
 
+INTERVAL = re.compile(r"\[([-+−]?\d*\.?\d+), ([-+−]?\d*\.?\d+)\]")
+LONGEST_WORD = 30
 LATEX = {
     "\\": r"\textbackslash{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -35,13 +38,30 @@ def to_rich(sheet: Sheet) -> Table:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
+    rows = [[_indented(row), *map(_shortened, row.cells)] for row in sheet.rows]
     for place, name in enumerate(sheet.header):
         side: Literal["left", "right"] = "right" if place else "left"
-        table.add_column(shown(name), justify=side, no_wrap=not place, overflow="fold")
-    for row in sheet.rows:
-        style = "bold" if row.role == "method" else ""
-        table.add_row(shown(_indented(row)), *map(shown, row.cells), style=style)
+        words = [word for text in (name, *(row[place] for row in rows)) for word in text.split(" ")]
+        table.add_column(
+            shown(name),
+            justify=side,
+            no_wrap=not place,
+            overflow="fold",
+            min_width=min(max(map(len, words)), LONGEST_WORD),  # no number is cut in two
+        )
+    for row, cells in zip(sheet.rows, rows, strict=True):
+        table.add_row(*map(shown, cells), style="bold" if row.role == "method" else "")
     return table
+
+
+def _shortened(cell: str) -> str:
+    """Return the cell with ``[low, high]`` as half of the interval, ``±.012``: it is narrower."""
+
+    def half(found: re.Match[str]) -> str:
+        low, high = (float(text.replace("\N{MINUS SIGN}", "-")) for text in found.groups())
+        return f"±{(high - low) / 2:.3f}".replace("±0.", "±.")
+
+    return INTERVAL.sub(half, cell)
 
 
 def _indented(row: SheetRow) -> str:

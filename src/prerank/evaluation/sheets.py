@@ -244,7 +244,7 @@ def _audit_row(name: str, audit: AuditExtra, role: Role) -> SheetRow:
 
 
 def _audit_sheet(rows: Sequence[SheetRow]) -> Sheet:
-    header = ("labels of", "pairs", "coverage", *AUDIT_HEADER, "Δ auc by confidence")
+    header = ("labels of", "pairs", "coverage", *AUDIT_HEADER, "Δ auc by conf.")
     note = (
         "Pseudo-labels against the truth of their pairs. Coverage: labelled share of the pairs "
         "with a known truth. Last column: AUC in the most confident fifth minus that in the least."

@@ -60,7 +60,7 @@ def pool_table(seen: View, pool: str) -> Table:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=21)
+    table.add_column("method", overflow="fold", max_width=24)
     for segment, metric in columns:
         table.add_column(
             shown(_header(segment, metric)), justify="right", no_wrap=True, min_width=10
