@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 HEARD_EVERY_S = 1.0
 """How often the first process takes what the others tell of their epochs."""
 SAMPLE_USERS = 3
+ALIKE = 0.7
+"""Items of one semantic ID with a mean cosine below this are worth a word."""
 SCORED, SCORED_USERS, SCORED_ROWS = "scored.safetensors", 50, 5000
 """File in a pre-ranker's folder: its logits of so many users' rows, to score once more later."""
 
@@ -290,6 +292,12 @@ def tokenize(run: Run, step: Step, out: Path) -> None:
     space, items = run.embeddings(step), run.catalog.items
     made = make(space, config, step.seed, items=items, published=published, spread=run.spread)
     stores.save(out, made)
+    cosine = made.quality["bucket_cosine"]
+    if cosine is not None and cosine < ALIKE:
+        log(
+            f"tokenize: items that share a semantic ID are hardly alike (cosine {cosine:.2f}, "
+            "usual is above 0.9): running numbers in the titles, or too few codes?"
+        )
 
 
 def finetune(run: Run, step: Step, out: Path) -> None:

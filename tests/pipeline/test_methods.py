@@ -90,6 +90,19 @@ def test_an_override_changes_a_default_method_or_joins_them(tmp_path: Path) -> N
     assert found.unscored() == ()
 
 
+def test_items_of_one_semantic_id_that_are_not_alike_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("prerank.pipeline.log", said.append)
+    tokens = {"codebook_size": 10, "n_levels": 1, "gate": {"max_bucket_share": 0.5}}
+    for name, more in {"few": tokens, "enough": {"codebook_size": 64}}.items():
+        said.clear()
+        changed = {**SMALL, "tokenize": more, "name": name, "out": str(tmp_path)}
+        run_recipe(parse_recipe(changed), ("prepare", "encode", "tokenize"))
+        assert any("hardly alike" in line for line in said) == (name == "few")
+
+
 def test_a_date_needs_no_quotes(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[prepare.split]\nvalidation_from = 2025-11-01\n")
     found = load_recipe(tmp_path / "mine.toml", ["prepare.split.test_from=2025-11-03T12:00:00Z"])
