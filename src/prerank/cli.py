@@ -251,6 +251,15 @@ def compare(
     """Compare every method of a recipe fairly, or print finished runs side by side."""
     recipes = [path for path in paths if path.suffix == ".toml"]
     if not recipes:
+        given = {"--methods": methods, "--seeds": seeds, "--trials": trials >= 0, "--set": set_}
+        ignored = [name for name, value in given.items() if value]
+        if ignored:
+            raise ConfigError(
+                "finished runs are printed as they are",
+                where=", ".join(ignored),
+                must="a recipe (a .toml file), to run more",
+                got=", ".join(map(str, paths)),
+            )
         _print_runs(paths, as_json)
         return
     if len(paths) > 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prerank import __version__
 
@@ -18,9 +19,17 @@ CORE = ("numpy", "polars", "scikit-learn", "torch", "transformers")
 EXTRAS = {
     "lora": "peft",
     "text": "sentence-transformers",
+    "image": "pillow",
+    "faiss": "faiss-cpu",
+    "tune": "optuna",
     "export": "onnx",
     "serve": "fastapi",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow-skinny",
+    "wandb": "wandb",
     "s3": "s3fs",
+    "gcs": "gcsfs",
+    "hdfs": "pyarrow",
     "ray": "ray",
 }
 
@@ -61,7 +70,7 @@ def print_examination(found: dict[str, Any]) -> None:
         if isinstance(value, dict):
             for key, version in value.items():
                 missing = f'absent: pip install "prerank[{key}]"' if name == "extras" else "absent"
-                table.add_row(f"{name}.{key}", version or missing)
+                table.add_row(f"{name}.{key}", Text(version or missing))  # [..] is no markup
         else:
             table.add_row(
                 name, ", ".join(value) or "none" if isinstance(value, list) else str(value)

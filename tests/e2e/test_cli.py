@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prerank.doctor import print_examination
 from prerank.lock import locked
 
+ROOT = Path(__file__).parents[2]
 TINY = """
 name = "tiny"
 out = "{out}"
@@ -183,7 +186,20 @@ def test_compare_prints_runs_side_by_side(first: dict[str, Any]) -> None:
 
 
 def test_doctor() -> None:
-    assert json.loads(prerank("doctor", "--json").stdout)["cores"] >= 1
+    found = json.loads(prerank("doctor", "--json").stdout)
+    assert found["cores"] >= 1
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert found["extras"].keys() == declared["optional-dependencies"].keys() - {"docs", "dev"}
+
+
+def test_doctor_says_how_an_absent_extra_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_examination({"extras": {"gcs": None}})
+    assert 'pip install "prerank[gcs]"' in capsys.readouterr().out
+
+
+def test_options_of_a_recipe_are_no_options_of_finished_runs(first: dict[str, Any]) -> None:
+    told = prerank("compare", first["folder"], "--methods", "all")
+    assert told.returncode == 2 and "--methods" in told.stderr
 
 
 def test_no_pickle_in_a_run(first: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ def read_frame(
             raise DataError(
                 f"column `{missing[0]}` is missing",
                 where=f"{file} -> {missing[0]}",
-                must=f"columns {', '.join(columns)}",
+                must=f"columns {', '.join(dict.fromkeys(columns))}",
                 got=", ".join(present),
                 hint='map your column names in the recipe: `columns = {ours = "yours"}`',
             )

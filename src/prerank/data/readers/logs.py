@@ -235,7 +235,7 @@ def _raw(
         raise DataError(
             f"column `{missing[0]}` is missing",
             where=f"{file} -> {missing[0]}",
-            must=f"columns {', '.join(wanted)}",
+            must=f"columns {', '.join(dict.fromkeys(wanted))}",
             got=", ".join(frame.columns),
             hint=f'map your names: logs.{name}.columns = {{ours = "yours"}}',
         )
