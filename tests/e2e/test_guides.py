@@ -22,7 +22,7 @@ import pytest
 import tomli_w
 
 from prerank import cli, progress
-from prerank.recipe import parse_recipe
+from prerank.recipe import default_methods, parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     "finetune": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "epochs": 1},
     "generate": {"n_anchors": 4},
     "train": {"epochs": 1, "hidden": [8]},
-    "evaluate": {"n_resamples": 20},
+    "evaluate": {"n_resamples": 20, "baselines": ["exposed-only"], "controls": []},
     "methods": {"exposed-only": {"label": {"source": "none"}}, "gpl": {"anchors": "llm"}},
 }
 WORLD = {"prepare": {"world": {"n_users": 60, "n_items": 80, "requests_per_user": 2.0}}}
@@ -143,13 +143,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     guide = ROOT / "docs" / "guides" / "own-logs.md"
     (folder / "make_logs.py").write_text(blocks(guide, "python")[0])
     mine = tomli_w.dumps(merged(tomllib.loads(blocks(guide, "toml")[0]), TINY))
-    for path in (folder / "mine.toml", folder / "recipes" / "mine.toml"):
-        path.write_text(mine)
+    (folder / "recipes" / "mine.toml").write_text(mine)
     before = Path.cwd()
     os.chdir(folder)
     try:
         exec(compile((folder / "make_logs.py").read_text(), "make_logs.py", "exec"), {})
-        assert run(["prerank", "run", "mine.toml"]) == 0
+        assert run(["prerank", "run", "recipes/mine.toml"]) == 0
         for name in ("one", "two"):
             shutil.copytree("runs/mine", f"runs/{name}")
         yield folder
@@ -224,6 +223,13 @@ def test_recipes_in_documents_are_read(page: Path, text: str) -> None:
     parse_recipe(tomllib.loads(text), where=page.name)
 
 
+def test_the_methods_to_copy_are_the_default_ones() -> None:
+    text = blocks(ROOT / "docs" / "guides" / "own-logs.md", "toml")[1]
+    methods = parse_recipe(tomllib.loads(text)).methods
+    assert methods.pop("gpl-debiased")
+    assert methods == default_methods()
+
+
 # ---- Python blocks -------------------------------------------------------------------------------
 
 NO_PYTHON = {
@@ -232,29 +238,6 @@ NO_PYTHON = {
 }
 """What a block holds -> why it is not run, and the test that does the same."""
 SNIPPETS = [(page, text) for page in PAGES for text in blocks(page, "python")]
-BEFORE = {
-    "interest-anchors": "from transformers import AutoModelForCausalLM",
-    "pre-rankers": """
-        from pathlib import Path
-        import numpy as np
-        from prerank.artifacts import Dataset, ItemEmbeddings
-        from prerank.store import load
-        folder = Path("runs/mine/rankers/gpl/seed0")
-        dataset = load(Path("runs/mine/dataset"), Dataset)
-        embeddings = load(Path("runs/mine/embeddings"), ItemEmbeddings)
-        users, items = np.array([0, 1]), np.array([[0, 1, 2], [2, 1, 0]])
-    """,
-    "world": """
-        from prerank.data.world import *
-        from prerank.data.world_cascade import *
-        from prerank.data.world_config import WorldConfig
-        from prerank.data.world_model import *
-        import numpy as np
-        config, seed = WorldConfig(n_users=60, n_items=80, requests_per_user=2.0), 0
-        my_score = lambda user, items: np.zeros(items.shape, np.float32)
-    """,
-}
-"""Page -> what a reader has by then."""
 
 
 @pytest.mark.parametrize(("page", "text"), SNIPPETS, ids=lambda value: getattr(value, "stem", ""))
@@ -265,7 +248,6 @@ def test_python_block(page: Path, text: str, place: Path, monkeypatch: pytest.Mo
         compile(text, page.name, "exec")
         return
     names: dict[str, Any] = {}
-    exec(textwrap.dedent(BEFORE.get(page.stem, "")), names)
     exec(compile(text, page.name, "exec"), names)
 
 
