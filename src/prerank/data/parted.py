@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from prerank.data.pools import (
 )
 from prerank.data.readers.logs import (
     EventTable,
+    Repeats,
     candidates_table,
     complain_of_order,
     event_columns,
@@ -178,8 +179,6 @@ def prepare_parts(
 
     spill = _Spill(work / "spill", bounds, part_rows, config.logs)
     spill.write(found, counted[NAME], items["item"])
-    notes = spill.notes
-    notes += notes_of(True, strangers, has_click, bool(found[2].files))
     logs = Logs(
         name=path.name or "logs",
         time_unit="ms",
@@ -202,6 +201,8 @@ def prepare_parts(
     parts = [("exposed", exposed_rows(head.exposures)), *sampled]
     pools = join_pools(parts)
     writer.write_pools(pools.columns())
+    notes = spill.notes + made.repeats.notes()
+    notes += notes_of(True, strangers, has_click, bool(found[2].files))
     notes += left_out_notes(made.n_late, made.n_after)
     notes.append(pools_note(logs.sampled_pools, config.pools))
     notes += idle_notes(made.n_idle, len(users))
@@ -485,6 +486,7 @@ class _Made:
     n_after: int = 0
     n_idle: int = 0
     n_clicks: int = 0
+    repeats: Repeats = field(default_factory=Repeats)
     positives: list[Columns] | None = None
     popularity: NDArray[np.int64] | None = None
 
@@ -519,6 +521,7 @@ def _write_parts(
         made.n_late += n_late
         made.n_after += n_after
         made.n_clicks += n_training_clicks(exposures)
+        made.repeats += Repeats.of(pl.DataFrame(exposures.columns()))
         active = sorted_unique(np.concatenate([exposures.user, interactions.user]))
         made.n_idle += (end - first) - len(active)
         clicked = positives_of(exposures)

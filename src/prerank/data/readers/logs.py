@@ -89,7 +89,7 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
     if users is not None:
         known = exposures["user"].unique().is_in(users["user"].implode())
         strangers = int((~known).sum())
-    notes += repeat_notes(exposures) + request_notes(exposures)
+    notes += Repeats.of(exposures).notes()
     has_click = "click" in exposures.columns
     notes += notes_of(timed, strangers, has_click, interactions is not None)
     return Logs(
@@ -150,23 +150,45 @@ def no_exposures(path: Path) -> DataError:
     )
 
 
-def repeat_notes(exposures: pl.DataFrame) -> list[str]:
-    """Return the note on rows that stand twice, such as of a log that was joined with itself."""
-    n_repeats = len(exposures) - exposures.n_unique()
-    return [f"{n_repeats} exposures repeat another row exactly; each counts"] if n_repeats else []
+@dataclass(frozen=True)
+class Repeats:
+    """Rows of exposures that stand twice, and requests; those of parts of the users add up.
 
+    Attributes:
+        rows: of exposures.
+        repeats: rows that are another one exactly.
+        requests: distinct; without time or request, users.
+    """
 
-def request_notes(exposures: pl.DataFrame) -> list[str]:
-    """Return the note on requests of one row, in which there is nothing to rank."""
-    named = [name for name in ("request", "user", "time") if name in exposures.columns]
-    keys = ["request"] if "request" in named else named
-    n_requests = exposures.select(keys).n_unique()
-    if ("time" not in named and "request" not in named) or n_requests < MOST_ALONE * len(exposures):
-        return []
-    return [
-        f"{len(exposures)} exposures in {n_requests} requests: lists of about one row, of which "
-        "HR@k and NDCG say nothing; name a `request` column if the log has one"
-    ]
+    rows: int = 0
+    repeats: int = 0
+    requests: int = 0
+
+    @classmethod
+    def of(cls, exposures: pl.DataFrame) -> Repeats:
+        """Count a table; without a column ``request``, a user's rows of one moment are one."""
+        named = [name for name in ("request", "user", "time") if name in exposures.columns]
+        keys = ["request"] if "request" in named else named
+        return cls(
+            rows=len(exposures),
+            repeats=len(exposures) - exposures.n_unique(),
+            requests=exposures.select(keys).n_unique(),
+        )
+
+    def __add__(self, other: Repeats) -> Repeats:
+        return Repeats(**{name: n + getattr(other, name) for name, n in vars(self).items()})
+
+    def notes(self) -> list[str]:
+        """Return what a reader of results must know of them."""
+        found = []
+        if self.repeats:
+            found.append(f"{self.repeats} exposures repeat another row exactly; each counts")
+        if self.requests >= MOST_ALONE * self.rows:
+            found.append(
+                f"{self.rows} exposures in {self.requests} requests: lists of about one row, of "
+                "which HR@k and NDCG say nothing; name a `request` column if the log has one"
+            )
+        return found
 
 
 def notes_of(timed: bool, strangers: int, has_click: bool, has_interactions: bool) -> list[str]:
