@@ -59,6 +59,17 @@ class DivergedError(PrerankError):
 
     exit_code = 3
 
+    @classmethod
+    def of(cls, epoch: int, key: str, rate: float) -> DivergedError:
+        """Return the error for ``epoch``, counted from 1, under ``rate``, the value of ``key``."""
+        return cls(
+            "training diverged",
+            where=f"epoch {epoch}",
+            must="a finite loss",
+            got="NaN or infinity",
+            hint=f"a smaller {key} (it is {rate:g})",
+        )
+
 
 class BusyError(PrerankError):
     """Another run holds the folder (exit code 2)."""

@@ -322,13 +322,7 @@ class _Run:
         """Go back to the epoch kept before the last one; raise if there is none."""
         epoch = len(state.train_loss)
         if not state.kept_epoch:
-            raise DivergedError(
-                "training diverged",
-                where=f"epoch {epoch}",
-                must="a finite loss",
-                got="NaN or infinity",
-                hint=f"a smaller finetune.learning_rate (it is {self.config.learning_rate:g})",
-            )
+            raise DivergedError.of(epoch, "finetune.learning_rate", self.config.learning_rate)
         log(f"finetune: the loss of epoch {epoch} is not finite; epoch {state.kept_epoch} is kept")
         del state.train_loss[epoch - 1 :], state.held_out_loss[epoch - 1 :]
         self.go_back(work, state.kept_epoch)

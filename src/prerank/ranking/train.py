@@ -224,13 +224,7 @@ class Training:
     def _stop_diverged(self, epoch: int) -> None:
         """Fall back on the best epoch before ``epoch``; raise if there is none."""
         if self.best_weights is None:
-            raise DivergedError(
-                "training diverged",
-                where=f"epoch {epoch + 1}",
-                must="a finite loss",
-                got="NaN or infinity",
-                hint=f"a smaller train.learning_rate (it is {self.config.learning_rate:g})",
-            )
+            raise DivergedError.of(epoch + 1, "train.learning_rate", self.config.learning_rate)
         log(f"train: the loss of epoch {epoch + 1} is not finite, the best one before it is kept")
 
     def _keep_best(self, value: float | None) -> None:
