@@ -27,8 +27,8 @@ PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 REVISIONS: Mapping[str, int] = {
     "prepare": 1,
     "teach": 3,
-    "label": 3,
-    "train": 2,
+    "label": 4,
+    "train": 3,
     "evaluate": 1,
     "simulate": 2,
 }

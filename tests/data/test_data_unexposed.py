@@ -66,6 +66,13 @@ def test_counts() -> None:
     assert interaction_counts(data).tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
 
 
+def test_held_out_periods_count_for_nobodys_popularity() -> None:
+    data = tiny_dataset([(0, 1, 5), (1, 1, 6), (1, 2, 7)])
+    held = replace(data, cuts=Cuts(validation=6, test=8))
+    assert interaction_counts(held).tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert interaction_counts(replace(held, time_unit="none")).tolist() == [0, 2, 1, 0, 0, 0, 0, 0]
+
+
 def test_proposed_pairs_are_new_and_unique_and_follow_the_seed() -> None:
     data = tiny_dataset([(0, 1, 5), (2, 3, 7)], exposures=[(0, 2, 6, 0, TRAIN)])
     pairs = propose_pairs(data, 50, 0.0, np.random.default_rng(3))

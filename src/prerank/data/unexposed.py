@@ -49,8 +49,19 @@ def exposure_counts(dataset: Dataset) -> TimeArray:
 
 
 def interaction_counts(dataset: Dataset) -> TimeArray:
-    """Return (I,) int64: how often each item stands in the interactions."""
-    return np.bincount(dataset.interactions.item, minlength=len(dataset.items)).astype(np.int64)
+    """Return (I,) int64: how often each item stands in the interactions of training."""
+    item = dataset.interactions.item[in_training(dataset)]
+    return np.bincount(item, minlength=len(dataset.items)).astype(np.int64)
+
+
+def in_training(dataset: Dataset) -> NDArray[np.bool_]:
+    """Return (N,) bool: the interactions before the first held-out period.
+
+    All of them without time or cuts: there `prepare` has left the held-out ones out.
+    """
+    interactions, timeless = dataset.interactions, dataset.time_unit == "none"
+    known: NDArray[np.bool_] = timeless | (interactions.time < after_training(dataset))
+    return known
 
 
 def known_in_training(dataset: Dataset, moment: int) -> TimeArray:

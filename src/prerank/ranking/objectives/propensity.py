@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.artifacts import TRAIN, Dataset, FloatArray, IntArray, TimeArray
-from prerank.data.unexposed import exposure_counts, interaction_counts
+from prerank.data.unexposed import exposure_counts, in_training, interaction_counts
 from prerank.seeds import rng
 
 MAX_ROWS = 400_000
@@ -90,7 +90,7 @@ def _features(dataset: Dataset, user: IntArray, item: IntArray) -> NDArray[np.fl
     by_item = (exposure_counts(dataset), interaction_counts(dataset))
     by_user = (
         np.bincount(shown, minlength=n_users),
-        np.bincount(dataset.interactions.user, minlength=n_users),
+        np.bincount(dataset.interactions.user[in_training(dataset)], minlength=n_users),
     )
     columns = [*(counts[item] for counts in by_item), *(counts[user] for counts in by_user)]
     return np.log1p(np.column_stack(columns).astype(np.float64))
