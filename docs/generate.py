@@ -122,12 +122,23 @@ def _runs() -> dict[str, dict[str, Any]]:
     return {file.name: json.loads(file.read_text()) for file in files}
 
 
+SPARED = (("label", 4), ("train", 3)), ("anime", "quickstart", "simulate", "ablations")
+"""Changes of stages (revision by stage), and the names of runs that they cannot change.
+
+Label 4 and train 3: validation's positives no longer count in an item's popularity. Anime has no
+time, so that none of them is an interaction; in the world every pair is logged, and propensities.
+"""
+
+
 def _made_by(result: Mapping[str, Any], unused: str) -> str:
     """Return the sentence on stages that have changed since a result was made; empty: none has.
 
     Results from before revisions were kept count as older than all of them.
     """
-    then = result.get("revisions", {})
+    changes, spared = SPARED
+    then = dict(result.get("revisions", {}))
+    if result["name"].startswith(spared):
+        then |= {name: now for name, now in changes if then.get(name, 0) == now - 1}
     changed = [name for name, now in REVISIONS.items() if then.get(name, 0) != now]
     named = ", ".join(f"`{name}`" for name in changed if name != unused)
     said = f"Made by an earlier prerank, before {named} were what they are (CHANGELOG.md): "
