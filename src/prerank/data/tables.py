@@ -6,7 +6,8 @@ a bad value is named with its row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def scan_file(file: Path) -> pl.LazyFrame:
     return pl.scan_parquet(file)
 
 
+@contextmanager
+def sound(file: Path) -> Iterator[None]:
+    """Turn what polars says of a damaged file into a DataError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "the file cannot be read",
+            where=str(file),
+            must=f"a whole {file.suffix or '.parquet'} file",
+            got=first_line(error)[:200],
+            hint="the file may be truncated or of another format; write it again",
+        ) from None
+
+
 def read_frame(
     file: Path,
     columns: Sequence[str] = (),
@@ -78,7 +94,7 @@ def read_frame(
     Raises:
         DataError: the file is missing, unreadable, empty, or lacks a column.
     """
-    try:
+    with sound(file):
         lazy = scan_file(file)
         present = lazy.collect_schema().names()
         missing = [name for name in columns if name not in present]
@@ -97,15 +113,6 @@ def read_frame(
             found = numbered.join(keys.lazy(), on=keys.columns, how="semi")
             return found.collect(engine="streaming").sort(ROW).drop(ROW)
         frame = chosen.collect()
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        first = first_line(error)
-        raise DataError(
-            "the file cannot be read",
-            where=str(file),
-            must="a whole Parquet, Feather or CSV file",
-            got=first[:200],
-            hint="the file may be truncated or of another format; write it again",
-        ) from None
     if not len(frame):
         raise DataError("the table has no rows", where=str(file), must="at least one row")
     return frame

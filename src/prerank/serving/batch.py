@@ -23,8 +23,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prerank.artifacts import FloatArray, IntArray
-from prerank.data.tables import Rows, as_ids, complain, read_frame, scan_file
-from prerank.errors import ArtifactError, ConfigError, DataError, first_line
+from prerank.data.tables import Rows, as_ids, complain, read_frame, scan_file, sound
+from prerank.errors import ArtifactError, ConfigError, DataError
 from prerank.progress import one_line, track
 from prerank.serving.bundle import PRECISIONS, Bundle, Precision, readable
 from prerank.serving.scorer import Scorer
@@ -226,28 +226,13 @@ def _files(place: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-@contextmanager
-def _sound(file: Path) -> Iterator[None]:
-    """Turn what polars says of a damaged file into a DataError."""
-    try:
-        yield
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            "the file cannot be read",
-            where=str(file),
-            must=f"a whole {file.suffix} file",
-            got=first_line(error)[:200],
-            hint="the file may be truncated or of another format; write it again",
-        ) from None
-
-
 def _schema(file: Path) -> pl.Schema:
-    with _sound(file):
+    with sound(file):
         return scan_file(file).collect_schema()
 
 
 def _count(file: Path) -> int:
-    with _sound(file):
+    with sound(file):
         return int(scan_file(file).select(pl.len()).collect().item())
 
 
