@@ -204,6 +204,9 @@ def comparison_section(file: Path) -> str:
     return "\n".join([*head, *(to_markdown(sheet, 3) for sheet in named)])
 
 
+MANY_ARMS = 14
+
+
 def simulation_section(result: dict[str, Any], source: str) -> str:
     """Return the table of a simulated A/B test: lifts in percent over the baseline's levels."""
     lines = {(line["arm"], line["metric"]): line for line in result["lines"]}
@@ -233,12 +236,21 @@ def simulation_section(result: dict[str, Any], source: str) -> str:
 
 
 def _against(result: dict[str, Any]) -> list[str]:
-    """Return the table of each arm's clicks over each other's, if there is one."""
+    """Return the table of each arm's clicks over each other's, if there is one.
+
+    With many arms the columns are those with GPL's label alone, and the table is turned.
+    """
     pairs = pair_cells(result, _estimate)
     if not pairs:
         return []
-    said = "Clicks per exposure: lift of each arm over each other in %, paired by replication."
-    return ["", said, *_table(["arm / over", *pairs], [[arm, *row] for arm, row in pairs.items()])]
+    if len(pairs) <= MANY_ARMS:
+        said = "Clicks per exposure: lift of each arm over each other in %, paired by replication."
+        rows = [[arm, *row] for arm, row in pairs.items()]
+        return ["", said, *_table(["arm / over", *pairs], rows)]
+    ours = [arm for arm in pairs if arm.startswith("gpl")]
+    said = "Clicks per exposure: lift of the arm above over the one on the left in %, paired."
+    rows = [[over, *(pairs[arm][n] for arm in ours)] for n, over in enumerate(pairs)]
+    return ["", said, *_table(["over", *ours], rows)]
 
 
 def _lift(line: dict[str, Any]) -> str:

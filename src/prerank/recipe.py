@@ -138,7 +138,7 @@ def all_methods(truth: bool = False) -> dict[str, MethodConfig]:
         "negative-sampling-popularity": MethodConfig(
             label={"source": "negatives", "negative_power": 0.75}
         ),
-        "in-batch-logq": MethodConfig(label={"source": "none"}, train={"objective": "in-batch"}),
+        "in-batch-logq": MethodConfig(label={"source": "none"}, train={"in_batch_weight": 1.0}),
         "ips": MethodConfig(label=unlabeled, train={"objective": "ips"}),
         "snips": MethodConfig(label=unlabeled, train={"objective": "snips"}),
         "dr": MethodConfig(label=unlabeled, train={"objective": "dr"}),

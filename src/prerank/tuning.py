@@ -43,6 +43,7 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
     "weight_decay": (0.0, 0.1, False),
     "id_dropout": (0.0, 0.5, False),
     "pseudo_weight": (0.1, 10.0, True),
+    "in_batch_weight": (0.03, 3.0, True),
     "adversary_weight": (0.0003, 0.3, True),
     "prior": (0.005, 0.5, True),
 }
@@ -97,7 +98,7 @@ def own_settings(recipe: Recipe, name: str) -> dict[str, float]:
     adversary = recipe.teacher_of(method) if method.adapts_teacher else config
     found["adversary_weight"] = adversary.adversary_weight * adversary.has_adversary
     found["pseudo_weight"] *= config.reads_weight(has_labels=label.source != "none")
-    weights = ("pseudo_weight", "adversary_weight")
+    weights = ("pseudo_weight", "in_batch_weight", "adversary_weight")
     return {key: value for key, value in found.items() if value > 0 or key not in weights}
 
 

@@ -246,7 +246,9 @@ def test_methods_try_the_same_settings(recipe: Recipe, folder: Path) -> None:
         loaded = optuna.load_study(study_name=study.study_name, storage=storage)
         second[study.study_name] = loaded.trials[1].params
     assert len(second) >= N_METHODS
-    for key in tuning.RANGES:
+    found = {key for params in second.values() for key in params}
+    assert found == set(tuning.RANGES) - {"in_batch_weight"}  # no method here has a batch softmax
+    for key in found:
         tried = {params[key] for params in second.values() if key in params}
         assert len(tried) == 1, f"{key}: methods try different values in one trial"
 
@@ -337,8 +339,8 @@ def test_code_that_trains_otherwise_is_tuned_anew(
     assert tuning._mark(run, "gpl", "unexposed", tuning.RANGES) != study
 
 
-WITHOUT_LAMBDA = ("exposed-only", "kd-exposed", "ips", "snips", "dr")
-WITH_LAMBDA = ("negative-sampling", "kd-all", "tl", "ukd", "damcar", "in-batch-logq")
+WITHOUT_LAMBDA = ("exposed-only", "kd-exposed", "ips", "snips", "dr", "in-batch-logq")
+WITH_LAMBDA = ("negative-sampling", "kd-all", "tl", "ukd", "damcar")
 
 
 @pytest.mark.parametrize("name", [*WITHOUT_LAMBDA, *WITH_LAMBDA])
@@ -351,6 +353,12 @@ def test_lambda_is_tuned_exactly_where_it_is_read(recipe: Recipe, folder: Path, 
     )
     is_read = not np.array_equal(light, heavy)
     assert is_read == ("pseudo_weight" in tuning.own_settings(run.recipe, name))
+
+
+def test_the_batch_softmax_is_tuned_where_there_is_one(recipe: Recipe) -> None:
+    many = resolve(recipe, "in-batch-logq,gpl")
+    assert tuning.own_settings(many, "in-batch-logq")["in_batch_weight"] == 1
+    assert "in_batch_weight" not in tuning.own_settings(many, "gpl")
 
 
 def test_lambda_of_zero_is_not_tuned(recipe: Recipe) -> None:

@@ -152,7 +152,6 @@ def test_a_variant_of_the_pre_ranker_keeps_the_teacher() -> None:
         ({"label": {"source": "none"}, "train": {"objective": "dr"}}, "`unlabeled`, not none"),
         ({"anchors": "llm", "train": {"objective": "ips"}}, "`unlabeled`, not gpl"),
         ({"label": {"source": "unlabeled"}}, "`none` or a source of labels"),
-        ({"label": {"source": "negatives"}, "train": {"objective": "in-batch"}}, "`none`, not"),
         ({"teacher": "psychic"}, "teacher"),
         ({"label": {"source": "none"}, "n_anchors": 3}, "has no `anchors`"),
         ({"anchors": "llm", "teach": {"hidden": [8]}}, "has none"),

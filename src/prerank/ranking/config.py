@@ -12,7 +12,6 @@ from prerank.plugins import PluginConfig
 ModelName = Literal["two-tower", "three-tower", "int-tower", "cold", "din", "plugin"]
 ObjectiveName = Literal[
     "pointwise",
-    "in-batch",
     "ips",
     "snips",
     "dr",
@@ -121,6 +120,12 @@ class TrainConfig(PluginConfig):
         "or the name of a pool, whose validation rows are used with their truth",
     )
     pseudo_weight: float = Field(1.0, ge=0, description="lambda, the weight of L_pl")
+    in_batch_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the batch softmax of each click against the step's other clicked "
+        "items, with logQ correction, beside any objective; 0: none",
+    )
     unexposed_ratio: float = Field(
         1.0, gt=0, description="pseudo-labeled rows for each exposed row in a step"
     )
@@ -166,8 +171,6 @@ class TrainConfig(PluginConfig):
         match self.objective:
             case "pointwise" | "distillation":
                 return ("none", "labels")
-            case "in-batch":
-                return ("none",)
             case "transfer" | "ukd":
                 return ("labels",)
             case _:

@@ -31,6 +31,7 @@ from prerank.ranking.context import Histories, ScoringContext, as_read
 from prerank.ranking.model import arithmetic, build_model, require_states
 from prerank.ranking.objectives.base import Batch, LossParts, Part, Setup, Teacher
 from prerank.ranking.objectives.build import objective_class
+from prerank.ranking.objectives.in_batch import BatchSoftmax
 from prerank.ranking.optimizer import Optimizer
 from prerank.ranking.pre_ranker import PreRanker, schema_of
 from prerank.ranking.rows import Draw, Drawn, Groups, Rows, exposed_rows, pseudo_rows
@@ -161,6 +162,7 @@ class Training:
             device=self.device,
         )
         self.objective = kind.of(setup)
+        self.softmax = BatchSoftmax.of(setup) if config.in_batch_weight else None
         self.group = Group.current()
         self.optimizer = Optimizer(self.model, self.objective.parameters(), config, self.group)
         self.draw_unexposed: Draw | None = None
@@ -325,6 +327,9 @@ class Training:
         with ExitStack() as reading:
             batch = self._batch(n_exposed, epoch, reading)
             parts = self.objective.loss(batch)
+            if self.softmax is not None:
+                softmax = self.softmax.loss(batch.exposed)
+                parts = parts.plus(self.config.in_batch_weight * softmax)
         loss = parts.al
         if parts.pl is not None:
             loss = loss + self.config.pseudo_weight * parts.pl

@@ -20,7 +20,6 @@ MARGIN = 0.2
 # What each objective reads beside the exposed rows.
 CASES = {
     "pointwise": {},
-    "in-batch": {},
     "ips": {"pairs": "unlabeled"},
     "snips": {"pairs": "unlabeled"},
     "dr": {"pairs": "unlabeled"},
@@ -121,12 +120,36 @@ def test_large_id_tables_learn_from_the_batch_softmax_too(world, content, small)
     """Where only touched rows train, a second look at the step's rows must touch them as well."""
 
     def after_one_step(weight: float) -> Any:
-        changes = {"objective": "in-batch", "row_updates": "always", "pseudo_weight": weight}
+        changes = {"row_updates": "always", "in_batch_weight": weight}
         config = small.model_copy(update={**changes, "epochs": 1, "batch_size": 9999})
         return train(world(), content, None, config, 0).model.inputs.item_id.embedding.weight
 
     # The first step of Adam goes by the gradient's sign: without the softmax's, both are alike.
     assert not after_one_step(0.0).equal(after_one_step(20.0))
+
+
+@pytest.mark.parametrize("objective", ["pointwise", "distillation", "dr"])
+def test_the_batch_softmax_stands_beside_any_objective(
+    world,  # type: ignore[no-untyped-def]
+    content,  # type: ignore[no-untyped-def]
+    small,  # type: ignore[no-untyped-def]
+    given,  # type: ignore[no-untyped-def]
+    objective: Any,
+) -> None:
+    inputs = given(objective) if CASES[objective] else {"labels": None}
+
+    def first_epoch(weight: float) -> dict[str, Any]:
+        changes = {"objective": objective, "in_batch_weight": weight, "epochs": 1}
+        changes["batch_size"] = 9999
+        ranker = train(world(), content, config=small.model_copy(update=changes), seed=0, **inputs)
+        return dict(ranker.history[0])
+
+    without, once, twice = (first_epoch(weight) for weight in (0.0, 1.0, 2.0))
+    # One step: the losses are those of the same first weights, and the softmax is added once more.
+    added = [found["loss_other"] - without.get("loss_other", 0.0) for found in (once, twice)]
+    assert added[0] > 0
+    assert added[1] == pytest.approx(2 * added[0], rel=1e-5)
+    assert once["loss_al"] == without["loss_al"]
 
 
 @pytest.mark.parametrize("objective", CASES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -77,12 +77,16 @@ class LossParts:
     Attributes:
         al: of exposed rows.
         pl: of unexposed rows, before lambda; None where none stand beside the exposed ones.
-        other: a regulariser, such as an adversary's loss, with its own weight; None for none.
+        other: what has a weight of its own already, such as an adversary's loss; None for none.
     """
 
     al: Tensor
     pl: Tensor | None = None
     other: Tensor | None = None
+
+    def plus(self, more: Tensor) -> LossParts:
+        """Return the same with ``more`` (weighted, a scalar) in ``other``."""
+        return replace(self, other=more if self.other is None else self.other + more)
 
     def detached(self) -> LossParts:
         """Return the values alone."""

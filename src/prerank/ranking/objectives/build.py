@@ -8,7 +8,6 @@ from prerank.ranking.objectives.base import Objective
 from prerank.ranking.objectives.damcar import Damcar
 from prerank.ranking.objectives.distillation import Distillation
 from prerank.ranking.objectives.doubly_robust import DoublyRobust
-from prerank.ranking.objectives.in_batch import InBatch
 from prerank.ranking.objectives.ips import Ips, Snips
 from prerank.ranking.objectives.pointwise import Pointwise
 from prerank.ranking.objectives.transfer import Transfer
@@ -20,8 +19,6 @@ def objective_class(name: ObjectiveName) -> type[Objective]:
     match name:
         case "pointwise":
             return Pointwise
-        case "in-batch":
-            return InBatch
         case "ips":
             return Ips
         case "snips":
