@@ -54,13 +54,14 @@ def interaction_counts(dataset: Dataset) -> TimeArray:
     return np.bincount(item, minlength=len(dataset.items)).astype(np.int64)
 
 
-def in_training(dataset: Dataset) -> NDArray[np.bool_]:
-    """Return (N,) bool: the interactions before the first held-out period.
+def in_training(dataset: Dataset, moment: int | None = None) -> NDArray[np.bool_]:
+    """Return (N,) bool: the interactions before ``moment``, by default the first held-out period.
 
     All of them without time or cuts: there `prepare` has left the held-out ones out.
     """
+    moment = after_training(dataset) if moment is None else moment
     interactions, timeless = dataset.interactions, dataset.time_unit == "none"
-    known: NDArray[np.bool_] = timeless | (interactions.time < after_training(dataset))
+    known: NDArray[np.bool_] = timeless | (interactions.time < moment)
     return known
 
 
@@ -72,8 +73,7 @@ def known_in_training(dataset: Dataset, moment: int) -> TimeArray:
     prior or step chosen there one for a target that leaked.
     """
     seen, interactions = dataset.exposures.split == TRAIN, dataset.interactions
-    timeless = dataset.time_unit == "none"
-    early = slice(None) if timeless else interactions.time < moment
+    early = in_training(dataset, moment)
     exposed = pair_keys(dataset.exposures.user[seen], dataset.exposures.item[seen])
     interacted = pair_keys(interactions.user[early], interactions.item[early])
     return sorted_unique(np.concatenate([exposed, interacted]))

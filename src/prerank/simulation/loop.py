@@ -51,7 +51,7 @@ from prerank.data.world_cascade import (
 )
 from prerank.data.world_model import DAY_MS, START_MS, keyed_uniform
 from prerank.embeddings.encode import encode
-from prerank.ranking.config import TrainConfig
+from prerank.ranking.config import earned_weight
 from prerank.recipe import MethodConfig, Recipe
 from prerank.semantic_ids.tokenize import tokenize
 from prerank.simulation.measures import Counts, Yardstick, count, final_counts, item_counts
@@ -199,7 +199,7 @@ class Replication:
         teacher = self._teacher(dataset, method, seed) if method.teacher else None
         labels = self._labels(life, dataset, method, teacher, seed)
         asked = teacher if config.needs_teacher else None
-        ranker = train(dataset, self.embeddings, labels, _earned(config, labels), seed, asked)
+        ranker = train(dataset, self.embeddings, labels, earned_weight(config, labels), seed, asked)
         return lambda user, item: ranker.score(user, item)
 
     def _dataset(self, life: Life) -> Dataset:
@@ -356,14 +356,6 @@ class Replication:
         """Return what only the whole test can count."""
         end = START_MS + (self.last_day + 1) * DAY_MS
         return final_counts(life.shown, life.clicked, self.yardstick, end)
-
-
-def _earned(config: TrainConfig, labels: PseudoLabels | None) -> TrainConfig:
-    """Return ``config`` with the part of lambda that the labels have earned on held-out clicks."""
-    if labels is None:
-        return config
-    factor = float(labels.fit["pseudo_weight_factor"])
-    return config.model_copy(update={"pseudo_weight": config.pseudo_weight * factor})
 
 
 def _digest(histories: Sequences) -> bytes:

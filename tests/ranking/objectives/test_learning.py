@@ -20,6 +20,7 @@ MARGIN = 0.2
 # What each objective reads beside the exposed rows.
 CASES = {
     "pointwise": {},
+    "in-batch": {},
     "ips": {"pairs": "unlabeled"},
     "snips": {"pairs": "unlabeled"},
     "dr": {"pairs": "unlabeled"},
@@ -29,6 +30,11 @@ CASES = {
     "ukd": {"teacher": True, "pairs": "taught"},
     "damcar": {"pairs": "unlabeled"},
 }
+
+
+def settings(case: str) -> dict[str, Any]:
+    """Return the keys of [train] behind a case; the batch softmax stands beside clicks alone."""
+    return {"in_batch_weight": 1.0} if case == "in-batch" else {"objective": case}
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def scored(ranker: PreRanker, data: a.Dataset) -> float:
 @pytest.mark.parametrize("objective", CASES)
 def test_learns_items_never_exposed(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
     data, inputs = world(), given(objective)
-    config = small.model_copy(update={"objective": objective, "epochs": EPOCHS})
+    config = small.model_copy(update={**settings(objective), "epochs": EPOCHS})
     untrained = config.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
     gains = []
     for seed in range(3):
@@ -77,7 +83,7 @@ def test_learns_items_never_exposed(world, content, small, given, objective: Any
 
 @pytest.mark.parametrize("objective", CASES)
 def test_learns_in_bfloat16(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
-    more = {"objective": objective, "epochs": 2, "dtype": "bfloat16"}
+    more = {**settings(objective), "epochs": 2, "dtype": "bfloat16"}
     ranker = train(
         world(), content, config=small.model_copy(update=more), seed=0, **given(objective)
     )
@@ -92,7 +98,7 @@ def test_what_is_saved_is_the_plain_pre_ranker(  # type: ignore[no-untyped-def]
 ) -> None:
     """No head, adversary, copy or teacher is served: names and shapes are exposed-only's."""
     data = world()
-    config = small.model_copy(update={"objective": objective, "epochs": 1})
+    config = small.model_copy(update={**settings(objective), "epochs": 1})
     ranker = train(data, content, config=config, seed=0, **given(objective))
     plain = train(data, content, None, small.model_copy(update={"epochs": 1}), 0)
     shapes = [{n: v.shape for n, v in r.model.state_dict().items()} for r in (ranker, plain)]
@@ -109,7 +115,7 @@ def test_every_architecture_takes_every_objective(  # type: ignore[no-untyped-de
 ) -> None:
     data = world()
     for objective in CASES:
-        config = small.model_copy(update={"objective": objective, "model": model, "epochs": 1})
+        config = small.model_copy(update={**settings(objective), "model": model, "epochs": 1})
         ranker = train(data, content, config=config, seed=0, **given(objective))
         assert np.isfinite(ranker.score_pools(data.pools)).all(), objective
         record = ranker.history[-1]
@@ -154,7 +160,7 @@ def test_the_batch_softmax_stands_beside_any_objective(
 
 @pytest.mark.parametrize("objective", CASES)
 def test_same_seed_same_bytes(world, content, small, given, objective: Any) -> None:  # type: ignore[no-untyped-def]
-    config = small.model_copy(update={"objective": objective, "epochs": 1})
+    config = small.model_copy(update={**settings(objective), "epochs": 1})
     inputs = given(objective)
     one, two = (train(world(), content, config=config, seed=4, **inputs) for _ in range(2))
     for first, second in zip(one.model.parameters(), two.model.parameters(), strict=True):
