@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from prerank.artifacts import CodeLists, Features
+from prerank.artifacts import TEST, VALIDATION, CodeLists, Features
 from prerank.cli import app
 from prerank.data.world import simulate as world_logs
 from prerank.data.world_config import WorldConfig
@@ -236,6 +236,38 @@ def test_users_keep_all_kinds_of_features(truth_recipe: Recipe) -> None:
     assert len(ids) == 80 < n
     assert [kept.categories["genres"][code] for code in kept.lists["genres"].codes] == ids.tolist()
     assert (kept.vectors["given"][:, 0] == kept.lists["genres"].codes).all()
+
+
+def _with_users(recipe: Recipe, users: str) -> Recipe:
+    truth = recipe.simulate.truth.model_copy(update={"users": users})
+    return recipe.model_copy(
+        update={"simulate": recipe.simulate.model_copy(update={"truth": truth})}
+    )
+
+
+def test_shops_of_one_period_hold_its_users_alone(truth_recipe: Recipe) -> None:
+    data = world_logs(truth_recipe.prepare.world, 0)
+    n = len(data.users)
+    period = np.where(np.arange(n) < 50, VALIDATION, TEST).astype(np.int8)
+    pools = replace(data.pools, split=period[data.pools.user])
+    people = {}
+    for users in ("validation", "test", "all"):
+        recipe = _with_users(truth_recipe, users)
+        for replication in range(2):
+            market = open_market(recipe, replace(data, pools=pools), replication)
+            people[users, replication] = set(market.blank.users.ids.tolist())
+    chosen, tested = data.users.ids[:50].tolist(), data.users.ids[50:].tolist()
+    met = set(data.users.ids[data.pools.user].tolist())
+    assert people["validation", 0] == people["validation", 1] == met.intersection(chosen)
+    assert len(people["all", 0]) == 80 > len(people["test", 0]) > 0
+    assert people["test", 0] <= met.intersection(tested)
+
+
+def test_a_shop_where_nobody_lives_is_refused(truth_recipe: Recipe) -> None:
+    data = world_logs(truth_recipe.prepare.world, 0)
+    nobody = replace(data, pools=data.pools.take(data.pools.split == TEST))
+    with pytest.raises(ConfigError, match="no pool of validation"):
+        open_market(_with_users(truth_recipe, "validation"), nobody, 0)
 
 
 def test_only_listed_pairs_are_recalled(truth_recipe: Recipe) -> None:

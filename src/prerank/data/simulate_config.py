@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from prerank.config import Config
@@ -16,8 +18,14 @@ class TruthConfig(Config):
         "1); empty: the data set's own candidates with known truth. Pairs that are not listed are "
         "never recalled.",
     )
+    users: Literal["all", "validation", "test"] = Field(
+        "all",
+        description="Who may live in a shop: everybody, or users with a pool of this period, so "
+        "that settings are chosen in shops of `validation` and tested in shops of `test` (where "
+        "the source parts its users so, as `anime` does).",
+    )
     n_users: int = Field(
-        1000, ge=0, description="Users taken, a sample drawn for each replication; 0: all."
+        1000, ge=0, description="Of these, a sample drawn for each replication; 0: all."
     )
     n_history_days: int = Field(
         20, ge=1, description="Days of organic discovery before the first request."

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from prerank import seeds
 from prerank.artifacts import (
+    TEST,
+    VALIDATION,
     ByteArray,
     Candidates,
     Catalog,
@@ -25,6 +27,7 @@ from prerank.artifacts import (
     TimeArray,
     require,
 )
+from prerank.data.simulate_config import TruthConfig
 from prerank.data.truth import build_truth
 from prerank.data.unexposed import pair_keys
 from prerank.data.world import catalog_of, people_and_items
@@ -111,7 +114,7 @@ def open_market(recipe: Recipe, prepared: Dataset | None, replication: int) -> M
             organic=lambda memory, day: organic_day(world, memory, day),
             oracles={name: partial(known, world) for name, known in ORACLES_OF_WORLD.items()},
         )
-    chosen = _sample_users(prepared, config.truth.n_users, seed)
+    chosen = _sample_users(prepared, config.truth, seed)
     user, item, click = known_pairs(prepared, recipe)
     place = np.full(len(prepared.users), -1, dtype=np.int32)
     place[chosen] = np.arange(len(chosen), dtype=np.int32)
@@ -201,11 +204,22 @@ def _from_file(prepared: Dataset, file: str) -> tuple[IntArray, IntArray, ByteAr
     return found[0], found[1], answer.astype(np.int8)
 
 
-def _sample_users(prepared: Dataset, n_users: int, seed: int) -> NDArray[np.int64]:
-    n = len(prepared.users)
-    if not n_users or n_users >= n:
-        return np.arange(n)
-    return np.sort(seeds.rng(seed, "truth", "users").choice(n, n_users, replace=False))
+def _sample_users(prepared: Dataset, config: TruthConfig, seed: int) -> NDArray[np.int64]:
+    users = np.arange(len(prepared.users))
+    if config.users != "all":
+        period = VALIDATION if config.users == "validation" else TEST
+        users = np.unique(prepared.pools.user[prepared.pools.split == period]).astype(np.int64)
+    if not len(users):
+        raise ConfigError(
+            f"nobody lives in the shop: no pool of {config.users}",
+            where="simulate.truth.users",
+            must='"all", or a period that the data set has pools of',
+            got=config.users,
+        )
+    if not config.n_users or config.n_users >= len(users):
+        return users
+    drawn = seeds.rng(seed, "truth", "users").choice(users, config.n_users, replace=False)
+    return np.sort(drawn)
 
 
 def _blank(

@@ -337,6 +337,8 @@ def _notes(recipe: Recipe, before: Sequence[Sequence[Counts]]) -> list[str]:
         if _in_world(recipe)
         else f"known clicks of real users ({recipe.prepare.source}); exposure is simulated"
     )
+    of = "" if config.truth.users == "all" else f"{config.truth.users} "
+    people = f", whose {of}users may live in others too" if not _in_world(recipe) else ""
     pages = f", up to {funnel.max_pages} pages a visit" if funnel.max_pages > 1 else ""
     return [
         f"{shop}: figures say how a method behaves in a closed loop, not what it earns in a shop",
@@ -354,5 +356,5 @@ def _notes(recipe: Recipe, before: Sequence[Sequence[Counts]]) -> list[str]:
         "arm; lifts are taken inside a replication",
         f"long tail: the {config.tail_share:.0%} of the items with fewest positives when the arms "
         "start",
-        f"{len(before)} replications, each a shop of its own",
+        f"{len(before)} replications, each a shop of its own{people}",
     ]
