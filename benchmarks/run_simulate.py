@@ -36,8 +36,11 @@ KEPT = (
     "before",
     "by_day",
     "notes",
+    "recipe",
     "versions",
 )
+DAILY = ("clicks", "exposures", "tail_clicks")
+"""Counts of each arm, replication and day that are kept: what by_day's intervals are made of."""
 
 
 def main() -> None:
@@ -55,6 +58,10 @@ def main() -> None:
     result = load_result(recipe.folder / KEY)
     kept = {
         **{name: result[name] for name in KEPT},
+        "counts": {
+            arm: {count: [[day[count] for day in one["days"]] for one in lived] for count in DAILY}
+            for arm, lived in result["counts"].items()
+        },
         "command": " ".join(command),
         "hardware": hardware(),
         "python": platform.python_version(),

@@ -29,7 +29,7 @@ REVISIONS: Mapping[str, int] = {
     "teach": 3,
     "label": 4,
     "train": 3,
-    "evaluate": 1,
+    "evaluate": 2,
     "simulate": 2,
 }
 """How often a stage's code has changed what it makes of equal settings; 0 where it is not named.

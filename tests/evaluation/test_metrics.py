@@ -50,10 +50,18 @@ def test_hit_rate_by_hand() -> None:
     np.testing.assert_allclose(metrics.hit_rate(ranking, positive, 1), [0, np.nan])
     np.testing.assert_allclose(metrics.hit_rate(ranking, positive, 2), [1 / 2, np.nan])
     # Positives 3, k 2: two hits are all one can have.
-    three = metrics.hit_rate(rank([3, 2, 1]), yes(1, 1, 1), 2)
+    three = metrics.hit_rate(rank([4, 3, 2, 1]), yes(1, 1, 0, 1), 2)
     assert three.tolist() == [1]
-    # A list longer than the request holds all.
-    assert metrics.hit_rate(rank([3, 2]), yes(0, 1), 10).tolist() == [1]
+
+
+def test_a_request_that_any_order_serves_alike_has_no_value() -> None:
+    for clicks, k in ((yes(0, 1), 2), (yes(0, 1), 10), (yes(1, 1), 1), (yes(0, 0), 1)):
+        assert np.isnan(metrics.hit_rate(rank([3, 2]), clicks, k)).all()
+    assert metrics.hit_rate(rank([3, 2]), yes(0, 1), 1).tolist() == [0]
+    for clicks in (yes(1, 1), yes(0, 0)):
+        assert np.isnan(metrics.ndcg(rank([3, 2]), clicks, 1)).all()
+    # A list longer than the request still tells early places from late ones.
+    assert metrics.ndcg(rank([3, 2]), yes(0, 1), 10)[0] == pytest.approx(1 / np.log2(3))
 
 
 def test_ties_count_as_in_random_order() -> None:
@@ -140,12 +148,14 @@ def test_metrics_equal_those_of_sklearn_and_brute_force(
             assert area[group] == pytest.approx(roc_auc_score(y, s))
         else:
             assert np.isnan(area[group])
-        if not y.any():
+        if len(set(y.tolist())) < 2:
             assert np.isnan(gain[group]) and np.isnan(hits[group])
             continue
-        if len(y) > 1:
-            assert gain[group] == pytest.approx(ndcg_score([y], [s], k=k))
-        assert hits[group] == pytest.approx(mean_hits(s, y, k))
+        assert gain[group] == pytest.approx(ndcg_score([y], [s], k=k))
+        if len(y) > k:
+            assert hits[group] == pytest.approx(mean_hits(s, y, k))
+        else:
+            assert np.isnan(hits[group])
 
 
 def mean_hits(score: NDArray[np.int64], click: NDArray[np.int64], k: int) -> float:

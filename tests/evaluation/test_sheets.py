@@ -105,9 +105,9 @@ def few() -> a.Report:
     return stage.evaluate(world, None, made, CONFIG, 0)
 
 
-def test_few_users_have_an_interval_but_no_p_and_no_verdict(few: a.Report) -> None:
+def test_few_users_have_neither_interval_nor_p_nor_verdict(few: a.Report) -> None:
     against = sheet_of(few, "unexposed: against exposed-only")["gpl"]
-    assert against[0] == "+1.000 [+1.000, +1.000]"
+    assert against[0] == "+1.000 (n = 3)"
     assert against[1] == "–" and against[4] == "– 100/0/0 %"
     assert sheet_of(few, "Wins / ties / losses by GAUC")["gpl"] == ("", "")
     assert sheet_of(few, "Ablations on unexposed")["blind"][4] == "–"
@@ -139,10 +139,11 @@ def test_few_users_are_judged_nowhere(few: a.Report) -> None:
     out = StringIO()
     print_table(few, Console(file=out, width=160))
     (row,) = [line for line in out.getvalue().splitlines() if line.startswith("gpl ")]
-    assert "+1.000 ±.000" in row and "*" not in row
+    assert "+1.000 n=3" in row and "*" not in row and "±" not in row
+    assert "too few for one" in out.getvalue()
     assert '<span class="up">' not in render_html(few)
     said = summarise(view(few))[0]
-    assert "no difference between gpl and exposed-only can be told from 3 users" in said
+    assert "no difference between gpl and exposed-only can be told: +1.000 (n = 3)" in said
 
 
 def test_ablation_cost_and_tuning(report: a.Report) -> None:

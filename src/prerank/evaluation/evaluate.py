@@ -510,8 +510,8 @@ def _why_undefined(pool: _Pool, segment: str, metric: str) -> str:
     reasons = {
         "auc": "the rows lack clicked or not clicked ones",
         "gauc": "no user with both clicked and not clicked rows",
-        "hr": "no request with a clicked row",
-        "ndcg": "no request with a clicked row",
+        "hr": "no request with clicked and not clicked rows, and more rows than the list is long",
+        "ndcg": "no request with both clicked and not clicked rows",
         "ild": "no item embeddings, or no request with two items",
         "ece": "the score is no logit",
     }

@@ -143,32 +143,35 @@ def user_auc(
     return values
 
 
-def _positives(ranking: Ranking, positive: Mask) -> tuple[Rows, Values]:
-    """Return the rows that are positive and the count of them in each request, (Q,)."""
+def _positives(ranking: Ranking, positive: Mask) -> tuple[Rows, Values, Values]:
+    """Return the positive rows; their count and that of all rows in each request, (Q,) both."""
     rows = np.flatnonzero(positive)
     count = np.bincount(ranking.request[rows], minlength=ranking.n_requests)
-    return rows, count.astype(np.float64)
+    size = np.bincount(ranking.request, minlength=ranking.n_requests)
+    return rows, count.astype(np.float64), size.astype(np.float64)
 
 
 def hit_rate(ranking: Ranking, positive: Mask, k: int) -> Values:
-    """Return HR@k of each request, (Q,) in [0, 1], NaN for a request without a positive.
+    """Return HR@k of each request, (Q,) in [0, 1], NaN for a request that tells nothing.
 
     HR@k = (positives among the top k) / min(k, positives). With one positive a request this is
-    the usual hit rate. A request shorter than k hits all its positives.
+    the usual hit rate. A request tells nothing where any order gives the same: without a
+    positive, with positives alone, or with k rows or fewer.
 
     Args:
         ranking: of all rows.
         positive: (N,) bool: the rows to find.
         k: list length.
     """
-    rows, count = _positives(ranking, positive)
+    rows, count, size = _positives(ranking, positive)
     chance = np.clip((k - ranking.above[rows]) / ranking.tied[rows], 0.0, 1.0)
     hits = np.bincount(ranking.request[rows], weights=chance, minlength=ranking.n_requests)
-    return _ratio(hits, np.minimum(count, k))
+    rate = _ratio(hits, np.minimum(count, k))
+    return np.where((size > k) & (count < size), rate, np.nan)
 
 
 def ndcg(ranking: Ranking, positive: Mask, k: int) -> Values:
-    """Return NDCG@k of each request, (Q,) in [0, 1], NaN for a request without a positive.
+    """Return NDCG@k of each request, (Q,) in [0, 1], NaN without a positive or with them alone.
 
     DCG@k = sum over positives at place p <= k of 1 / log2(p + 1); divided by the DCG of a list
     with all positives first. Tied rows share the mean discount of their places (as
@@ -179,13 +182,14 @@ def ndcg(ranking: Ranking, positive: Mask, k: int) -> Values:
         positive: (N,) bool, the gains.
         k: list length.
     """
-    rows, count = _positives(ranking, positive)
+    rows, count, size = _positives(ranking, positive)
     total = np.append(0.0, np.cumsum(1 / np.log2(np.arange(k) + 2)))  # of the first p places
     first = np.minimum(ranking.above[rows], k)
     last = np.minimum(ranking.above[rows] + ranking.tied[rows], k)
     gain = (total[last] - total[first]) / ranking.tied[rows]
     dcg = np.bincount(ranking.request[rows], weights=gain, minlength=ranking.n_requests)
-    return _ratio(dcg, total[np.minimum(count, k).astype(np.int64)])
+    found = _ratio(dcg, total[np.minimum(count, k).astype(np.int64)])
+    return np.where(count < size, found, np.nan)
 
 
 def list_frequency(

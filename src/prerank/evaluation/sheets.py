@@ -77,7 +77,8 @@ def value_sheet(seen: View, pool: str) -> Sheet:
     ]
     note = (
         f"Brackets: {seen.config.interval:.0%} intervals of a bootstrap over users and training "
-        "seeds. Ceilings and label scores alone are out of competition."
+        "seeds. Bold: the method that the run is about, whether best or not. Ceilings and label "
+        "scores alone are out of competition."
     )
     about, behind = seen.facts(pool), seen.behind_gauc(pool)
     if about is not None and behind < LEAST_USERS:

@@ -44,9 +44,14 @@ def number(value: float, *, sign: bool = False) -> str:
 
 
 def interval(record: Record, *, sign: bool = False) -> str:
-    """Return `` [low, high]`` of a record, empty without an interval."""
+    """Return ``[low, high]`` of a record, empty without an interval; from few users their number.
+
+    A bootstrap of a handful of users is no interval of the level it states.
+    """
     if record.low is None or record.high is None:
         return ""
+    if record.n < LEAST_USERS:
+        return f"(n = {record.n})"
     return f"[{number(record.low, sign=sign)}, {number(record.high, sign=sign)}]"
 
 
@@ -92,8 +97,7 @@ def _gain(seen: View, pool: str, segment: str, where: str) -> str:
         verdict = "better than" if gap.value > 0 else "worse than"
         text = f"{where}, {method} ranks {verdict} {baseline}: {_signed(gap)} GAUC"
     else:
-        by = f" from {gap.n} users" if gap.n < LEAST_USERS else ""
-        text = f"{where}, no difference between {method} and {baseline} can be told{by}"
+        text = f"{where}, no difference between {method} and {baseline} can be told"
         text += f": {_signed(gap)}"
     return f"{text} ({number(own.value or 0)} against {number(other.value or 0)})."
 

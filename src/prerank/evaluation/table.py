@@ -100,18 +100,22 @@ def _title(seen: View, pool: str) -> str:
 def _value(record: Record | None) -> str:
     if record is None or record.value is None:
         return "n/a"
-    half = half_width(record)
-    return _short(record.value) + (BLANK * 6 if half is None else f" ±{_short(half)}")
+    return _short(record.value) + _spread(record)
 
 
 def _difference(record: Record | None) -> str:
     if record is None or record.value is None:
         return ""
-    half = half_width(record)
     sign = "-" if round(record.value, 3) < 0 else "+"
     mark = "*" if shows_difference(record) else BLANK
-    spread = BLANK * 6 if half is None else f" ±{_short(half)}"
-    return f"{sign}{_short(abs(record.value))}{spread}{mark}"
+    return f"{sign}{_short(abs(record.value))}{_spread(record)}{mark}"
+
+
+def _spread(record: Record) -> str:
+    half = half_width(record)
+    if half is None:
+        return BLANK * 6
+    return f" n={record.n:<3}" if record.n < LEAST_USERS else f" ±{_short(half)}"
 
 
 def _short(value: float) -> str:
@@ -120,14 +124,22 @@ def _short(value: float) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
+def _few(seen: View) -> bool:
+    known = [record for record in seen.records.values() if record.low is not None]
+    return any(record.n < LEAST_USERS for record in known)
+
+
 def _legend(seen: View) -> Text:
     seeds = max((record.seeds for record in seen.records.values()), default=1)
     over = f"users and {seeds} training seeds" if seeds > 1 else "users (one training seed)"
     lines = [f"± half of the {seen.config.interval:.0%} interval over {over}"]
+    lines[0] += f"; n= fewer than {LEAST_USERS} are too few for one" if _few(seen) else ""
     if seen.baseline:
         lines.append(f"Δ paired difference to {seen.baseline}; {STAR}")
     if any(role == "control" for _, role in seen.methods):
         lines.append("indented: controls of the method above")
+    if any(role == "method" for _, role in seen.main):
+        lines.append("bold: the method that the run is about, whether best or not")
     closed = no_weight(seen, [name for name, _ in seen.main])
     if closed:
         lines.append(closed)
