@@ -36,7 +36,7 @@ REVISIONS: Mapping[str, int] = {
 
 A mended mistake, or another algorithm, raises it: what an older prerank made is then made anew.
 """
-READERS: Mapping[str, int] = {"games": 1, "mind": 1, "movielens": 2, "recbole": 1}
+READERS: Mapping[str, int] = {"games": 2, "mind": 1, "movielens": 2, "recbole": 2}
 """The same for what `prepare` makes of one source."""
 
 

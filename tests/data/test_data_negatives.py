@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prerank.artifacts import TEST, TRAIN
+from prerank.data.assemble import Logs, assemble
+from prerank.data.config import PoolsConfig, SplitConfig
 from prerank.data.negatives import draw_unmet, popularity_weights, with_negatives
-from prerank.data.simulated import simulated_exposures
-from prerank.data.unexposed import pair_keys
+from prerank.data.simulated import Negatives, simulated_exposures
+from prerank.data.unexposed import contains, pair_keys, sorted_unique
 
 UNIFORM = np.full(6, 1 / 6)
 
@@ -72,19 +77,61 @@ def test_with_negatives_hides_the_positive_among_sorted_items() -> None:
         assert rows["item"][(rows["row"] == r) & (rows["click"] == 1)].tolist() == [positive]
 
 
-def test_simulated_exposures_copy_the_moment_and_avoid_held_out_items() -> None:
-    known = pl.DataFrame({"user": [7, 7, 8], "item": [1, 2, 1], "time": [0, 1, 0]})
-    positives = known.filter(pl.col("time") == 0)
-    items = pl.Series("item", [1, 2, 3, 4])
-    rows = simulated_exposures(positives, known, items, 9, 0.75, np.random.default_rng(0))
-    found = rows.select("user", "item", "time", "request", "click").rows()
-    # User 7 also likes 2 later, so only 3 and 4 can stand beside 1; user 8 leaves 2, 3, 4.
+def test_simulated_exposures_copy_the_moment_and_may_hold_what_is_liked_later() -> None:
+    positives = {
+        "user": np.array([0, 0, 1], np.int32),
+        "item": np.array([0, 1, 0], np.int32),
+        "time": np.array([5, 9, 5]),
+    }
+    liked = {"user": np.array([1], np.int32), "item": np.array([3], np.int32)}
+    period = np.array([TRAIN, TEST, TRAIN], np.int8)
+    rows = simulated_exposures(
+        positives, liked, period, 4, Negatives(9, 0.75), np.random.default_rng(0)
+    )
+    columns = (rows[name].tolist() for name in ("user", "item", "time", "split", "click"))
+    found = list(zip(*columns, strict=True))
+    # In training user 0 may have passed over 1, which is liked in the test; user 1 has 3 already.
     assert found == [
-        (7, "1", 0, 0, 1),
-        (7, "3", 0, 0, 0),
-        (7, "4", 0, 0, 0),
-        (8, "1", 0, 1, 1),
-        (8, "2", 0, 1, 0),
-        (8, "3", 0, 1, 0),
-        (8, "4", 0, 1, 0),
+        (0, 0, 5, TRAIN, 1),
+        *[(0, item, 5, TRAIN, 0) for item in (1, 2, 3)],
+        (1, 0, 5, TRAIN, 1),
+        *[(1, item, 5, TRAIN, 0) for item in (1, 2)],
+        (0, 1, 9, TEST, 1),
+        *[(0, item, 9, TEST, 0) for item in (2, 3)],
     ]
+
+
+@pytest.mark.parametrize("time_unit", ["ms", "none"])
+def test_simulated_negatives_of_training_say_nothing_of_who_is_clicked_later(
+    time_unit: Literal["ms", "none"],
+) -> None:
+    """Items are liked by popularity alone: whoever was no training negative is no better."""
+    generator, n_users, n_items = np.random.default_rng(0), 400, 200
+    weight = popularity_weights(np.repeat(np.arange(n_items), np.arange(n_items)), n_items, 1.0)
+    liked = [generator.choice(n_items, 12, replace=False, p=weight) for _ in range(n_users)]
+    events = pl.DataFrame(
+        {
+            "user": np.repeat(np.arange(n_users), 12),
+            "item": np.concatenate(liked),
+            "time": generator.permutation(12 * n_users),
+        }
+    ).with_columns(request=pl.int_range(pl.len()))
+    logs = Logs(
+        name="x",
+        time_unit=time_unit,
+        items=pl.DataFrame({"item": np.arange(n_items), "title": "t", "text": "t"}),
+        exposures=events,
+        negatives=Negatives(6, 1.0),
+    )
+    data = assemble(logs, SplitConfig(), PoolsConfig(n_negatives=20, popularity_power=1.0), 0)
+    train = data.exposures.split == TRAIN
+    passed = train & (data.exposures.click == 0)
+    before = sorted_unique(pair_keys(data.exposures.user[passed], data.exposures.item[passed]))
+    assert "by the end of that period" in " ".join(data.notes)
+    for code, name in enumerate(data.pools.pools):
+        if name == "unexposed-uniform":
+            continue  # its clicked items are the popular ones, as the negatives are
+        pool = data.pools.take(data.pools.pool == code)
+        fresh = ~contains(before, pair_keys(pool.user, pool.item))
+        rate = [float(fresh[pool.click == click].mean()) for click in (0, 1)]
+        assert rate[1] < 0.8 and abs(rate[1] - rate[0]) < 0.04, (name, rate)

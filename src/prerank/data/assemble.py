@@ -37,6 +37,7 @@ from prerank.data.config import PoolsConfig, SplitConfig
 from prerank.data.ids import indices, vocabulary
 from prerank.data.negatives import popularity_weights
 from prerank.data.pools import Columns, exposed_rows, join_pools, positives_of, sampled_rows
+from prerank.data.simulated import Negatives, simulated_exposures
 from prerank.data.split import (
     NO_CUTS,
     check_leaks,
@@ -77,6 +78,7 @@ class Logs:
         clicks_are_interactions: clicked exposures join the interactions.
         pools: name -> ``split``, ``request``, ``user``, ``item``, ``click`` and ``time``: pools
             with the truth that come with the data.
+        negatives: the exposures are positives only, each a request: simulate these beside them.
         exposed_pool: make the pool of held-out exposures.
         sampled_pools: our names of the uniform and of the popular sampled pool; empty: none.
         vectors: (rows of ``items``, D) float32 given by the user, NaN rows where missing.
@@ -94,6 +96,7 @@ class Logs:
     interactions: pl.DataFrame | None = None
     clicks_are_interactions: bool = True
     pools: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    negatives: Negatives | None = None
     exposed_pool: bool = True
     sampled_pools: tuple[str, ...] = ("unexposed-uniform", "unexposed-popular")
     vectors: FloatArray | None = None
@@ -137,6 +140,11 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     if logs.time_unit == "none" and "split" not in shown:
         notes.append("no time: exposures are split at random, histories are sets")
     period, cuts = _periods(shown, logs, split, seed)
+    if logs.negatives is not None:
+        luck = rng(seed, "simulated exposures")
+        shown = simulated_exposures(shown, liked, period, len(items), logs.negatives, luck)
+        period = shown["split"]
+        notes.append(logs.negatives.note())
     exposures = exposures_of(shown, period)
     if not len(liked["user"]):
         require_clicks(n_training_clicks(exposures))
@@ -146,8 +154,15 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     ends = training_ends(exposures, len(users), cuts, logs.time_unit)
     candidates, n_after = candidates_of(offered, ends, logs.stages)
     notes += left_out_notes(n_late, n_after)
+    # A simulated negative may stand in a pool: the target may have been one as well.
+    seen = np.flatnonzero((exposures.click == 1) | (logs.negatives is None))
     met = sorted_unique(
-        np.concatenate([pair_keys(table.user, table.item) for table in (interactions, exposures)])
+        np.concatenate(
+            [
+                pair_keys(interactions.user, interactions.item),
+                pair_keys(exposures.user[seen], exposures.item[seen]),
+            ]
+        )
     )
     parts: list[tuple[str, Columns]] = []
     if logs.exposed_pool:

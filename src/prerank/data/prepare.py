@@ -46,7 +46,7 @@ def read(config: PrepareConfig, path: Path, seed: int) -> Logs:
         case "games":
             from prerank.data.readers.games import read_games
 
-            return read_games(path, config.games, config.pools, seed)
+            return read_games(path, config.games, config.pools)
         case "anime":
             from prerank.data.readers.anime import read_anime
 
@@ -58,7 +58,7 @@ def read(config: PrepareConfig, path: Path, seed: int) -> Logs:
         case "recbole":
             from prerank.data.readers.recbole import read_recbole
 
-            return read_recbole(path, config.ratings, seed)
+            return read_recbole(path, config.ratings)
         case "movielens":
             from prerank.data.readers.movielens import read_movielens
 

@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
-import numpy as np
-import polars as pl
+from dataclasses import dataclass
+from typing import Any
 
-from prerank.data.ids import indices, vocabulary
+import numpy as np
+from numpy.typing import NDArray
+
+from prerank.artifacts import TEST, TRAIN, VALIDATION, ByteArray
 from prerank.data.negatives import popularity_weights, with_negatives
 from prerank.data.unexposed import pair_keys, sorted_unique
 
 
-def simulated_exposures(
-    positives: pl.DataFrame,
-    known: pl.DataFrame,
-    items: pl.Series,
-    n: int,
-    power: float,
-    generator: np.random.Generator,
-) -> pl.DataFrame:
-    """Return the positives, each with ``n`` negatives of the same user, moment and request.
+@dataclass(frozen=True)
+class Negatives:
+    """What to put beside each positive of a log without any negative.
 
-    Negatives are drawn by (rows of the item in ``positives`` + 1) ** power and are never an item
-    that the user has in ``known``. No item was in truth shown and passed over: say so in notes.
+    Attributes:
+        n: negatives a positive.
+        power: they are drawn by (positives of the item in training + 1) ** power.
+    """
+
+    n: int
+    power: float
+
+    def note(self) -> str:
+        """Return what a reader of results must know: no item was in truth passed over."""
+        return (
+            f"positives only: exposures are simulated, {self.n} negatives a positive drawn by "
+            f"(its interactions in training + 1)^{self.power:g}, never an item that the user had "
+            "by the end of that period"
+        )
+
+
+def simulated_exposures(
+    positives: dict[str, NDArray[Any]],
+    liked: dict[str, NDArray[Any]],
+    period: ByteArray,
+    n_items: int,
+    wanted: Negatives,
+    generator: np.random.Generator,
+) -> dict[str, NDArray[Any]]:
+    """Return the positives, each with negatives of the same user, moment, request and period.
+
+    A negative is no item that the user has up to the period of the positive. Later ones may be
+    drawn: where none is, "was no negative in training" tells who is clicked in a test.
 
     Args:
-        positives: ``user``, ``item`` and any columns that negatives copy.
-        known: ``user``, ``item``: all the users' positives, held-out ones too.
-        items: all item ids.
-        n: negatives a positive.
-        power: of popularity.
+        positives: ``user``, ``item`` (N,) int32 and any columns that negatives copy.
+        liked: ``user``, ``item``: positives of training that are no rows here.
+        period: (N,) int8 TRAIN, VALIDATION or TEST.
+        n_items: I.
+        wanted: how many and how drawn.
         generator: random numbers.
 
     Returns:
-        The columns of ``positives`` plus ``request`` (int64, one a positive) and ``click``.
+        The columns of ``positives``, ``click`` and ``split`` (M,) int8; by period.
     """
-    users, catalog = vocabulary([known["user"], positives["user"]]), vocabulary([items])
-    item = indices(positives["item"], catalog, "positives")
-    met = pair_keys(
-        indices(known["user"], users, "known"), indices(known["item"], catalog, "known")
-    )
-    rows = with_negatives(
-        {"user": indices(positives["user"], users, "positives"), "item": item},
-        sorted_unique(met),
-        popularity_weights(item, len(catalog), power),
-        n,
-        generator,
-    )
-    names = pl.Series("item", catalog.ids.astype(object).tolist(), dtype=pl.String)
-    copied = positives.drop("item")[rows["row"]]
-    return copied.with_columns(
-        names[rows["item"]],
-        pl.Series("request", rows["row"]),
-        pl.Series("click", rows["click"]),
-    )
+    weights = popularity_weights(positives["item"][period == TRAIN], n_items, wanted.power)
+    key = pair_keys(positives["user"], positives["item"])
+    before = pair_keys(liked["user"], liked["item"])
+    parts = []
+    for now in (TRAIN, VALIDATION, TEST):
+        met = sorted_unique(np.concatenate([before, key[period <= now]]))
+        rows = {name: values[period == now] for name, values in positives.items()}
+        rows["split"] = period[period == now]
+        parts.append(with_negatives(rows, met, weights, wanted.n, generator))
+    names = [name for name in parts[0] if name != "row"]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}

@@ -9,12 +9,11 @@ import polars as pl
 from prerank.artifacts import TEST, TRAIN, VALIDATION
 from prerank.data.assemble import Logs
 from prerank.data.config import GamesConfig, PoolsConfig
-from prerank.data.simulated import simulated_exposures
+from prerank.data.simulated import Negatives
 from prerank.data.tables import read_frame
-from prerank.seeds import rng
 
 
-def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -> Logs:
+def read_games(path: Path, config: GamesConfig, pools: PoolsConfig) -> Logs:
     """Read ``items``, ``sequences`` and ``recall``; time is the position in a user's sequence.
 
     History = all but the last two items, validation = the second last, test = the last.
@@ -26,24 +25,8 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
     titles = read_frame(path / "items.parquet", ["item_id", "title"])
     items = titles.select(item="item_id", title="title", text="title")
     events = _events(path)
-    train, held = pl.col("split") == TRAIN, pl.col("split") == VALIDATION
-    exposed = simulated_exposures(
-        events.filter((train & (pl.col("time") >= config.min_history)) | held),
-        events,
-        items["item"],
-        config.negatives_per_positive,
-        config.negative_power,
-        rng(seed, "games", "exposures"),
-    )
-    # The test items stand alone: the sampled pools are built around them.
-    last = events.filter(pl.col("split") == TEST).select(
-        "user",
-        pl.col("item").cast(pl.String),
-        "time",
-        "split",
-        request=pl.int_range(pl.len()) + pl.lit(exposed["request"].max()) + 1,
-        click=pl.lit(1, pl.Int8),
-    )
+    train = pl.col("split") == TRAIN
+    shown = events.filter(~train | (pl.col("time") >= config.min_history))
     recalled = _recalled(path, events)
     union = recalled.unique("pair", keep="first", maintain_order=True)
     names = (f"uniform-{pools.n_negatives}", f"popular-{pools.n_negatives}")
@@ -51,7 +34,8 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
         name="games",
         time_unit="order",
         items=items,
-        exposures=pl.concat([exposed.select(last.columns), last]),
+        exposures=shown.with_columns(request=pl.int_range(pl.len())),
+        negatives=Negatives(config.negatives_per_positive, config.negative_power),
         interactions=events.filter(train).select("user", "item", "time"),
         clicks_are_interactions=False,
         pools=_recall_pools(recalled, union),
@@ -59,9 +43,6 @@ def read_games(path: Path, config: GamesConfig, pools: PoolsConfig, seed: int) -
         sampled_pools=names,
         notes=(
             "time is the position in the user's sequence",
-            f"exposures are simulated: every positive beside {config.negatives_per_positive} items "
-            f"drawn by (interactions + 1)^{config.negative_power:g}, never an item of the user; "
-            "the data has positives only",
             "the recall channels were made for the last item of each user "
             f"({recalled['user'].n_unique()} of {events['user'].n_unique()} users): they are "
             "pools, and no training candidates",

@@ -8,7 +8,7 @@ import polars as pl
 
 from prerank.data.assemble import MULTI_VALUED, Logs
 from prerank.data.config import RatingsConfig
-from prerank.data.simulated import simulated_exposures
+from prerank.data.simulated import Negatives
 from prerank.data.tables import (
     as_click,
     as_ids,
@@ -21,14 +21,13 @@ from prerank.data.tables import (
     no_repeats,
 )
 from prerank.errors import DataError
-from prerank.seeds import rng
 
 KINDS = ("token", "token_seq", "float", "float_seq")
 MAX_VALUES = 1000  # of a list, the most frequent ones: a description has more words than that
 TITLES = ("title", "name", "movie_title", "item_name", "entity_name")
 
 
-def read_recbole(path: Path, config: RatingsConfig, seed: int) -> Logs:
+def read_recbole(path: Path, config: RatingsConfig) -> Logs:
     """Read one data set of atomic files.
 
     A ``label`` column is the click, else ``rating`` from the threshold on. With neither, the log
@@ -46,7 +45,7 @@ def read_recbole(path: Path, config: RatingsConfig, seed: int) -> Logs:
     events = pl.DataFrame(
         {"user": as_ids(rows["user_id"], file), "item": as_ids(rows["item_id"], file)}
     )
-    notes = []
+    notes, negatives = [], None
     timed = "timestamp" in rows.columns
     if timed:
         events = events.with_columns(time=as_time(rows["timestamp"], file, "s"))
@@ -69,25 +68,15 @@ def read_recbole(path: Path, config: RatingsConfig, seed: int) -> Logs:
         exposures = events.with_columns(click=click.cast(pl.Int8))
         notes.append(f"a rating is an exposure, one of {config.threshold:g} or more a click")
     else:
-        exposures = simulated_exposures(
-            events,
-            events,
-            items["item"],
-            config.negatives_per_positive,
-            config.negative_power,
-            rng(seed, "recbole", "exposures"),
-        )
-        notes.append(
-            f"positives only: exposures are simulated, {config.negatives_per_positive} negatives a "
-            f"positive drawn by (interactions + 1)^{config.negative_power:g}, "
-            "never an item of the user"
-        )
+        exposures = events.with_columns(request=pl.int_range(pl.len()))
+        negatives = Negatives(config.negatives_per_positive, config.negative_power)
     return Logs(
         name=file.stem,
         time_unit="ms" if timed else "none",
         items=items,
         users=_side(path, "user"),
         exposures=exposures,
+        negatives=negatives,
         notes=tuple(notes),
     )
 
