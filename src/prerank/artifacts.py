@@ -35,6 +35,10 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 UNKNOWN_CLICK = -1
 UNLABELED = "unlabeled"
 """Source of pseudo-labels that all abstain on purpose: pairs for objectives without labels."""
+GIVEN = (
+    "with split.method = given, training must end before validation begins and validation before "
+    "test"
+)
 UNIT_TOLERANCE = 1e-3
 CHECKED_ROWS = 1 << 18
 
@@ -486,34 +490,26 @@ class Dataset:
         """No training fact may lie at or after the moment it would leak from."""
         if self.time_unit != "ms":
             return
+        shown = self.exposures
         if self.cuts.validation is not None:
-            train = self.exposures.time[self.exposures.split == TRAIN]
-            require(
-                (train < self.cuts.validation).all(),
-                "training exposures reach into validation",
-                where="Dataset.exposures",
-                must="before the validation cut",
-            )
-            require(
-                (self.candidates.time < self.cuts.validation).all(),
-                "training candidates reach into validation",
-                where="Dataset.candidates",
-                must="before the validation cut",
-            )
+            late = shown.time >= self.cuts.validation
+            _none_late(late & (shown.split == TRAIN), "training exposures", "validation")
+            _none_late(self.candidates.time >= self.cuts.validation, "candidates", "validation")
         if self.cuts.test is not None:
-            early = self.exposures.time[self.exposures.split != TEST]
-            require(
-                (early < self.cuts.test).all(),
-                "validation exposures reach into test",
-                where="Dataset.exposures",
-                must="before the test cut",
-            )
-            require(
-                (self.interactions.time < self.cuts.test).all(),
-                "interactions reach into test",
-                where="Dataset.interactions",
-                must="before the test cut",
-            )
+            late = shown.time >= self.cuts.test
+            _none_late(late & (shown.split != TEST), "validation exposures", "test")
+            _none_late(self.interactions.time >= self.cuts.test, "interactions", "test")
+
+
+def _none_late(late: NDArray[np.bool_], rows: str, period: str) -> None:
+    if late.any():
+        raise DataError(
+            f"{rows} reach into {period}",
+            where="the split",
+            must=f"before the {period} cut",
+            got=f"{int(late.sum())} rows",
+            hint=GIVEN,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,10 +97,6 @@ class SchemaError(ArtifactError):
     """An artifact has a schema version that this prerank cannot read."""
 
 
-class NotFittedError(PrerankError):
-    """A model was used before it was fitted or loaded."""
-
-
 class MissingExtraError(PrerankError):
     """An optional dependency is absent; the hint names the extra to install (exit code 2)."""
 

@@ -27,7 +27,7 @@ PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 REVISIONS: Mapping[str, int] = {
     "prepare": 1,
     "teach": 3,
-    "label": 4,
+    "label": 5,
     "train": 3,
     "evaluate": 2,
     "simulate": 2,

@@ -152,8 +152,35 @@ def test_a_given_split_that_leaks(tmp_path: Path) -> None:
     tables = sound_tables()
     names = ["train", "validation"] * 19 + ["test"] * 2
     tables["exposures"] = tables["exposures"].with_columns(split=pl.Series(names))
-    with pytest.raises(DataError, match="training exposures reach into validation"):
+    with pytest.raises(DataError, match="training exposures reach into validation") as caught:
         read(write(tmp_path, tables), split={"method": "given"})
+    assert "must end before validation begins" in str(caught.value)
+
+
+@pytest.mark.parametrize("periods", [["train"], ["validation", "test"]])
+def test_a_given_split_without_a_period(tmp_path: Path, periods: list[str]) -> None:
+    tables = sound_tables()
+    names = (periods * 40)[: len(tables["exposures"])]
+    tables["exposures"] = tables["exposures"].with_columns(split=pl.Series(sorted(names)[::-1]))
+    with pytest.raises(DataError, match=r"no (test|training) exposures[\s\S]*exposures -> split"):
+        read(write(tmp_path, tables), split={"method": "given"})
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"categorical": ["content"]}, r"name of a field of ours[\s\S]*items -> content"),
+        ({"categorical": ["brand"], "multi_valued": ["brand"]}, r"share a name[\s\S]*brand"),
+    ],
+    ids=["ours", "two kinds"],
+)
+def test_names_of_features_must_differ(
+    tmp_path: Path, named: dict[str, list[str]], message: str
+) -> None:
+    tables = sound_tables()
+    tables["items"] = tables["items"].with_columns(content=pl.col("brand"))
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, tables), items=named)
 
 
 def test_no_time_at_all(tmp_path: Path) -> None:

@@ -125,6 +125,49 @@ def test_a_given_split_and_times_as_text(tmp_path: Path, text: bool) -> None:
     assert load(out, Dataset).cuts == prepare(config, 0).cuts
 
 
+def both_ways(tmp_path: Path, folder: Path, config: PrepareConfig) -> tuple[Dataset, Dataset]:
+    (tmp_path / "out").mkdir()
+    prepare_parts(config, folder, 0, tmp_path / "out", tmp_path, PART_ROWS)
+    return load(tmp_path / "out", Dataset), prepare(config, 0)
+
+
+def test_a_given_split_without_a_test_is_refused(tmp_path: Path) -> None:
+    rows = sound().with_columns(split=pl.lit("train"))
+    folder = write(tmp_path / "logs", rows)
+    config = config_of(folder, {"split": "given"})
+    with pytest.raises(DataError, match="no test exposures") as whole:
+        prepare(config, 0)
+    with pytest.raises(DataError) as parts:
+        both_ways(tmp_path, folder, config)
+    assert str(parts.value) == str(whole.value)
+
+
+def test_files_of_one_table_that_differ_in_columns(tmp_path: Path) -> None:
+    folder = write(tmp_path / "logs", sound())
+    (folder / "exposures.parquet").unlink()
+    (folder / "exposures").mkdir()
+    sound()[:30].write_parquet(folder / "exposures" / "1.parquet")
+    late = sound()[30:].with_columns(position=1)
+    late.write_parquet(folder / "exposures" / "2.parquet")
+    config = config_of(folder)
+    with pytest.raises(DataError, match="differ in their columns") as whole:
+        prepare(config, 0)
+    assert "2.parquet" in str(whole.value) and "position in one of" in str(whole.value)
+    with pytest.raises(DataError) as parts:
+        both_ways(tmp_path, folder, config)
+    assert str(parts.value) == str(whole.value)
+    unknown = sound()[:30].with_columns(position=pl.lit(None, pl.Int64))
+    unknown.write_parquet(folder / "exposures" / "1.parquet")
+    assert (prepare(config, 0).exposures.position == -1).sum() == 30
+
+
+def test_request_ids_that_no_int64_holds(tmp_path: Path) -> None:
+    wide = sound().with_columns(request=pl.col("request").cast(pl.UInt64) + 2**63)
+    folder = write(tmp_path / "logs", wide)
+    parts, whole = both_ways(tmp_path, folder, config_of(folder))
+    assert len(np.unique(parts.exposures.request)) == len(np.unique(whole.exposures.request)) == 60
+
+
 def test_large_means_more_rows_than_a_part(tmp_path: Path) -> None:
     folder = write(tmp_path / "logs", sound())
     config = config_of(folder)

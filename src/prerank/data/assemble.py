@@ -6,7 +6,7 @@ Every reader returns `Logs`; everything that follows is decided here, once for a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import unescape
 from typing import Any
@@ -54,6 +54,9 @@ from prerank.vocabulary import Vocabulary
 
 ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]*|#[0-9]+|#[xX][0-9A-Fa-f]+);"
 CATEGORICAL, NUMERIC, MULTI_VALUED, SEQUENCE, VECTOR = "c:", "n:", "m:", "q:", "v:"
+KINDS = (CATEGORICAL, NUMERIC, MULTI_VALUED, SEQUENCE, VECTOR)
+OWN_FIELDS = ("user id", "item id", "content", "history ids", "history content", "numbers")
+"""What a pre-ranker reads besides features (`ranking.inputs`)."""
 NO_INTERACTIONS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
 
@@ -140,6 +143,9 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     if logs.time_unit == "none" and "split" not in shown:
         notes.append("no time: exposures are split at random, histories are sets")
     period, cuts = _periods(shown, logs, split, seed)
+    n_train, n_validation, n_test = np.bincount(period, minlength=3).tolist()
+    n_test += sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
+    notes += require_periods(n_train, n_validation, n_test, given="split" in shown)
     if logs.negatives is not None:
         luck = rng(seed, "simulated exposures")
         shown = simulated_exposures(shown, liked, period, len(items), logs.negatives, luck)
@@ -266,6 +272,24 @@ def _periods(
         return random_split(group, config, rng(seed, "split")), NO_CUTS
     cuts = temporal_cuts(time, config, logs.cuts)
     return split_at(time, cuts), cuts
+
+
+def require_periods(n_train: int, n_validation: int, n_test: int, *, given: bool) -> list[str]:
+    """Raise DataError if nothing is left to learn from or to judge by; note if to choose by.
+
+    Args:
+        n_train, n_validation, n_test: exposures of each period, of the test the pools' rows too.
+        given: the exposures carry their split.
+    """
+    if not n_train or not n_test:
+        raise DataError(
+            f"the split leaves no {'test' if n_train else 'training'} exposures",
+            where="exposures -> split" if given else "exposures",
+            must="exposures in training, validation and test",
+            got=f"{n_train} / {n_validation} / {n_test} rows",
+            hint="name rows of each period" if given else "a longer log, or other split fractions",
+        )
+    return [] if n_validation else ["no exposures of validation: no label map can be fitted"]
 
 
 def exposures_of(shown: dict[str, NDArray[Any]], split: ByteArray) -> Exposures:
@@ -437,6 +461,7 @@ def features_of(frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary) ->
     n = len(vocabulary)
     if frame is None:
         return Features(n_rows=n)
+    _require_names(frame.columns, key)
     row = _order(frame[key], vocabulary)
     missing = row < 0
     categorical, categories, numeric, lists, vectors = {}, {}, {}, {}, {}
@@ -457,6 +482,23 @@ def features_of(frame: pl.DataFrame | None, key: str, vocabulary: Vocabulary) ->
             given = frame[name].to_numpy()
             vectors[short] = np.where(missing[:, None], np.float32(np.nan), given[row])
     return Features(n, categorical, categories, numeric, lists, vectors)
+
+
+def _require_names(columns: Sequence[str], key: str) -> None:
+    """Raise DataError for features that a pre-ranker could not tell from each other or its own."""
+    names = [name[2:] for name in columns if name[:2] in KINDS]
+    for name in names:
+        twice, own = names.count(name) > 1, name in OWN_FIELDS
+        if twice or own:
+            raise DataError(
+                "two features share a name"
+                if twice
+                else "a feature has the name of a field of ours",
+                where=f"{key}s -> {name}",
+                must="a name of its own",
+                got=f"{name!r}, in two kinds" if twice else repr(name),
+                hint="rename the column" + (", or name it in one kind only" if twice else ""),
+            )
 
 
 def _code_lists(

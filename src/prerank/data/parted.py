@@ -35,6 +35,7 @@ from prerank.data.assemble import (
     n_training_clicks,
     pools_note,
     require_clicks,
+    require_periods,
 )
 from prerank.data.config import LogsConfig, PrepareConfig
 from prerank.data.negatives import weights_of
@@ -59,6 +60,7 @@ from prerank.data.readers.logs import (
     raw_rows,
     read_items,
     read_users,
+    require_alike,
     require_items,
     table_files,
     unit_notes,
@@ -73,6 +75,7 @@ from prerank.vocabulary import Vocabulary
 
 BINS = 1 << 20
 REQUEST_SHARDS = 16
+WIDE = (pl.UInt64, pl.Int128, pl.UInt128)  # may not fit int64
 NAME, INDEX = "id", "index"
 
 
@@ -191,7 +194,9 @@ def prepare_parts(
     )
     vocabulary = Vocabulary(np.sort(texts(items["item"])))
     _check_requests(spill, found[0], path)
-    cuts = _cuts(spill, config)
+    features = features_of(user_table, "user", users)
+    catalog = catalog_of(logs, vocabulary)
+    cuts, lacking = _cuts(spill, config)
     head = replace(blank(logs.name, "ms", users, vocabulary), cuts=cuts)
     writer = PartsWriter(out, bounds)
     made = _write_parts(spill, writer, head, logs, config)
@@ -201,7 +206,7 @@ def prepare_parts(
     parts = [("exposed", exposed_rows(head.exposures)), *sampled]
     pools = join_pools(parts)
     writer.write_pools(pools.columns())
-    notes = spill.notes + made.repeats.notes()
+    notes = spill.notes + lacking + made.repeats.notes()
     notes += notes_of(True, strangers, has_click, bool(found[2].files))
     notes += left_out_notes(made.n_late, made.n_after)
     notes.append(pools_note(logs.sampled_pools, config.pools))
@@ -211,8 +216,8 @@ def prepare_parts(
     writer.finish(
         replace(
             head,
-            user_features=features_of(user_table, "user", users),
-            catalog=catalog_of(logs, vocabulary),
+            user_features=features,
+            catalog=catalog,
             candidates=candidates,
             pools=empty,
             notes=tuple(notes),
@@ -273,12 +278,14 @@ class _Spill:
         todo = [(source, *chunk) for source in found for chunk in source.chunks(self.size)]
         units: dict[Path, str] = {}
         before: tuple[Path, int] | None = None
+        names: dict[str, tuple[Path, list[str]]] = {}
         for number, (source, file, first, n) in enumerate(track(todo, "read")):
             spec, where = source.spec, Rows(file, first)
             if file not in units:
                 units[file] = self._unit(source, file)
             raw = raw_rows(file, spec, (first, n))
             columns = event_columns(raw, where, self.config, spec, units[file])
+            require_alike(*names.setdefault(spec.name, (file, list(columns))), file, columns)
             if "time" in columns:
                 if spec.table.sorted and before is not None and before[0] == file:
                     falls = (pl.int_range(n, eager=True) == 0) & (columns["time"] < before[1])
@@ -374,7 +381,7 @@ def _requests_are_whole(found: list[Source]) -> bool:
         if "request" in _columns(source.spec):
             columns = [source.column(file, "request") for file in source.files]
             kinds += [c.collect_schema()["request"] for c in columns if c is not None]
-    return all(kind.is_integer() for kind in kinds)
+    return all(kind.is_integer() and kind not in WIDE for kind in kinds)
 
 
 def _indexed(frame: pl.DataFrame, column: str, index: pl.DataFrame) -> pl.DataFrame:
@@ -457,8 +464,8 @@ class Moments:
         return sum(int((chunk < moment).sum()) for chunk in self._chunks())
 
 
-def _cuts(spill: _Spill, config: PrepareConfig) -> Cuts:
-    """Return the cuts of the exposures."""
+def _cuts(spill: _Spill, config: PrepareConfig) -> tuple[Cuts, list[str]]:
+    """Return the cuts of the exposures, and a note on a period that is empty."""
     files = spill.files("exposures")
 
     def chunks(of_split: int | None) -> Iterator[TimeArray]:
@@ -469,13 +476,15 @@ def _cuts(spill: _Spill, config: PrepareConfig) -> Cuts:
             yield time if of_split is None else time[frame["split"].to_numpy() == of_split]
 
     if config.split.method == "temporal":
-        return cuts_of(Moments(lambda: chunks(None)), config.split, NO_CUTS)
+        return cuts_of(Moments(lambda: chunks(None)), config.split, NO_CUTS), []
     train = Moments(lambda: chunks(TRAIN))
+    n_validation, n_test = (sum(len(c) for c in chunks(s)) for s in (1, 2))
+    lacking = require_periods(len(train), n_validation, n_test, given=True)
     first = [min((int(c.min()) for c in chunks(s) if len(c)), default=None) for s in (1, 2)]
     share = config.split.anchor_fraction
-    anchors = quantile(train, len(train), share) if len(train) else None
+    anchors = quantile(train, len(train), share)
     validation = first[0] if first[0] is not None else first[1]
-    return Cuts(anchors=anchors, validation=validation, test=first[1])
+    return Cuts(anchors=anchors, validation=validation, test=first[1]), lacking
 
 
 @dataclass

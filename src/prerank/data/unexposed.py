@@ -107,9 +107,9 @@ def propose_pairs(
 ) -> UnexposedPairs:
     """Draw unexposed pairs from a stated proposal distribution, for logs without candidates.
 
-    ``n_per_user`` items a user with any interaction, drawn with probability proportional to
-    (interactions + 1) ** power (0: uniform, .75: the usual one); pairs known in training and
-    repeats are dropped, so a user may get fewer. Time is just after training.
+    ``n_per_user`` items a user with any interaction in training, drawn with probability
+    proportional to (interactions + 1) ** power (0: uniform, .75: the usual one); pairs known in
+    training and repeats are dropped, so a user may get fewer. Time is just after training.
 
     Where ``dataset`` is a part, ``counts`` are the interactions of the whole and ``moment`` is
     just after its training; parts in their order draw what the whole would draw.
@@ -117,7 +117,7 @@ def propose_pairs(
     counts = interaction_counts(dataset) if counts is None else counts
     moment = after_training(dataset) if moment is None else moment
     weight = (counts + 1.0) ** power
-    active = sorted_unique(dataset.interactions.user)
+    active = sorted_unique(dataset.interactions.user[in_training(dataset, moment)])
     item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
     key = sorted_unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
     key = key[~contains(known_in_training(dataset, moment), key)]

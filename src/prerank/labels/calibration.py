@@ -205,7 +205,8 @@ def stated_prior(counts: PriorCounts, n_unexposed: int, prior: float | str) -> t
     sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged
     and e is at least ``LEAST_PROPENSITY``, below which a row counts as if it were that.
     Without (C): observed clicks over all recalled pairs, exposed or not. That is the rate at which
-    a recalled pair is both exposed and clicked, a cautious value below the true click rate. Where
+    a recalled pair is both exposed and clicked, a cautious value below the true click rate; a
+    candidate exposed in validation counts on both sides, as `n_unexposed` holds it too. Where
     pairs were drawn and not logged, the drawn ones stand for the recalled ones: the more are drawn
     (``proposed_per_user``), the lower it is, so state a prior there where you can.
 

@@ -53,8 +53,9 @@ def label(
         spread: where pairs are matched.
 
     Returns:
-        PseudoLabels of pairs that were neither exposed before test (drawn pairs: in training) nor
-        interacted with, each once, sorted by user then item. ``fit`` holds what was fitted, and
+        PseudoLabels of pairs that were neither exposed nor interacted with in training (held-out
+        exposures may be among them, `unexposed.known_in_training`), each once, sorted by user then
+        item. ``fit`` holds what was fitted, and
         ``pseudo_weight_factor`` in [0, 1], by which the training stage multiplies the weight of all
         pseudo-labels.
 

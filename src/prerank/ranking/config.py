@@ -201,5 +201,5 @@ def earned_weight(config: TrainConfig, labels: PseudoLabels | None) -> TrainConf
     """Return the config with the share of lambda that ``labels`` have earned."""
     if labels is None:
         return config
-    earned = config.pseudo_weight * float(labels.fit["pseudo_weight_factor"])
+    earned = config.pseudo_weight * float(labels.fit.get("pseudo_weight_factor", 1.0))
     return config.model_copy(update={"pseudo_weight": earned})

@@ -5,7 +5,7 @@ The schema is docs/reference/log-schema.md. Every wrong row is named by file, co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,15 +273,30 @@ def _events(
     path: Path, config: LogsConfig, catalog: pl.Series, notes: list[str], spec: EventTable
 ) -> pl.DataFrame | None:
     """Read a table of events; None if it is not there."""
-    parts = []
-    for file in table_files(path, spec.name, spec.table):
+    parts: list[pl.DataFrame] = []
+    files = table_files(path, spec.name, spec.table)
+    for file in files:
         raw = raw_rows(file, spec)
         columns = event_columns(raw, file, config, spec, config.time_unit)
         if "time" in columns and config.time_unit == "auto":
             notes += unit_notes(file, inferred_unit(raw[spec.theirs("time")]))
         require_items(raw, ~columns["item"].is_in(catalog.implode()), file, spec)
         parts.append(pl.DataFrame(columns))
+        require_alike(files[0], parts[0].columns, file, columns)
     return pl.concat(parts) if parts else None
+
+
+def require_alike(first: Path, names: Iterable[str], file: Path, columns: Iterable[str]) -> None:
+    """Raise DataError where a file of a table has other columns than the table's first file."""
+    odd = sorted(set(names) ^ set(columns))
+    if odd:
+        raise DataError(
+            "the files of one table differ in their columns",
+            where=str(file),
+            must=f"the columns of {first.name}",
+            got=f"{', '.join(odd)} in one of the two only",
+            hint="add the column to each file, empty where it is unknown",
+        )
 
 
 def event_columns(
@@ -415,6 +430,8 @@ def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, Float
             where=str(path),
             must="items.parquet, items.csv, a folder `items`, or logs.items.file",
         )
+    for file, frame in zip(files, frames, strict=True):
+        require_alike(files[0], frames[0].columns, file, frame.columns)
     _one_length_a_vector(frames, files)
     items = pl.concat(frames)
     no_repeats(items["item"], path / (config.file or "items"), "an item id")
@@ -451,6 +468,8 @@ def read_users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
         frames.append(pl.DataFrame({"user": ids, **_feature_columns(raw, file, config)}))
     if not frames:
         return None
+    for file, frame in zip(files, frames, strict=True):
+        require_alike(files[0], frames[0].columns, file, frame.columns)
     _one_length_a_vector(frames, files)
     users = pl.concat(frames)
     no_repeats(users["user"], path / (config.file or "users"), "a user id")

@@ -158,7 +158,7 @@ class Setup:
     def hidden_width(self) -> int:
         """Return D of the model's hidden vectors."""
         with torch.no_grad():
-            return int(self.outputs(self.model, self.exposed.first(1))[1].shape[1])
+            return int(self.outputs(self.model, self.exposed.first(1).to(self.device))[1].shape[1])
 
     def cross_logits(self, rows: Rows) -> Tensor:
         """Return (N, N) logits: the user and history of row n with the item of row m."""

@@ -66,7 +66,7 @@ class BatchSoftmax:
             )
         clicked = setup.exposed.item[setup.exposed.target == 1]
         count_I = torch.bincount(clicked, minlength=len(setup.dataset.items) + 1)
-        return cls(setup, (count_I / max(len(clicked), 1)).log())
+        return cls(setup, (count_I / max(len(clicked), 1)).log().to(setup.device))
 
     def loss(self, shown: Part) -> Tensor:
         """Return the loss, a scalar, of the exposed rows of a step."""
