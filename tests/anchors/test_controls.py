@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prerank import artifacts as a
-from prerank.anchors.buckets import bucket_vectors, trie_of
+from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.controls import (
     history_anchors,
     join,
@@ -26,15 +26,17 @@ DATA = dataset([[0, 1, 3], [], [1, 3, 2]], 4)
 
 def test_bucket_vectors_by_hand() -> None:
     # Leaves: (0, 1) holds items 0 and 1; (1, 0) item 3; (1, 2) item 2, which has no content.
-    vectors = bucket_vectors(trie_of(IDS, SPACE), IDS, SPACE)
-    rebuilt = IDS.codebooks[1] + IDS.codebooks[2 + 2]
-    expected = [[0.5**0.5, 0.5**0.5], [0.6, 0.8], rebuilt / np.linalg.norm(rebuilt)]
-    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    vectors = bucket_vectors(trie_of(IDS, SPACE), SPACE)
+    np.testing.assert_allclose(vectors, [[0.5**0.5, 0.5**0.5], [0.6, 0.8], [0, 0]], atol=1e-6)
 
 
-def test_bucket_without_content_stays_zero_where_codebooks_live_elsewhere() -> None:
-    elsewhere = semantic_ids(CODES, SIZES, dim=7)
-    assert bucket_vectors(trie_of(elsewhere, SPACE), elsewhere, SPACE)[2].tolist() == [0, 0]
+def test_a_semantic_id_without_content_is_nobodys_anchor() -> None:
+    trie = trie_of(IDS, SPACE)
+    leaf_UA = np.array([[2, 1, 0], [2, -1, -1]])
+    logprob_UA = np.array([[-1, -2, -3], [-1, 0, 0]], np.float32)
+    anchors = anchors_of_leaves(leaf_UA, trie, bucket_vectors(trie, SPACE), "llm", logprob_UA)
+    assert anchors.offsets.tolist() == [0, 2, 2]
+    assert anchors.codes.tolist() == [[1, 0], [0, 1]] and anchors.logprob.tolist() == [-2, -3]
 
 
 def test_history_is_most_recent_first_without_empty_items() -> None:
@@ -75,7 +77,7 @@ def test_popular_is_the_same_for_all_and_most_frequent_first() -> None:
     # Items 0, 1, 3, 1, 3, 2: (0, 1) three times, (1, 0) twice, (1, 2) once.
     assert anchors.codes.tolist() == [[0, 1], [1, 0]] * 2
     assert anchors.offsets.tolist() == [0, 2, 2, 4]
-    assert len(popular_anchors(DATA, IDS, SPACE, 9).codes) == 6
+    assert len(popular_anchors(DATA, IDS, SPACE, 9).codes) == 4  # (1, 2) has no content
 
 
 def llm(counts: list[int]) -> a.InterestAnchors:

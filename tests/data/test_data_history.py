@@ -1,4 +1,4 @@
-"""Histories: strictly before the row's moment, most recent last, own item left out of sets."""
+"""Histories: strictly before the row's moment, most recent last."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ from prerank.artifacts import (
     Pools,
     TimeUnit,
 )
-from prerank.data.history import (
-    anchor_histories,
-    history_ends,
-    last_items,
-    mask_of,
-    row_histories,
-    without_own_item,
-)
+from prerank.data.history import anchor_ends, history_ends, last_items
 from prerank.vocabulary import Vocabulary
 
 
@@ -93,54 +86,15 @@ def tiny_dataset(
     )
 
 
-LIKED = [(0, 5, 10), (0, 6, 20), (0, 7, 20), (0, 5, 30), (2, 1, 15)]
-
-
-def test_history_is_strictly_before_the_row() -> None:
-    data = tiny_dataset(LIKED)
-    user, time = ints([0, 0, 0, 1, 2, 2]), ints([20, 21, 10, 99, 15, 16], np.int64)
-    found = row_histories(data, user, time, None, 3)
-    expected = [[-1, -1, 5], [5, 6, 7], [-1, -1, -1], [-1, -1, -1], [-1, -1, -1], [-1, -1, 1]]
-    assert found.tolist() == expected
-
-
-def test_history_keeps_the_most_recent_items() -> None:
-    data = tiny_dataset(LIKED)
-    found = row_histories(data, ints([0]), ints([99], np.int64), None, 2)
-    assert found.tolist() == [[7, 5]]
-
-
-def test_own_item_is_left_out_of_sets_only() -> None:
-    user, time, item = ints([0, 0]), ints([0, 0], np.int64), ints([6, 1])
-    sets = tiny_dataset([(0, 5, 0), (0, 6, 0)], time_unit="none")
-    assert row_histories(sets, user, time, item, 3).tolist() == [[-1, 5, -1], [-1, 5, 6]]
-    ordered = tiny_dataset([(0, 5, 0), (0, 6, 1)], time_unit="order")
-    assert row_histories(ordered, user, time + 2, item, 3).tolist() == [[-1, 5, 6], [-1, 5, 6]]
-
-
-def test_anchor_histories_end_at_the_anchor_cut() -> None:
-    assert anchor_histories(tiny_dataset(LIKED, anchors=20), 2).tolist() == [
-        [-1, 5],
-        [-1, -1],
-        [-1, 1],
-    ]
-    assert anchor_histories(tiny_dataset(LIKED), 2).tolist() == [[7, 5], [-1, -1], [-1, 1]]
-
-
-def test_no_interactions_at_all() -> None:
-    data = tiny_dataset([])
-    assert row_histories(data, ints([0]), ints([5], np.int64), None, 2).tolist() == [[-1, -1]]
-    assert anchor_histories(data, 2).tolist() == [[-1, -1]] * 3
-
-
-def test_mask_and_own_item() -> None:
-    history = ints([[-1, 3, 4]])
-    assert mask_of(history).tolist() == [[False, True, True]]
-    assert without_own_item(history, ints([3])).tolist() == [[-1, -1, 4]]
-
-
 events = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 6)), max_size=25)
 rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7)), min_size=1, max_size=8)
+
+
+def test_anchors_see_what_lies_before_their_cut() -> None:
+    liked = [(0, 5, 10), (0, 6, 20), (0, 7, 20), (0, 5, 30), (2, 1, 15)]
+    assert anchor_ends(tiny_dataset(liked, anchors=20)).tolist() == [1, 4, 5]
+    assert anchor_ends(tiny_dataset(liked)).tolist() == [4, 4, 5]
+    assert anchor_ends(tiny_dataset([])).tolist() == [0, 0, 0]
 
 
 @given(events, rows, st.integers(1, 4))

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from prerank.artifacts import Features, Interactions
-from prerank.data.history import row_histories
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.features import FeatureTable
@@ -66,8 +65,17 @@ def test_histories_equal_the_reference(world, content) -> None:  # type: ignore[
         context = ScoringContext.of(data, content, TrainConfig())
         rows = data.exposures
         found = _ragged(context, rows.user, rows.item, rows.time, 50)
-        wanted = row_histories(data, rows.user, rows.time, rows.item, 50)
-        assert found == [row[row >= 0].tolist() for row in wanted]
+        liked = data.interactions
+        known = list(
+            zip(*(getattr(liked, name).tolist() for name in ("user", "item", "time")), strict=True)
+        )
+        wanted = [
+            [i for u, i, t in known if u == user and (i != item if unit == "none" else t < time)]
+            for user, item, time in zip(
+                rows.user.tolist(), rows.item.tolist(), rows.time.tolist(), strict=True
+            )
+        ]
+        assert found == wanted
 
 
 def test_a_long_history_keeps_its_latest_items_and_a_set_an_even_spread(  # type: ignore[no-untyped-def]

@@ -29,18 +29,14 @@ def trie_of(semantic_ids: SemanticIds, embeddings: ItemEmbeddings) -> Trie:
     return Trie.of(semantic_ids.codes, semantic_ids.codebook_sizes.tolist())
 
 
-def bucket_vectors(trie: Trie, semantic_ids: SemanticIds, embeddings: ItemEmbeddings) -> FloatArray:
+def bucket_vectors(trie: Trie, embeddings: ItemEmbeddings) -> FloatArray:
     """Return (S, D) float32 unit rows: the mean frozen embedding of each semantic ID's items.
 
-    A bucket without content (all rows zero) falls back on its reconstruction, the sum of its codes'
-    centroids; if those live in another space than the embeddings, it stays zero.
+    A bucket without content (all rows zero) stays zero. Its semantic ID is that of the zero vector:
+    the sum of its centroids lies near some items, and means nothing.
     """
     offsets, items = trie.buckets()
     sums = np.add.reduceat(embeddings.vectors[items], offsets[:-1], axis=0)
-    empty = np.flatnonzero(np.linalg.norm(sums, axis=1) < NO_CONTENT)
-    if semantic_ids.codebooks.shape[1] == sums.shape[1]:
-        starts = np.concatenate([[0], np.cumsum(semantic_ids.codebook_sizes)])[:-1]
-        sums[empty] = semantic_ids.codebooks[trie.codes[empty] + starts].sum(axis=1)
     norm = np.linalg.norm(sums, axis=1, keepdims=True)
     return np.where(norm >= NO_CONTENT, sums / np.maximum(norm, NO_CONTENT), 0).astype(np.float32)
 
@@ -55,9 +51,10 @@ def anchors_of_leaves(
 ) -> InterestAnchors:
     """Return anchors from the leaves of all users, (U, A) with -1 for none, best first.
 
-    Log-probabilities are 0 where none are given.
+    Leaves without content are none. Log-probabilities are 0 where none are given.
     """
-    is_real = leaf_UA >= 0
+    has_content_S = (vectors_SD != 0).any(axis=1)
+    is_real = (leaf_UA >= 0) & has_content_S[leaf_UA]
     leaf = leaf_UA[is_real]
     zeros = np.zeros(len(leaf), dtype=np.float32)
     return InterestAnchors(

@@ -76,7 +76,7 @@ def random_anchors(
     np.put_along_axis(is_first_UM, order_UM, ~repeated_UM, axis=1)
     is_kept_UM = is_first_UM & (is_first_UM.cumsum(axis=1) <= n_anchors) & has_history[:, None]
     leaf_UM = np.where(is_kept_UM, drawn_UM, -1)
-    vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
+    vectors_SD = bucket_vectors(trie, embeddings)
     return anchors_of_leaves(leaf_UM, trie, vectors_SD, "random")
 
 
@@ -90,7 +90,7 @@ def popular_anchors(
     best = np.argsort(-counts, kind="stable")[:n_anchors]
     best = best[counts[best] > 0]
     leaf_UA = np.where(histories.lengths[:, None] > 0, best, -1)
-    vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
+    vectors_SD = bucket_vectors(trie, embeddings)
     return anchors_of_leaves(leaf_UA, trie, vectors_SD, "popular")
 
 

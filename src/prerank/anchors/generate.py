@@ -91,7 +91,7 @@ def generate(
             with _helpers(work, decoder, n_processes - 1):
                 work_through(decoder, work)
     parts = [read_shard(shard_file(work, n), shard) or {} for n, shard in enumerate(job.shards)]
-    vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
+    vectors_SD = bucket_vectors(trie, embeddings)
     return _assemble(parts, len(dataset.users), config.n_anchors, trie, vectors_SD, source)
 
 
@@ -146,7 +146,7 @@ def decode_some(
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     users = joined["user"]
     joined["user"] = np.arange(len(users))
-    vectors_SD = bucket_vectors(trie, semantic_ids, embeddings)
+    vectors_SD = bucket_vectors(trie, embeddings)
     return users, _assemble([joined], len(users), config.n_anchors, trie, vectors_SD, source)
 
 
