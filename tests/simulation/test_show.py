@@ -97,6 +97,21 @@ def test_marks_tell_arms_of_one_colour_apart() -> None:
     assert len(seen) == len(set(seen)) == 14
 
 
+def test_of_many_arms_the_best_and_the_baseline_are_drawn_at_first() -> None:
+    arms = ["base", *[f"arm {k}" for k in range(14)], "oracle"]
+    days = [estimate(0.2, 0.01), estimate(0.3)]
+    lines = [line(arm, "ctr", 0.2, estimate(float(k))) for k, arm in enumerate(arms[1:])]
+    many = {**RESULT, "arms": arms, "by_day": dict.fromkeys(arms, days), "lines": lines}
+    figure = day_plot(many)
+    drawn = [one.name for one in figure.data if one.visible != "legendonly"]
+    assert drawn == ["before", "base", *[f"arm {k}" for k in range(4, 14)], "oracle"]
+    assert (
+        len({(one.line.color, one.marker.symbol) for one in figure.data if one.name in arms}) == 16
+    )
+    assert "a click on a name" in figure.layout.legend.title.text
+    assert all(one.visible for one in day_plot(RESULT).data[1:])
+
+
 def test_a_lift_whose_interval_ends_at_zero_keeps_its_whisker() -> None:
     lines = [line("arm", "ctr", 0.25, estimate(-1.5, 1.5))]
     assert list(lift_plot({**RESULT, "lines": lines}, "ctr").data[0].error_x.array) == [1.5]

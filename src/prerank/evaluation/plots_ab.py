@@ -20,25 +20,48 @@ from prerank.evaluation.plots import (
     styled,
 )
 
+MOST_LINES = 12
+"""Arms whose lines are shown at first; more of them cannot be told apart."""
 MARKS = ("circle", "square", "diamond", "x")
 
 
 def day_plot(result: Mapping[str, Any]) -> go.Figure:
-    """Click rate by day, one line an arm; the days before 1 are production's, shared by all."""
+    """Click rate by day, one line an arm; the days before 1 are production's, shared by all.
+
+    Of many arms the baseline, the references and those with most clicks are shown at first.
+    """
     figure = go.Figure()
-    before = result["before"]
+    before, arms = result["before"], result["arms"]
     first = 1 - len(before)
     _line(figure, "before", [*range(first, 1)], before, GREY, "dot")
-    colours = cycle(len(result["arms"]))
-    for place, (arm, colour) in enumerate(zip(result["arms"], colours, strict=True)):
+    shown = _shown_first(result)
+    styles = [*(arm for arm in arms if arm in shown), *(arm for arm in arms if arm not in shown)]
+    colours = cycle(len(arms))
+    for arm in arms:
+        place = styles.index(arm)
         dash = "dash" if arm in result["references"] else "solid"
         days = [*range(1, len(result["by_day"][arm]) + 1)]
         # Colours come again after some arms: marks tell those of one colour apart.
         mark = MARKS[place // len(LINES) % len(MARKS)]
-        _line(figure, arm, days, result["by_day"][arm], colour, dash, mark)
+        _line(figure, arm, days, result["by_day"][arm], colours[place], dash, mark)
+        figure.data[-1].visible = True if arm in shown else "legendonly"
     figure.update_xaxes(title="day", dtick=1)
     figure.update_yaxes(title="click rate")
-    return styled(figure, 460)
+    if len(shown) < len(arms):
+        said = "a click on a name shows or hides its line"
+        figure.update_layout(legend_title={"text": said, "side": "top"})
+    return styled(figure, 460 if len(shown) == len(arms) else 560)
+
+
+def _shown_first(result: Mapping[str, Any]) -> set[str]:
+    """Return the arms whose lines are drawn when the page opens."""
+    arms, fixed = result["arms"], {result["baseline"], *result["references"]}
+    if len(arms) <= MOST_LINES:
+        return set(arms)
+    lift = {line["arm"]: line["lift"] for line in result["lines"] if line["metric"] == "ctr"}
+    rest = [arm for arm in arms if arm not in fixed and lift.get(arm)]
+    rest.sort(key=lambda arm: -(lift[arm]["value"] or 0.0))
+    return fixed | set(rest[: max(1, MOST_LINES - len(fixed))])
 
 
 def _line(
