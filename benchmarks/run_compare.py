@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def main() -> None:
     seconds = before + took
     comparison = json.loads((recipe.folder / "comparison" / "comparison.json").read_text())
     kept = {
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "hardware": hardware(),
         "python": platform.python_version(),
         "revisions": dict(REVISIONS),

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def main() -> None:
     manifest = json.loads((recipe.folder / "report" / "manifest.json").read_text())
     kept = {
         "name": recipe.name,
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "headline_pool": arguments.headline,
         "hardware": hardware(),
         "python": platform.python_version(),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import shutil
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def main() -> None:
             arm: {count: [[day[count] for day in one["days"]] for one in lived] for count in DAILY}
             for arm, lived in result["counts"].items()
         },
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "hardware": hardware(),
         "python": platform.python_version(),
         "revisions": dict(REVISIONS),
