@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prerank.artifacts import TRAIN, Cuts, Dataset, TimeArray
+from prerank.artifacts import TEST, TRAIN, VALIDATION, Cuts, Dataset, TimeArray
 from prerank.data.assemble import (
     Logs,
     candidates_of,
@@ -478,9 +478,10 @@ def _cuts(spill: _Spill, config: PrepareConfig) -> tuple[Cuts, list[str]]:
     if config.split.method == "temporal":
         return cuts_of(Moments(lambda: chunks(None)), config.split, NO_CUTS), []
     train = Moments(lambda: chunks(TRAIN))
-    n_validation, n_test = (sum(len(c) for c in chunks(s)) for s in (1, 2))
+    held = [[(len(c), int(c.min())) for c in chunks(s) if len(c)] for s in (VALIDATION, TEST)]
+    n_validation, n_test = (sum(n for n, _ in sizes) for sizes in held)
     lacking = require_periods(len(train), n_validation, n_test, given=True)
-    first = [min((int(c.min()) for c in chunks(s) if len(c)), default=None) for s in (1, 2)]
+    first = [min((low for _, low in sizes), default=None) for sizes in held]
     share = config.split.anchor_fraction
     anchors = quantile(train, len(train), share)
     validation = first[0] if first[0] is not None else first[1]

@@ -430,9 +430,7 @@ def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, Float
             where=str(path),
             must="items.parquet, items.csv, a folder `items`, or logs.items.file",
         )
-    for file, frame in zip(files, frames, strict=True):
-        require_alike(files[0], frames[0].columns, file, frame.columns)
-    _one_length_a_vector(frames, files)
+    _require_one_shape(frames, files)
     items = pl.concat(frames)
     no_repeats(items["item"], path / (config.file or "items"), "an item id")
     dims = sorted({v.shape[1] for v in vectors})
@@ -468,9 +466,7 @@ def read_users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
         frames.append(pl.DataFrame({"user": ids, **_feature_columns(raw, file, config)}))
     if not frames:
         return None
-    for file, frame in zip(files, frames, strict=True):
-        require_alike(files[0], frames[0].columns, file, frame.columns)
-    _one_length_a_vector(frames, files)
+    _require_one_shape(frames, files)
     users = pl.concat(frames)
     no_repeats(users["user"], path / (config.file or "users"), "a user id")
     return _frequent_only(users, config)
@@ -506,10 +502,11 @@ def _feature_columns(
     return columns
 
 
-def _one_length_a_vector(frames: Sequence[pl.DataFrame], files: Sequence[Path]) -> None:
-    """Raise DataError where a file's embeddings are longer or shorter than the first file's."""
+def _require_one_shape(frames: Sequence[pl.DataFrame], files: Sequence[Path]) -> None:
+    """Raise DataError where a file's columns or lengths of embeddings are not the first file's."""
     first = frames[0].schema
     for frame, file in zip(frames, files, strict=True):
+        require_alike(files[0], first, file, frame.columns)
         for column, dtype in frame.schema.items():
             if column.startswith(VECTOR) and dtype != first[column]:
                 name = column.removeprefix(VECTOR)
