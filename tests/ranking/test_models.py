@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prerank import artifacts as a
+from prerank.data.assemble import OWN_FIELDS
 from prerank.data.auc import auc
 from prerank.errors import ConfigError
 from prerank.ranking.config import TrainConfig
@@ -225,6 +226,16 @@ def test_values_never_seen_in_training_count_as_nothing(model: str) -> None:
     assert ranker.context.items.lists[0].codes[39].tolist().count(rare) == 1  # only item 39
     assert features.embedding.weight[rare].abs().max() == 0
     assert features.embedding.weight[rare - 1].abs().max() > 0
+
+
+def test_no_feature_may_be_named_as_a_field_of_ours() -> None:
+    data = rich_world()
+    tables = data.user_features, data.catalog.features
+    kinds = ("categorical", "numeric", "lists", "vectors")
+    named = {name for table in tables for kind in kinds for name in getattr(table, kind)}
+    sides = (name.partition(":") for name in trained("cold").importance)
+    fields = {field for side, _, field in sides if side != "cross"}
+    assert fields - named == set(OWN_FIELDS)
 
 
 def test_cold_reports_and_prunes_its_fields(tmp_path) -> None:  # type: ignore[no-untyped-def]
