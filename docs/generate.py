@@ -25,10 +25,10 @@ from pydantic.fields import FieldInfo
 
 from prerank import estimate
 from prerank.anchors.config import GenerateConfig
+from prerank.artifacts import LEAST_USERS
 from prerank.cli import app
 from prerank.evaluation.formats import to_markdown
 from prerank.evaluation.sheets import comparison_sheets
-from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.summary import summarise
 from prerank.evaluation.view import view
 from prerank.plan import REVISIONS

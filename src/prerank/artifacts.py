@@ -778,6 +778,15 @@ class PseudoLabels(Table):
         )
 
 
+LEAST_USERS = 10
+"""Users that an interval, a p-value or a verdict needs.
+
+Where nothing differs, the bootstrap of 2 users and one seed says p < .05 in 50 % of 2,000 worlds,
+of 5 users in 17 %, of 8 in 11 %, of 10 in 9 % and of 30 or 60 in 7 %: so few are hardly a sample to
+draw from again.
+"""
+
+
 @dataclass(frozen=True)
 class Record:
     """One line of a report; the stable interface of ``report.json``.
@@ -804,6 +813,13 @@ class Record:
                 where=f"{self.method}/{self.metric}",
                 must="a text that says why",
             )
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """``low`` and ``high``; None without them, or from fewer than `LEAST_USERS` users."""
+        if self.low is None or self.high is None or self.n < LEAST_USERS:
+            return None
+        return self.low, self.high
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from prerank import artifacts as a
 from prerank.errors import ArtifactError, DataError
+from prerank.serving.card import cell
 from tiny import anchors, dataset, labels
 
 
@@ -117,6 +118,15 @@ def test_semantic_id_codes_must_be_in_range() -> None:
 def test_null_record_needs_a_reason() -> None:
     with pytest.raises(ArtifactError, match="needs a reason"):
         a.Record("m", "p", "all", "auc", None, None, None, 0, 1)
+
+
+def test_few_users_have_no_interval() -> None:
+    record = a.Record("gpl", "all", "tail", "gauc", 0.6, 0.5, 0.7, a.LEAST_USERS, 3)
+    assert record.interval == (0.5, 0.7)
+    assert replace(record, n=a.LEAST_USERS - 1).interval is None
+    assert replace(record, low=None, high=None).interval is None
+    assert cell(record) == "0.6000 [0.5000, 0.7000]"
+    assert cell(replace(record, n=a.LEAST_USERS - 1)) == "0.6000"
 
 
 def test_first_anchors_are_the_best_of_each_user() -> None:

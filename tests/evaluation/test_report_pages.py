@@ -292,17 +292,19 @@ def test_table_fits_100_columns_without_colour(n_seeds: int) -> None:
 
 def test_metric_plot_is_sorted_with_whiskers() -> None:
     rows = [
-        (a.Record("low", "p", "all", "gauc", 0.5, 0.4, 0.7, 9, 3), "other"),
+        (a.Record("low", "p", "all", "gauc", 0.5, 0.4, 0.7, 10, 3), "other"),
+        (a.Record("few", "p", "all", "gauc", 0.55, 0.4, 0.7, 9, 3), "other"),
         (a.Record("base", "p", "all", "gauc", 0.6, None, None, 9, 1), "baseline"),
         (a.Record("none", "p", "all", "gauc", None, None, None, 0, 1, "why"), "other"),
-        (a.Record("<b>top", "p", "all", "gauc", 0.8, 0.7, 0.9, 9, 3), "method"),
+        (a.Record("<b>top", "p", "all", "gauc", 0.8, 0.7, 0.9, 80, 3), "method"),
     ]
     figure = plots.metric_plot(rows, "GAUC", "base")
-    assert list(figure.layout.yaxis.categoryarray) == ["low", "base", "&lt;b&gt;top"]
+    assert list(figure.layout.yaxis.categoryarray) == ["low", "few", "base", "&lt;b&gt;top"]
     assert figure.layout.shapes[0].x0 == 0.6
-    low = next(trace for trace in figure.data if trace.y == ("low",))
-    assert low.error_x.array[0] == pytest.approx(0.2)
-    assert low.error_x.arrayminus[0] == pytest.approx(0.1)
+    others = next(trace for trace in figure.data if "low" in trace.y)
+    assert others.y == ("low", "few")
+    assert others.error_x.array == pytest.approx([0.2, 0])  # nine users have no interval
+    assert others.error_x.arrayminus == pytest.approx([0.1, 0])
 
 
 def test_forty_methods_stay_on_one_printed_page() -> None:

@@ -3,6 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from prerank.artifacts import LEAST_USERS
 from prerank.evaluation import significance as sig
 from prerank.evaluation.metrics import sort_rows
 
@@ -158,9 +159,9 @@ def test_p_value_counts_the_draws_beyond_zero() -> None:
 
 def test_no_p_from_a_handful_of_users() -> None:
     drawn = np.ones(99)
-    assert sig.LEAST_USERS == 10
-    assert sig.p_value(drawn, sig.LEAST_USERS) is not None
-    assert sig.p_value(drawn, sig.LEAST_USERS - 1) is None
+    assert LEAST_USERS == 10
+    assert sig.p_value(drawn, LEAST_USERS) is not None
+    assert sig.p_value(drawn, LEAST_USERS - 1) is None
 
 
 def test_p_below_alpha_where_the_interval_leaves_zero_out() -> None:

@@ -56,7 +56,7 @@ class TestExtra(UsersExtra):
     metric: str
     p: float | None
     """Two-sided, from the paired bootstrap over users and training seeds; None where fewer than
-    `significance.LEAST_USERS` users have a value."""
+    `artifacts.LEAST_USERS` users have a value."""
     p_holm: float | None
     """Corrected over all methods that compete with the reference; None out of competition and where
     p is."""

@@ -81,7 +81,7 @@ def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str)
     for role in (role for role in ROLE_NAME if any(of == role for _, of in known)):
         mine = [record for record, of in known if of == role]
         values = [record.value or 0.0 for record in mine]
-        pairs = list(zip(mine, values, strict=True))
+        ends = [record.interval or (at, at) for record, at in zip(mine, values, strict=True)]
         figure.add_scatter(
             x=values,
             y=[escape(record.method) for record in mine],
@@ -89,8 +89,8 @@ def metric_plot(rows: Sequence[tuple[Record, Role]], metric: str, baseline: str)
             name=ROLE_NAME[role],
             marker={"size": 9, "color": ROLE_COLOR[role]},
             error_x={
-                "array": [(r.high if r.high is not None else v) - v for r, v in pairs],
-                "arrayminus": [v - (r.low if r.low is not None else v) for r, v in pairs],
+                "array": [high - at for (_, high), at in zip(ends, values, strict=True)],
+                "arrayminus": [at - low for (low, _), at in zip(ends, values, strict=True)],
                 "color": ROLE_COLOR[role],
                 "thickness": 1.6,
                 "width": 4,

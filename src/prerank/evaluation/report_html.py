@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prerank.artifacts import Record, Report
+from prerank.artifacts import LEAST_USERS, Record, Report
 from prerank.evaluation import plots, sections, summary
 from prerank.evaluation.html import render_alone
 from prerank.evaluation.plots import Plot
@@ -25,7 +25,6 @@ from prerank.evaluation.sheets import (
     tally_sheet,
     tuning_sheet,
 )
-from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.view import Role, View, shows_difference, view
 
 METRIC_NAMES = {

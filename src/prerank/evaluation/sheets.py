@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from prerank.artifacts import Record
+from prerank.artifacts import LEAST_USERS, Record
 from prerank.evaluation.extra import AuditExtra, AuditPart, TestExtra
-from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.summary import interval, main_pool, no_weight, number
 from prerank.evaluation.view import COMPETING, Role, View
 

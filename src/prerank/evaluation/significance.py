@@ -33,19 +33,13 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from prerank import seeds
+from prerank.artifacts import LEAST_USERS
 
 Values = NDArray[np.float64]
 Interval = tuple[float, float] | None
 
 CHUNK_CELLS = 8_000_000  # float64 multiplicities held at once: 64 MB
 KEPT_CELLS = 50_000_000  # uint16 multiplicities kept between calls: 100 MB
-LEAST_USERS = 10
-"""Users that a p-value or a verdict needs.
-
-Where nothing differs, the bootstrap of 2 users and one seed says p < .05 in 50 % of 2,000 worlds,
-of 5 users in 17 %, of 8 in 11 %, of 10 in 9 % and of 30 or 60 in 7 %: so few are hardly a sample to
-draw from again.
-"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from prerank.artifacts import Record
 from prerank.evaluation.extra import SkillExtra
-from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.view import COMPETING, View, shows_difference
 
 
@@ -48,11 +47,10 @@ def interval(record: Record, *, sign: bool = False) -> str:
 
     A bootstrap of a handful of users is no interval of the level it states.
     """
-    if record.low is None or record.high is None:
-        return ""
-    if record.n < LEAST_USERS:
-        return f"(n = {record.n})"
-    return f"[{number(record.low, sign=sign)}, {number(record.high, sign=sign)}]"
+    if record.interval is None:
+        return "" if record.low is None else f"(n = {record.n})"
+    low, high = record.interval
+    return f"[{number(low, sign=sign)}, {number(high, sign=sign)}]"
 
 
 def no_weight(seen: View, names: Iterable[str]) -> str:

@@ -7,10 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prerank.artifacts import Record, Report
+from prerank.artifacts import LEAST_USERS, Record, Report
 from prerank.evaluation.formats import to_rich
 from prerank.evaluation.sheets import ablation_sheet, audit_sheets, comparison_sheets
-from prerank.evaluation.significance import LEAST_USERS
 from prerank.evaluation.summary import no_weight
 from prerank.evaluation.view import View, half_width, shows_difference, view
 from prerank.progress import shown
@@ -113,9 +112,9 @@ def _difference(record: Record | None) -> str:
 
 def _spread(record: Record) -> str:
     half = half_width(record)
-    if half is None:
-        return BLANK * 6
-    return f" n={record.n:<3}" if record.n < LEAST_USERS else f" ±{_short(half)}"
+    if half is not None:
+        return f" ±{_short(half)}"
+    return BLANK * 6 if record.low is None else f" n={record.n:<3}"
 
 
 def _short(value: float) -> str:
@@ -126,7 +125,7 @@ def _short(value: float) -> str:
 
 def _few(seen: View) -> bool:
     known = [record for record in seen.records.values() if record.low is not None]
-    return any(record.n < LEAST_USERS for record in known)
+    return any(record.interval is None for record in known)
 
 
 def _legend(seen: View) -> Text:

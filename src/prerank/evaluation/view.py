@@ -9,7 +9,6 @@ from typing import Any, Literal
 from prerank.artifacts import Record, Report
 from prerank.evaluation.config import EvaluateConfig
 from prerank.evaluation.extra import PoolExtra
-from prerank.evaluation.significance import LEAST_USERS
 
 Role = Literal["method", "control", "baseline", "other", "ceiling", "variant", "label"]
 SHOWN: tuple[Role, ...] = (
@@ -114,16 +113,18 @@ def view(report: Report) -> View:
 
 def shows_difference(record: Record | None) -> bool:
     """Say whether zero lies outside of the record's interval and enough users are behind it."""
-    if record is None or record.low is None or record.high is None or record.n < LEAST_USERS:
+    if record is None or record.interval is None:
         return False
-    return record.low > 0 or record.high < 0
+    low, high = record.interval
+    return low > 0 or high < 0
 
 
 def half_width(record: Record) -> float | None:
     """Return half the length of the record's interval, None without one."""
-    if record.low is None or record.high is None:
+    if record.interval is None:
         return None
-    return (record.high - record.low) / 2
+    low, high = record.interval
+    return (high - low) / 2
 
 
 def _index(records: Iterable[Record]) -> Index:

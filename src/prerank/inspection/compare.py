@@ -112,17 +112,19 @@ def _methods(
             if record is None:
                 continue
             gap = seen.difference(name, pool, segment, metric, baseline=against)
+            low, high = record.interval or (None, None)
+            gap_low, gap_high = (gap.interval if gap else None) or (None, None)
             test = tests.get((name, segment))
             cells[segment] = {
                 "value": record.value,
-                "low": record.low,
-                "high": record.high,
+                "low": low,
+                "high": high,
                 "n": record.n,
                 "seeds": record.seeds,
                 "reason": record.reason,
                 "difference": None if gap is None else gap.value,
-                "difference_low": None if gap is None else gap.low,
-                "difference_high": None if gap is None else gap.high,
+                "difference_low": gap_low,
+                "difference_high": gap_high,
                 "p_holm": None if test is None else test["p_holm"],
                 "mark": "" if test is None else verdict(seen, test, against),
             }

@@ -92,6 +92,7 @@ def cell(record: Record) -> str:
     """Return a record's value with its interval, or why it has none."""
     if record.value is None:
         return record.reason
-    if record.low is None:
+    if record.interval is None:
         return f"{record.value:.4f}"
-    return f"{record.value:.4f} [{record.low:.4f}, {record.high:.4f}]"
+    low, high = record.interval
+    return f"{record.value:.4f} [{low:.4f}, {high:.4f}]"
