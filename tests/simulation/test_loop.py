@@ -9,6 +9,7 @@ import pytest
 from prerank.artifacts import TRAIN, VALIDATION, Dataset, InterestAnchors
 from prerank.data.world_cascade import EXPOSED
 from prerank.data.world_model import DAY_MS, START_MS
+from prerank.ranking.pre_ranker import PreRanker
 from prerank.recipe import MethodConfig
 from prerank.simulation.loop import Life, Replication, load_life, save_life
 from prerank.simulation.measures import rates
@@ -112,6 +113,28 @@ def test_mornings_with_the_same_histories_share_their_anchors(
     shared = {cut for cut in cuts if cut <= parted}
     assert sorted(made) == sorted([*shared, *[cut for cut in set(cuts) - shared for _ in range(2)]])
     assert len(made) < len(cuts)
+
+
+def test_arms_share_the_first_mornings_teacher_and_no_other(tmp_path: Path) -> None:
+    distil = {"teacher": "ranker", "label": {"source": "teacher", "teacher_rule": "soft"}}
+    methods = {
+        "kd": distil,
+        "kd-light": {**distil, "train": {"pseudo_weight": 0.1}},
+        "kd-shallow": {**distil, "teach": {"hidden": [4]}},
+        "adapted": {**distil, "teacher": "adapted"},
+    }
+    recipe = small_recipe(tmp_path, methods=methods, teacher={"hidden": [8], "epochs": 1})
+    first, alone = (Replication(recipe, None, 0, tmp_path / "work") for _ in range(2))
+
+    def teachers(life: Life) -> list[PreRanker]:
+        data, seed = first._dataset(life), first.seed("day", life.day)
+        return [first._teacher(life, data, arm, seed) for arm in recipe.methods.values()]
+
+    found = teachers(first.begin())
+    assert found[0] is found[1] and len({id(teacher) for teacher in found}) == 3
+    assert after(first, "kd-light").days == after(alone, "kd-light").days
+    later = first.live_a_day(first.begin(), first.prerank_of(PRODUCTION, first.begin()))
+    assert len({id(teacher) for teacher in [*found, *teachers(later)]}) == 7
 
 
 def test_arms_meet_the_same_visits(replication: Replication) -> None:

@@ -96,6 +96,7 @@ class Replication:
         self.embeddings: ItemEmbeddings = encode(self.market.blank, recipe.encode, recipe.seed)
         self.semantic_ids: SemanticIds = tokenize(self.embeddings, recipe.tokenize, recipe.seed)
         self._anchors: dict[str, tuple[tuple[int, bytes], InterestAnchors]] = {}
+        self._first_teachers: dict[str, PreRanker] = {}  # of a config as JSON
 
     @property
     def first_arm_day(self) -> int:
@@ -196,7 +197,7 @@ class Replication:
         dataset = self._dataset(life)
         seed = self.seed("day", life.day)
         config = self.recipe.train_of(method)
-        teacher = self._teacher(dataset, method, seed) if method.teacher else None
+        teacher = self._teacher(life, dataset, method, seed) if method.teacher else None
         labels = self._labels(life, dataset, method, teacher, seed)
         asked = teacher if config.needs_teacher else None
         ranker = train(dataset, self.embeddings, labels, earned_weight(config, labels), seed, asked)
@@ -232,16 +233,26 @@ class Replication:
             ),
         )
 
-    def _teacher(self, dataset: Dataset, method: MethodConfig, seed: int) -> PreRanker:
-        """Return the ranker, of the arm's own logs, that scores pairs for methods that distil."""
+    def _teacher(self, life: Life, dataset: Dataset, method: MethodConfig, seed: int) -> PreRanker:
+        """Return the ranker, of the arm's own logs, that scores pairs for methods that distil.
+
+        On the first morning all arms have production's logs: arms that train it alike share it.
+        """
         from prerank.labels.label import label
         from prerank.ranking.train import train
 
+        config = self.recipe.teacher_of(method)
+        first, key = life.day == self.first_arm_day, config.model_dump_json()
+        if first and key in self._first_teachers:
+            return self._first_teachers[key]
         pairs = None
         if method.adapts_teacher:
             wanted = self.recipe.label.model_copy(update={"source": UNLABELED})
             pairs = label(dataset, self.embeddings, None, wanted, seed)
-        return train(dataset, self.embeddings, pairs, self.recipe.teacher_of(method), seed)
+        teacher = train(dataset, self.embeddings, pairs, config, seed)
+        if first:
+            self._first_teachers[key] = teacher
+        return teacher
 
     def _labels(
         self,
