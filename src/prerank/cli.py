@@ -95,7 +95,6 @@ def _run(
 ) -> None:
     from prerank.pipeline import Run, describe, run_recipe
     from prerank.recipe import load_recipe
-    from prerank.store import Store
 
     if engine not in ENGINES:
         raise ConfigError("unknown engine", where="--engine", must=" or ".join(ENGINES), got=engine)
@@ -113,7 +112,7 @@ def _run(
     else:
         steps = run_recipe(loaded, stages)
     finished = not stages or "evaluate" in stages
-    report = Store(loaded.folder).checked("report") if finished else None
+    report = Run(loaded).path("report") if finished else None
     if as_json:
         records = json.loads((report / "report.json").read_text())["records"] if report else []
         _out({"folder": str(loaded.folder), "steps": steps, "records": records})

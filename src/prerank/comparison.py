@@ -22,8 +22,8 @@ from prerank.evaluation.significance import smallest_resamples
 from prerank.lock import locked
 from prerank.pipeline import LabelError, Run, make, run_recipe
 from prerank.progress import log
-from prerank.recipe import MethodConfig, Recipe, all_methods
-from prerank.store import Manifest, Store, fingerprint
+from prerank.recipe import MethodConfig, Recipe, all_methods, parse_recipe
+from prerank.store import Manifest, fingerprint
 
 KEY = "comparison"
 KEPT = (
@@ -86,7 +86,7 @@ def resolve(recipe: Recipe, methods: str = "", seeds: int = 0, truth: bool = Fal
     }
     if seeds:
         update["seeds"] = tuple(range(seeds))
-    return Recipe.model_validate(recipe.model_copy(update=update).model_dump())
+    return parse_recipe(recipe.model_copy(update=update).model_dump(), where="compare")
 
 
 def knows_truth(recipe: Recipe) -> bool:
@@ -111,7 +111,7 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
     """
     resolve(recipe, methods, seeds, truth=True)  # a wrong name is told before anything runs
     run_recipe(recipe, ("prepare",))
-    named = set(resolve(recipe, "" if methods == "all" else methods).methods)
+    named = set(resolve(recipe, "" if methods == "all" else methods, truth=True).methods)
     recipe = resolve(recipe, methods, seeds, knows_truth(recipe))
     left_out: list[str] = []
     while True:
@@ -178,20 +178,20 @@ def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra], left_out: Sequence
     from prerank.evaluation.summary import summarise
     from prerank.evaluation.view import view
 
-    store = Store(recipe.folder)
-    report = stores.load(store.checked("report"), Report)
+    run = Run(recipe)
+    report = stores.load(run.path("report"), Report)
     if tuning:
         report = with_extra(report, {"tuning": dict(tuning)})
     if left_out:
         report = with_extra(report, {"notes": [*report.extra["notes"], *left_out]})
-    manifest = store.manifest("report")
-    parents = {"report": manifest.fingerprint if manifest else ""}
+    parents = {"report": run.steps["report"].fingerprint}
     config = {"tuning": dict(tuning), **({"left_out": list(left_out)} if left_out else {})}
     mark = fingerprint("compare", config, recipe.seed, parents)
     seen = view(report)
     sheets = comparison_sheets(seen)
     said = "".join(f"- {sentence}\n" for sentence in [*summarise(seen), *seen.extra["notes"]])
-    with store.publish(KEY, Manifest("compare", mark, config, recipe.seed, parents)) as out:
+    manifest = Manifest("compare", mark, config, recipe.seed, parents)
+    with locked(recipe.folder), run.store.publish(KEY, manifest) as out:
         kept = {key: report.extra[key] for key in KEPT if key in report.extra}
         written = {"name": recipe.name, **asdict(report), "extra": kept}
         (out / "comparison.json").write_text(json.dumps(written, indent=1))
@@ -205,4 +205,4 @@ def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra], left_out: Sequence
             (out / "tuning.json").write_text(json.dumps(dict(tuning), indent=1))
         # The recipe with the chosen settings: `prerank run` on it is the same run.
         (out / "recipe.toml").write_text(recipe.to_toml())
-    return store.path(KEY)
+    return run.store.path(KEY)

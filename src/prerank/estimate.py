@@ -21,13 +21,14 @@ from prerank.anchors.config import DECODED, FinetuneConfig, GenerateConfig
 from prerank.data.config import LogsConfig
 from prerank.data.world_config import WorldConfig
 from prerank.embeddings.config import EncodeConfig, EncoderConfig
-from prerank.errors import ConfigError, PrerankError
+from prerank.errors import ConfigError, DataError, PrerankError
 from prerank.labels.config import LabelConfig, has_parts
 from prerank.parts import PART_ROWS
 from prerank.pipeline import Run
 from prerank.plan import Step
 from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe
+from prerank.remote import is_uri
 from prerank.semantic_ids.config import TokenizeConfig
 from prerank.store import table_files
 
@@ -212,6 +213,7 @@ def count(run: Run, given: Mapping[str, Any]) -> Counts:
     Raises:
         ConfigError: the source's rows cannot be counted, and users, items and exposures are not
             all given.
+        DataError: the logs cannot be read.
     """
     known, found = dict(given), _found(run)
     if found is None:
@@ -240,9 +242,17 @@ def _found(run: Run) -> Counts | None:
         return counts_of_dataset(run.path("dataset"))
     if config.source == "world":
         return counts_of_world(config.world)
-    if config.source == "logs" and config.path:
+    if config.source != "logs" or not config.path or is_uri(config.path):
+        return None
+    try:
         return counts_of_logs(Path(config.path), config.logs, _anchored(run.recipe))
-    return None
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            "the logs cannot be counted",
+            where=config.path,
+            got=str(error).partition("\n")[0],
+            hint="`prerank prepare` names the file and the column",
+        ) from None
 
 
 def _anchored(recipe: Recipe) -> float:

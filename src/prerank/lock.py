@@ -99,9 +99,15 @@ def _holder(file: IO[str]) -> str:
 
 @contextmanager
 def given_up_when_stopped(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Do not wait for what a pool still works on when we are asked to stop: nobody will read it."""
+    """Do not wait for what a pool still works on when we are asked to stop: nobody will read it.
+
+    After an error what runs is finished, and kept where it is kept; nothing more is begun.
+    """
     try:
         yield
+    except Exception:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         pool.shutdown(wait=False, cancel_futures=True)
         for child in active_children():

@@ -149,17 +149,8 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
 def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:
     """Add the steps of one branch from encode to train."""
     recipe, end, seed = branch.recipe, branch.end, branch.recipe.seed
-    encoders = (recipe.encode, *recipe.encode.fusion.parts)
     embeddings = planner.add(
-        "encode",
-        f"embeddings{end}",
-        recipe.encode,
-        seed,
-        dataset,
-        outside={
-            **code(*encoders),
-            **weights(recipe, *(one.model for one in encoders)),
-        },
+        "encode", f"embeddings{end}", recipe.encode, seed, dataset, outside=encoders(recipe)
     )
     sids = planner.add(
         "tokenize",
@@ -265,6 +256,15 @@ def _plan_labels(
     key = f"labels/{name}{branch.end}"
     seed = branch.recipe.seed
     return planner.add("label", key, config, seed, *parents, *more, outside=code(config))
+
+
+def encoders(recipe: Recipe) -> dict[str, str]:
+    """Return what encoders are made of beside their settings: plug-ins and models on this machine.
+
+    Those of a fusion's parts too.
+    """
+    used = (recipe.encode, *recipe.encode.fusion.parts)
+    return {**code(*used), **weights(recipe, *(one.model for one in used))}
 
 
 def code(*configs: plugins.PluginConfig) -> dict[str, str]:

@@ -355,6 +355,11 @@ class Recipe(Config):
             for one in wanted
         }
         found = self.model_copy(update={**stages, "methods": methods, "variants": {}})
+        for one, method in methods.items():
+            problem = contradiction(method, found.label_of(method), found.train_of(method))
+            if problem:
+                what = "the settings do not fit together"
+                raise ConfigError(what, where=where, must=f"method {one!r}: {problem}")
         found._require_beams(f"{where}.generate")
         return found
 

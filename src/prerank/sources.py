@@ -8,8 +8,9 @@ remembers the hash of each file for as long as its size and its moment of change
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -49,12 +50,26 @@ def source_files(path: str, folder: Path, made: Collection[Path]) -> list[list[A
             got=str(root),
             hint="set it with --set prepare.path=/your/logs",
         )
-    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    ours = [one.resolve() for one in (folder, *made) if one.resolve() != root.resolve()]
+    files = sorted(_files_below(root)) if root.is_dir() else [root]
+    # Where a run writes around the logs, all of them lie in its folder: they are logs all the same.
+    around = root.resolve()
+    ours = [one for one in map(Path.resolve, (folder, *made)) if not around.is_relative_to(one)]
     logs = [p for p in files if not any(p.resolve().is_relative_to(one) for one in ours)]
     memory = folder / WORK / MEMORY
     marks = _remembered(logs, memory)
     return [[str(p.relative_to(root)), p.stat().st_size, marks[p]] for p in logs]
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Yield all files below ``root``, also in folders that are links; each folder once."""
+    seen = set[str]()
+    for folder, inside, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            inside.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in names if (path := Path(folder, name)).is_file())
 
 
 def hash_file(path: Path) -> str:

@@ -42,7 +42,7 @@ from prerank.lock import WORK
 from prerank.pipeline import SCORED, VERBS, Run, make_anchors
 from prerank.plan import Step, plan
 from prerank.progress import track
-from prerank.recipe import STAGES, Recipe, load_recipe
+from prerank.recipe import AT, STAGES, Recipe, load_recipe
 from prerank.store import MANIFEST, Manifest, Store
 
 TOLERANCE = 1e-4
@@ -60,6 +60,8 @@ CLOCKED: Mapping[str, set[str]] = {
     "pre_ranker.json": {"rows_per_second"},
 }
 """Keys of JSON files whose values a clock measured: no two runs agree on them."""
+ALONE = ("dataset", "embeddings", "semantic_ids", "anchor_model", "report")
+"""Artifacts of a run that lie in no folder of their kind, variants' apart."""
 UNLIKE = ("report.html",)
 """Files that show such values."""
 
@@ -213,14 +215,13 @@ def _check_fingerprint(path: Path, manifest: Manifest) -> None:
 def _other_parents(manifest: Manifest, manifests: Mapping[str, Manifest]) -> list[str]:
     """Return the parents of this run that are not, or no longer, what the artifact was made from.
 
-    Folders of other runs are left out: they may have moved.
+    Folders of other runs, plug-ins and files are left out: they are no artifacts, or have moved.
     """
-    inside = {key: mark for key, mark in manifest.parents.items() if not Path(key).is_absolute()}
     return [
         key
-        for key, mark in inside.items()
-        if (key in manifests or "/" not in key)
-        and (key not in manifests or manifests[key].fingerprint != mark)
+        for key, mark in manifest.parents.items()
+        if (key in manifests and manifests[key].fingerprint != mark)
+        or (key not in manifests and key.partition(AT)[0] in ALONE)
     ]
 
 

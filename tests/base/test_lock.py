@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from prerank.errors import BusyError, ConfigError
-from prerank.lock import locked
+from prerank.lock import given_up_when_stopped, locked
 
 HOLD = """
 import sys, time
@@ -55,6 +57,16 @@ def test_a_strange_lock_file_is_no_obstacle(tmp_path: Path, text: str) -> None:
     (tmp_path / ".work" / "lock").write_text(text)
     with locked(tmp_path):
         pass
+
+
+def test_after_an_error_nothing_more_is_begun() -> None:
+    with ProcessPoolExecutor(1) as pool:
+        wrong = pool.submit(int, "no number")
+        rest = [pool.submit(time.sleep, 0.1) for _ in range(100)]
+        with pytest.raises(ValueError, match="no number"), given_up_when_stopped(pool):
+            wrong.result()
+        assert sum(one.cancelled() for one in rest) > 90
+        assert not any(one.running() for one in rest)
 
 
 def test_leftovers_go_and_finished_parts_stay(tmp_path: Path) -> None:

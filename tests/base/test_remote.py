@@ -380,3 +380,12 @@ def test_a_second_machine_resumes_a_run_at_a_uri_without_redoing(
     assert {one["key"] for one in json.loads(shown.stdout)["artifacts"]} == set(status)
     one = CliRunner().invoke(app, ["show", f"{uri}/embeddings", "--json"])
     assert marks["embeddings"] in one.stdout
+    # The last words of a run are the report of these settings, made here or elsewhere.
+    (tmp_path / "three.toml").write_text(TINY.format(bucket=bucket, cache=tmp_path / "three"))
+    for size in (10, 5):
+        metrics = {}
+        for machine in ("two", "three"):
+            ask = ["run", f"{machine}.toml", "--json", "--set", f"evaluate.list_size={size}"]
+            ran = CliRunner().invoke(app, ask, catch_exceptions=False)
+            metrics[machine] = {record["metric"] for record in json.loads(ran.stdout)["records"]}
+        assert metrics["two"] == metrics["three"] and f"hr@{size}" in metrics["three"]

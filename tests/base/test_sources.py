@@ -77,6 +77,29 @@ def test_what_runs_write_is_no_log(tmp_path: Path) -> None:
     assert "c/x.parquet" not in [name for name, _, _ in listed] and len(listed) == 4
 
 
+def test_logs_below_the_place_of_runs_are_logs(tmp_path: Path) -> None:
+    """`out = "."` and `path = "logs"`: the logs lie in the folder that runs are written to."""
+    logs, run = tmp_path / "logs", tmp_path / "mine"
+    for folder in (logs, run):
+        folder.mkdir()
+        (folder / "items.csv").write_text("item\n")
+    first = source_files(str(logs), run, [tmp_path, tmp_path / "cache"])
+    assert [name for name, _, _ in first] == ["items.csv"]
+    (logs / "items.csv").write_text("item\nbook\n")
+    assert source_files(str(logs), run, [tmp_path]) != first
+
+
+def test_linked_folders_of_logs_are_read_and_links_back_end(tmp_path: Path) -> None:
+    logs, elsewhere = tmp_path / "logs", tmp_path / "disk"
+    logs.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "part-0.csv").write_text("user,item\n")
+    (logs / "exposures").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(logs)
+    listed = source_files(str(logs), tmp_path / "run", [])
+    assert [name for name, _, _ in listed] == ["exposures/part-0.csv"]
+
+
 def test_processes_that_remember_at_once_do_not_meet(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib; from prerank.store import write_whole\n"

@@ -106,6 +106,18 @@ def test_other_parents_are_stale_not_damaged(run_copy: Path) -> None:
     assert found["dataset"].state == "sound"
 
 
+def test_parents_that_are_no_artifacts_make_nothing_stale(run_copy: Path) -> None:
+    from prerank.store import fingerprint
+
+    file = run_copy / "embeddings" / MANIFEST
+    values = json.loads(file.read_text())
+    values["parents"] |= {"my.encoder:encode": "1", "truth": "2", "a-checkpoint": "3"}
+    decided = (values["kind"], values["config"], values["seed"], values["parents"])
+    values["fingerprint"] = fingerprint(*decided, values.get("revision", 0))
+    file.write_text(json.dumps(values))
+    assert by_key(run_copy)["embeddings"].state == "sound"
+
+
 def test_weights_that_were_exchanged_are_told_by_the_replay(run_copy: Path) -> None:
     """The hashes agree, for the manifest was written anew; the scores do not."""
     import hashlib

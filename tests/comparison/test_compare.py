@@ -19,13 +19,14 @@ import pytest
 
 from prerank import progress, tuning
 from prerank.artifacts import TEST, VALIDATION, Record, Report
-from prerank.comparison import before_training, compare, resolve
-from prerank.errors import ConfigError, DataError
+from prerank.comparison import before_training, compare, publish, resolve
+from prerank.errors import BusyError, ConfigError, DataError
 from prerank.evaluation.sheets import comparison_sheets
 from prerank.evaluation.view import view
+from prerank.lock import locked
 from prerank.pipeline import Run
 from prerank.plan import REVISIONS
-from prerank.recipe import MethodConfig, Recipe, load_recipe
+from prerank.recipe import MethodConfig, Recipe, TuneConfig, load_recipe
 from prerank.store import read_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -439,3 +440,26 @@ def test_what_must_stand_before_training(recipe: Recipe) -> None:
     assert keys[0] == "dataset" and "anchors/history" in keys and "teachers/adapted" in keys
     assert not [key for key in keys if key.startswith("labels/")]  # each trial makes its own
     assert not [key for key in keys if key.startswith("rankers/")]
+
+
+def test_the_ceiling_can_be_asked_for_by_name(recipe: Recipe) -> None:
+    folder = compare(recipe.model_copy(update={"tune": TuneConfig(), "name": "c"}), "true-labels")
+    result = json.loads((folder / "comparison.json").read_text())
+    assert "true-labels" in result["extra"]["evaluation"]["methods"]
+
+
+def test_nobody_takes_the_folder_while_a_comparison_is_written(
+    recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prerank.evaluation import report_html
+
+    write = report_html.write_comparison
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        with pytest.raises(BusyError), locked(recipe.folder):
+            pass
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(report_html, "write_comparison", interrupted)
+    again = publish(load_recipe(folder / "recipe.toml"), {}, ["published again"])
+    assert "published again" in (again / "comparison.md").read_text()

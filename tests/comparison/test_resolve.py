@@ -59,3 +59,14 @@ def test_comparing_keeps_the_fingerprints_of_what_the_recipe_makes() -> None:
 def test_unknown_method_is_told() -> None:
     with pytest.raises(ConfigError, match="unknown method"):
         resolve(recipe(), "gpl,psychic")
+
+
+def test_added_methods_that_contradict_the_recipe_are_told() -> None:
+    own = {"exposed-only": {"teacher": "ranker", "label": {"source": "none"}}}
+    odd = recipe(
+        methods={**own, "gpl": {"anchors": "llm", "teacher": "ranker"}},
+        train={"objective": "distillation"},
+    )
+    with pytest.raises(ConfigError, match="gpl-history") as caught:
+        resolve(odd, "gpl")
+    assert caught.value.where.startswith("compare")

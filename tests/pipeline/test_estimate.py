@@ -14,7 +14,7 @@ from prerank.anchors.config import FinetuneConfig, GenerateConfig
 from prerank.artifacts import InterestAnchors
 from prerank.cli import app
 from prerank.data.config import LogsConfig
-from prerank.errors import ConfigError
+from prerank.errors import ConfigError, DataError
 from prerank.pipeline import Run, run_recipe
 from prerank.ranking.config import TrainConfig
 from prerank.recipe import Recipe, load_recipe, parse_recipe
@@ -220,3 +220,25 @@ def test_a_large_log_costs_what_parts_cost(tmp_path: Path) -> None:
     assert small["prepare"]["rate"] == rates["prepare_rows_per_second"]
     assert large["label"]["rate"] < rates["label_parts_pairs_per_second"] < small["label"]["rate"]
     assert large["label"]["on"] == "core"
+
+
+def test_logs_that_cannot_be_counted_are_told(tmp_path: Path) -> None:
+    pl.DataFrame({"item": ["a", "b"]}).write_parquet(tmp_path / "items.parquet")
+    pl.DataFrame({"uid": [1], "item": ["a"]}).write_parquet(tmp_path / "exposures.parquet")
+    prepare = {"source": "logs", "path": str(tmp_path)}
+    recipe = parse_recipe({"out": str(tmp_path / "runs"), "prepare": prepare})
+    with pytest.raises(DataError, match="cannot be counted") as caught:
+        estimate.estimate(recipe)
+    assert caught.value.where == str(tmp_path) and "user" in str(caught.value)
+    (tmp_path / "exposures.parquet").write_bytes(b"PAR1 is not enough")
+    with pytest.raises(DataError, match="cannot be counted"):
+        estimate.estimate(recipe)
+
+
+def test_logs_at_a_uri_are_not_counted(tmp_path: Path) -> None:
+    shown = pl.DataFrame({"user": [1], "item": ["a"], "click": [1]})
+    shown.write_parquet(tmp_path / "exposures.parquet")
+    prepare = {"source": "logs", "path": f"file://{tmp_path}"}
+    recipe = parse_recipe({"out": str(tmp_path / "runs"), "prepare": prepare})
+    with pytest.raises(ConfigError, match="--users, --items, --exposures"):
+        estimate.estimate(recipe)

@@ -184,3 +184,20 @@ def test_bad_variant_is_told(variant: dict[str, Any], message: str) -> None:
 def test_bad_variant_name_is_told() -> None:
     with pytest.raises(ConfigError, match="a/b"):
         parse_recipe({**BASE, "variants": {"a/b": {}}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"label": {"source": "teacher"}}, "needs `teacher`"),
+        ({"label": {"mix": "teacher"}}, "needs `teacher`"),
+        ({"train": {"objective": "distillation"}}, "needs `teacher`"),
+        ({"train": {"objective": "ips"}}, "needs label source `unlabeled`"),
+    ],
+)
+def test_a_variant_that_contradicts_itself_is_refused(
+    changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        recipe(odd=changes)
+    assert "variants.odd" in str(caught.value) and "'gpl'" in str(caught.value)

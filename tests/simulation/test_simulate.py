@@ -113,6 +113,33 @@ def test_what_changes_the_histories_trains_the_language_model_anew(tmp_path: Pat
     assert len(days) == 3 and len(truths) == 2
 
 
+def test_other_weights_or_plug_ins_are_simulated_anew(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "config.json"
+    part = tmp_path / "parts.py"
+    part.write_text("def encode(texts): ...")
+    encode = {
+        "encoder": "fusion",
+        "fusion": {"parts": [{"encoder": "lsa"}, {"encoder": "plugin", "plugin": "parts:encode"}]},
+    }
+    finetune = {"init": "checkpoint", "checkpoint": str(weights.parent)}
+    recipe = small_recipe(tmp_path, encode=encode, finetune=finetune)
+    marks = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        for model, text in (("a", "..."), ("b", "..."), ("b", "return texts")):
+            weights.write_text(model)
+            part.write_text(f"def encode(texts): {text}")
+            marks.add((_blocks(recipe, "gpl", {}).name, _common(recipe, {}).name))
+    assert len({arm for arm, _ in marks}) == len({common for _, common in marks}) == 3
+
+
+def test_arms_need_not_be_those_that_reports_compare(tmp_path: Path) -> None:
+    known = {"method": "gpl", "baselines": ["exposed-only", "gpl-history"]}
+    recipe = small_recipe(tmp_path, evaluate=known, simulate={"arms": ["gpl"]})
+    assert with_arms(recipe)[1][:2] == ("exposed-only", "gpl")
+
+
 def test_an_adapted_teacher_knows_its_pairs(tmp_path: Path) -> None:
     arm = {"teacher": "adapted", "label": {"source": "teacher", "max_pairs": 50}}
     marks = {
@@ -221,6 +248,15 @@ def test_another_truth_in_the_same_file_is_simulated_anew(truth_recipe: Recipe) 
     file = truth_recipe.simulate.truth.file
     pl.read_parquet(file).with_columns(click=1 - pl.col("click")).write_parquet(file)
     assert _parents(Run(truth_recipe)) != before
+
+
+@pytest.mark.parametrize("file", ["", "*.parquet", "absent.parquet"])
+def test_a_truth_is_one_file(truth_recipe: Recipe, file: str) -> None:
+    place = str(Path(truth_recipe.simulate.truth.file).parent / file)
+    truth = truth_recipe.simulate.truth.model_copy(update={"file": place})
+    settings = truth_recipe.simulate.model_copy(update={"truth": truth})
+    with pytest.raises(ConfigError, match="one Parquet file"):
+        simulate(truth_recipe.model_copy(update={"simulate": settings}))
 
 
 def test_users_keep_all_kinds_of_features(truth_recipe: Recipe) -> None:

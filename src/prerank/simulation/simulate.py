@@ -22,7 +22,7 @@ from prerank.artifacts import Dataset
 from prerank.errors import ConfigError
 from prerank.lock import die_with_parent, given_up_when_stopped, locked
 from prerank.pipeline import Run
-from prerank.plan import code, revision
+from prerank.plan import code, encoders, revision, weights
 from prerank.plugins import PluginConfig
 from prerank.progress import log, silence, track
 from prerank.recipe import Recipe, all_methods, parse_recipe
@@ -79,7 +79,9 @@ def with_arms(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
                 got=path,
             )
     ordered = tuple(dict.fromkeys([config.baseline, *wanted]))
-    values = recipe.model_dump(mode="json", exclude={"methods", "variants"}, exclude_none=True)
+    # What [evaluate] compares is no matter of a simulation, and need not be among its arms.
+    beside = {"methods", "variants", "evaluate"}
+    values = recipe.model_dump(mode="json", exclude=beside, exclude_none=True)
     chosen = parse_recipe(
         {**values, "methods": {name: known[name].model_dump() for name in ordered}},
         where="simulate.arms",
@@ -137,7 +139,7 @@ def _settings(recipe: Recipe, arms: Sequence[str]) -> dict[str, Any]:
         **{name: values[name] for name in kept},
         "methods": {arm: _method(recipe, arm) for arm in arms},
         "revisions": {name: revision(name) for name in kept},
-        "code": code(recipe.encode),
+        "code": {**encoders(recipe), **weights(recipe, recipe.finetune.checkpoint)},
     }
 
 
@@ -168,7 +170,16 @@ def _parents(run: Run) -> dict[str, str]:
     if _in_world(run.recipe):
         return {}
     found, truth = {"dataset": run.steps["dataset"].fingerprint}, run.recipe.simulate.truth.file
-    return {**found, "truth": hash_file(Path(truth))} if Path(truth).is_file() else found
+    if not truth:
+        return found
+    if not Path(truth).is_file():
+        raise ConfigError(
+            "the truth cannot be read",
+            where="simulate.truth.file",
+            must="one Parquet file with the columns user, item, click",
+            got=f"no file {truth}",
+        )
+    return {**found, "truth": hash_file(Path(truth))}
 
 
 def _prepared(run: Run) -> Dataset | None:
