@@ -56,7 +56,7 @@ from prerank.spread import Spread, here
 from prerank.store import Manifest, Store
 from prerank.tracking.measures import epoch, measures, prefix
 from prerank.tracking.open import open_tracking
-from prerank.tracking.tracker import Forward, Measures, Tracking
+from prerank.tracking.tracker import End, Forward, Measures, Tracking
 from prerank.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -786,10 +786,15 @@ def tracked(run: Run) -> Iterator[None]:
     recipe = run.recipe
     settings = recipe.model_dump(mode="json", exclude_none=True)
     run.tracking = open_tracking(recipe.tracking, recipe.name, recipe.folder, settings)
+    end: End = "failed"
     try:
         yield
+        end = "finished"
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
+        end = "killed"
+        raise
     finally:
-        run.tracking.close()
+        run.tracking.close(end)
 
 
 def _track_step(run: Run, step: Step) -> None:

@@ -358,6 +358,38 @@ def test_sorted_labels(client: TestClient) -> None:
     assert low[0]["label"] < high[0]["label"]
 
 
+@pytest.mark.parametrize("order", ["highest", "lowest"])
+def test_unknown_values_come_last_in_a_sorted_download(
+    run: OpenedRun, run_folder: Path, order: str
+) -> None:
+    opened = OpenedRun(run_folder)
+    table = run.labels("gpl")
+    every_third = pl.int_range(pl.len()) % 3 == 0
+    unknown = pl.when(every_third).then(float("nan")).otherwise(pl.col("relevance"))
+    holed = table.frame.with_columns(unknown.cast(pl.Float32).alias("relevance"))
+    opened._labels["gpl"] = replace(table, frame=holed)
+    asked = {"sort": "relevance", "order": order}
+    found = frame_of(TestClient(create_app([opened]), base_url="http://localhost"), **asked)
+    values = found["relevance"].to_numpy()
+    n_known = int((~np.isnan(values)).sum())
+    assert 0 < n_known < len(values) and not np.isnan(values[:n_known]).any()
+    steps = np.diff(values[:n_known])
+    assert (steps <= 0).all() if order == "highest" else (steps >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [("", 200), ("bytes=0-9", 206), ("lines=1-2", 400), ("bytes=99999999-", 416)],
+)
+def test_a_download_leaves_no_file_behind(
+    client: TestClient, asked: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    headers = {"range": asked} if asked else {}
+    assert client.get("/labels/download", headers=headers).status_code == status
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_formula_reaches_a_spreadsheet(client: TestClient) -> None:
     sent = get(client, "/labels/download", format="csv")
     assert "attachment" in sent.headers["content-disposition"]
@@ -435,6 +467,8 @@ def test_a_run_that_is_half_made_says_so(run_folder: Path, tmp_path: Path) -> No
     for path in ("/users", "/items"):
         get(part, path)
     get(part, "/user", id="u005")
+    for page in ("/user", "/user.json"):
+        assert "no candidates named" in get(part, page, 404, id="u005", among="labelled").text
     for path in ("/sids", "/labels", "/compare", "/report"):
         get(part, path, 404)
 

@@ -13,12 +13,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from prerank.cli import app
@@ -29,7 +31,14 @@ from prerank.serving.bundle import Bundle
 from prerank.serving.config import ServeConfig
 from prerank.serving.export import load_trained
 from prerank.serving.listen import listen
-from prerank.serving.users import REST_S, fill_redis, open_store
+from prerank.serving.users import (
+    MOST_LATE,
+    REST_S,
+    RedisStore,
+    StoreDownError,
+    fill_redis,
+    open_store,
+)
 from serving.servers import TOKEN, Running, free_port, redis_server, serving
 from serving.small_run import N_ITEMS
 
@@ -176,6 +185,18 @@ def test_slow_body_is_given_up(server: Running) -> None:
         assert b"408" in link.recv(4096).split(b"\r\n")[0]
 
 
+def test_a_client_that_hangs_up_is_no_failure_of_the_server(
+    server: Running, client: httpx.Client
+) -> None:
+    for _ in range(2):
+        with begun(server, 100) as link:
+            link.sendall(b"{")
+            time.sleep(0.1)  # the server waits for the rest; its log is looked at in the end
+    until(lambda: 'prerank_requests_total{status="499"} 2.0' in client.get("/metrics").text)
+    assert 'status="500"' not in client.get("/metrics").text
+    until(lambda: "prerank_inside 0.0" in client.get("/metrics").text)
+
+
 def test_fuzz(server: Running) -> None:
     """Schemathesis from the server's own OpenAPI page, for a bounded time."""
     command = [
@@ -302,6 +323,20 @@ def test_token_guards_all_but_health(bundle: Bundle, tmp_path: Path) -> None:
         assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
 
 
+def test_a_token_is_read_without_the_line_end_of_its_file(bundle: Bundle) -> None:
+    guarded = TestClient(create_app(bundle.path, ServeConfig(), f"{TOKEN}\n"))
+    for given, status in ((TOKEN, 200), (f"{TOKEN}s", 401), ("", 401)):
+        answer = guarded.get("/v1/bundle", headers={"authorization": f"Bearer {given}"})
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize("token", ["  ", "\n", "pässword", "one\ntwo"])
+def test_a_token_that_nobody_could_send_is_told_at_the_start(bundle: Bundle, token: str) -> None:
+    with pytest.raises(ConfigError, match="PRERANK_TOKEN") as told:
+        create_app(bundle.path, ServeConfig(), token)
+    assert not token.strip() or token not in str(told.value)
+
+
 def test_an_idle_connection_stays_as_long_as_it_is_told(bundle: Bundle, tmp_path: Path) -> None:
     """Uvicorn's own five seconds are fewer than any load balancer's, which would answer 502."""
     ask = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -402,6 +437,21 @@ def test_a_set_named_twice_in_a_request_counts_once(bundle: Bundle) -> None:
     assert {k: v.tolist() for k, v in one.items()} != {k: v.tolist() for k, v in two.items()}
 
 
+def test_a_category_may_be_a_whole_number(client: httpx.Client, bundle: Bundle) -> None:
+    """Logs may hold categories as integers; training and requests read them as their text."""
+    schema = bundle.features("user")
+    codes = {name: {**of, "3": of[next(iter(of))]} for name, of in schema.codes.items()}
+    numbered = replace(schema, codes=codes)
+    for name, number, text, none in (("city", 3, "3", None), ("searches", [3], ["3"], [])):
+        one, other, missing = (numbered.row({name: value}) for value in (number, text, none))
+        same = [np.array_equal(one[table], other[table]) for table in one]
+        assert all(same), name
+        assert not all(np.array_equal(one[table], missing[table]) for table in one), name
+    asked = {"city": 3, "searches": [1, 2]}
+    unseen = rank(client, user="121", candidates=ITEMS, features=asked)
+    assert unseen["logits"] == rank(client, user="121", candidates=ITEMS, features={})["logits"]
+
+
 # ---- Redis -------------------------------------------------------------------------------------
 
 
@@ -431,7 +481,13 @@ def test_redis_store_and_what_happens_without_it(bundle: Bundle, tmp_path: Path)
             assert rank(client, user="nobody", candidates=ITEMS)["user_store"] == "miss"
             for odd in ("[1]", "{", '{"features": 3}', '{"features": {"age": "old"}}'):
                 keys.set("prerank:user:odd", odd)
-                assert rank(client, user="odd", candidates=ITEMS)["user_store"] == "down"
+                assert rank(client, user="odd", candidates=ITEMS)["user_store"] == "unreadable"
+                assert rank(client, **ask)["user_store"] == "hit"  # the store does not rest for it
+            keys.hset("prerank:user:table", "age", 3)
+            assert rank(client, user="table", candidates=ITEMS)["user_store"] == "unreadable"
+            assert rank(client, **ask)["user_store"] == "hit"
+            assert running.log.read_text().count("cannot be read as it is") == 1
+            assert 'outcome="unreadable"} 5.0' in client.get("/metrics").text
             # Gone in the middle of a request: it hangs, and is killed while one waits for it.
             store.send_signal(signal.SIGSTOP)
             silent = rank(client, **ask)
@@ -450,6 +506,79 @@ def test_redis_store_and_what_happens_without_it(bundle: Bundle, tmp_path: Path)
         running.client() as client,
     ):
         assert rank(client, user="121", candidates=ITEMS)["user_store"] == "miss"  # empty store
+
+
+def test_what_fits_of_a_stored_record_is_used(bundle: Bundle, tmp_path: Path) -> None:
+    """Records are raw and outlive any bundle: a feature more, or one unfit, costs no other."""
+    import redis
+
+    port = free_port()
+    options = ("--user-store", f"redis://127.0.0.1:{port}/0", "--set", "store_timeout_s=0.5")
+    fit = {"features": {"city": "Ulm", "age": 30.0}, "history": ["1002", "1001"]}
+    ask = {"user": "121", "candidates": ITEMS}
+    with (
+        redis_server(tmp_path / "redis", port),
+        serving(bundle.path, tmp_path / "log", *options) as running,
+        running.client() as client,
+        redis.Redis(port=port) as keys,
+    ):
+
+        def stored(record: object) -> tuple[str, list[float]]:
+            keys.set("prerank:user:121", json.dumps(record))
+            found = rank(client, **ask)
+            return found["user_store"], found["logits"]
+
+        def given(**parts: Any) -> list[float]:
+            logits: list[float] = rank(client, **ask, **parts)["logits"]
+            return logits
+
+        keys.delete("prerank:user:121")
+        embedded = rank(client, **ask)["logits"]
+        assert stored(fit) == ("hit", given(**fit)) != ("hit", embedded)
+        more = {**fit["features"], "vip": 1.0, "gone": {}}  # type: ignore[dict-item]
+        assert stored({**fit, "features": more}) == ("hit", given(**fit))
+        odd = {"city": "Ulm", "age": "old", "taste": [1], "searches": [3]}
+        want = given(features={"city": "Ulm"}, history=fit["history"])
+        assert stored({**fit, "features": odd}) == ("unreadable", want)
+        assert stored({**fit, "features": 3}) == ("unreadable", given(history=fit["history"]))
+        assert stored({**fit, "history": 3}) == ("unreadable", given(features=fit["features"]))
+        assert stored([1]) == ("unreadable", embedded)
+
+
+def test_one_late_answer_of_redis_is_one_requests_trouble(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def ask(store: RedisStore) -> str:
+        try:
+            await store.get("nobody")
+        except StoreDownError as error:
+            return error.what
+        return ""
+
+    async def meet(running: subprocess.Popen[str]) -> None:
+        store = RedisStore(f"redis://127.0.0.1:{port}/0", 0.4)
+        assert await ask(store) == ""
+        for _ in range(2):
+            running.send_signal(signal.SIGSTOP)
+            for _ in range(MOST_LATE - 1):
+                assert "does not answer" in await ask(store)
+            running.send_signal(signal.SIGCONT)
+            assert await ask(store) == ""  # it does not rest, and counts anew
+        running.send_signal(signal.SIGSTOP)
+        for _ in range(MOST_LATE):
+            assert "does not answer" in await ask(store)
+        assert "a moment ago" in await ask(store)
+        running.send_signal(signal.SIGCONT)
+        await asyncio.sleep(REST_S)
+        assert await ask(store) == ""
+        running.kill()
+        running.wait(10)
+        assert "does not answer" in await ask(store)  # refused
+        assert "a moment ago" in await ask(store)
+        await store.close()
+
+    with redis_server(tmp_path / "redis", port) as running:
+        asyncio.run(meet(running))
 
 
 @pytest.mark.parametrize("url", ["redis://localhost:notaport/0", "localhost:6379"])

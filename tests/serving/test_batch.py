@@ -368,6 +368,10 @@ def test_an_output_that_cannot_be(bundle: Bundle, pairs: Path) -> None:
     ):
         with told(where, about=about, folder=folder):
             score_table(bundle.path, pairs, out)
+    waited = pl.duration(seconds=pl.int_range(pl.len())).alias("waited")
+    pl.read_parquet(pairs).drop("tags").with_columns(waited).write_parquet(pairs)
+    with told("-> waited", about="as .parquet", folder=folder):
+        score_table(bundle.path, pairs, folder / "s.csv")
 
 
 def test_a_bundle_that_is_damaged_or_none(bundle: Bundle, pairs: Path) -> None:

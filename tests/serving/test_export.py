@@ -44,6 +44,12 @@ def test_all_files_are_hashed_in_the_manifest(bundle: Bundle) -> None:
     } <= there
 
 
+def test_the_fingerprint_follows_from_the_manifest(bundle: Bundle) -> None:
+    one = bundle.manifest  # as verify holds a bundle in a run's folder against it
+    mark = stores.fingerprint(one.kind, one.config, one.seed, one.parents, one.revision)
+    assert mark == one.fingerprint
+
+
 def test_nothing_is_left_beside_the_bundle(bundle: Bundle) -> None:
     assert [p.name for p in bundle.path.parent.iterdir()] == [bundle.path.name]
 
@@ -141,6 +147,7 @@ def test_card_has_intervals_notes_and_null_reasons(bundle: Bundle) -> None:
     card = (bundle.path / "README.md").read_text()
     for part in ("0.7500 [0.7000, 0.8000]", "no tail items", "made by hand", "## Limits", "int8"):
         assert part in card
+    assert "those of an item by a new export alone" in card
 
 
 def test_example_scores_with_numpy_and_onnxruntime_alone(bundle: Bundle) -> None:

@@ -11,13 +11,14 @@ import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prerank.errors import PrerankWarning
 from prerank.tracking.config import TrackingConfig
 from prerank.tracking.open import open_tracking
-from prerank.tracking.tracker import Tracking
+from prerank.tracking.tracker import End, Tracking
 
 SETTINGS = {"name": "r", "train": {"epochs": 3}, "methods": {"gpl+neg": {"anchors": "llm"}}}
 NAMES = ("test/hr@10/unexposed/tail", "train/gpl+neg/seed0/loss_al")
@@ -43,6 +44,17 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert b"methods.gpl+neg.anchors = llm" in text.tensor_proto.string_val[0]
 
 
+def test_tensorboard_goes_on_where_it_was(tmp_path: Path) -> None:
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    opened(tmp_path).log({"x": 1.0})  # before there was any
+    for _ in range(2):
+        tracking = opened(tmp_path, to=["tensorboard"])
+        tracking.log({"x": 1.0})
+        tracking.close()
+    read = loading.EventAccumulator(str(tmp_path / "tracking" / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in read.Scalars("x")] == [(0, 1.0)]
+
+
 def level_records(log: bytes) -> Iterator[bytes]:
     """Yield the records of a file in LevelDB's log format, which W&B's offline files are."""
     place, whole, block = 7, b"", 32768  # W&B puts a header of 7 bytes before the first record
@@ -59,19 +71,12 @@ def level_records(log: bytes) -> Iterator[bytes]:
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto import wandb_internal_pb2
-
     monkeypatch.setenv("WANDB_API_KEY", "")
     write(opened(tmp_path, to=["wandb"]))
-    (file,) = (tmp_path / "tracking" / "wandb").glob("offline-run-*/run-*.wandb")
     rows, config = [], {}
-    # W&B's own process answers `finish` and flushes the file in no fixed order.
-    until, records = time.monotonic() + 30, []
-    while not any(one.HasField("exit") for one in records) and time.monotonic() < until:
-        time.sleep(0.05)
-        log = level_records(file.read_bytes())
-        records = [wandb_internal_pb2.Record.FromString(data) for data in log]
-    for record in records:
+    for record in wandb_records(tmp_path):
+        if record.HasField("exit"):
+            assert record.exit.exit_code == 0
         if record.HasField("history"):
             rows.append(
                 {
@@ -86,6 +91,34 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         [1, 1.5, 1.5],
     ]
     assert config["train.epochs"] == "3"
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """Return the records of the newest W&B run in a run's folder, the last one its exit."""
+    from wandb.proto import wandb_internal_pb2
+
+    file = max((folder / "tracking" / "wandb").glob("offline-run-*/run-*.wandb"))
+    # W&B's own process answers `finish` and flushes the file in no fixed order.
+    until, records = time.monotonic() + 30, list[Any]()
+    while not any(one.HasField("exit") for one in records) and time.monotonic() < until:
+        time.sleep(0.05)
+        log = level_records(file.read_bytes())
+        records = [wandb_internal_pb2.Record.FromString(data) for data in log]
+    return records
+
+
+def test_a_failed_run_is_a_failed_one_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    opened(tmp_path).log({"x": 1.0})  # an earlier start's: each start is a W&B run of its own
+    tracking = opened(tmp_path, to=["wandb"])
+    tracking.log({"x": 1.0})
+    tracking.close("failed")
+    records = wandb_records(tmp_path)
+    assert [one.exit.exit_code for one in records if one.HasField("exit")] == [1]
+    assert any(one.HasField("history") for one in records)
 
 
 # ---- MLflow ------------------------------------------------------------------------------------
@@ -138,7 +171,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"the server does not answer: {log.read_text()[-2000:]}")
 
 
-def test_mlflow_server(server: str, tmp_path: Path) -> None:
+def test_mlflow_server(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     client = tracking.MlflowClient(tracking_uri=server)
     given = {"to": ["mlflow"], "mlflow_uri": server, "experiment": "one"}
@@ -160,6 +193,29 @@ def test_mlflow_server(server: str, tmp_path: Path) -> None:
     other.log({"x": 1.0})  # another recipe in the same folder: a run of its own
     other.close()
     assert len(client.search_runs([number])) == 2
+    assert capsys.readouterr().out == ""  # a command's stdout may be read as JSON
+
+
+def test_a_new_mlflow_run_lacks_no_figure_and_says_how_it_ended(
+    server: str, tmp_path: Path
+) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    client = tracking.MlflowClient(tracking_uri=server)
+    given = TrackingConfig.parse({"to": ["mlflow"], "mlflow_uri": server, "experiment": "two"})
+    ends: list[End] = ["failed", "killed", "finished"]
+    for epochs, end in enumerate(ends):
+        for _ in range(2):  # the second goes on with the run of the first
+            one = open_tracking(given, "r", tmp_path, {"epochs": epochs})
+            one.log({"same": 0.5, "other": float(epochs)})
+            one.close(end)
+    number = client.get_experiment_by_name("two").experiment_id
+    runs = {run.data.params["epochs"]: run for run in client.search_runs([number])}
+    for epochs, end in enumerate(ends):
+        run = runs[str(epochs)]
+        assert run.info.status == end.upper()
+        assert run.data.metrics == {"same": 0.5, "other": float(epochs)}
+        assert len(client.get_metric_history(run.info.run_id, "same")) == 1
+    assert len(runs) == 3
 
 
 def test_a_dead_server_costs_one_warning(tmp_path: Path) -> None:

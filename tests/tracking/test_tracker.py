@@ -7,28 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from prerank.errors import ConfigError, MissingExtraError, PrerankWarning
+from prerank import pipeline
+from prerank.errors import ConfigError, DivergedError, MissingExtraError, PrerankWarning
+from prerank.recipe import parse_recipe
 from prerank.tracking import open as opening
 from prerank.tracking.config import TrackingConfig
 from prerank.tracking.measures import measures, prefix
 from prerank.tracking.open import flat, open_tracking
-from prerank.tracking.tracker import Forward, JsonLines, Measures, Tracking, sent_before
+from prerank.tracking.tracker import End, Forward, JsonLines, Measures, Tracking, sent_before
 
 
 class Notes:
     """A tracker that notes, and fails from the figure on that it is told."""
 
-    def __init__(self, fails_at: float = math.inf) -> None:
+    def __init__(self, fails_at: float = math.inf, *, goes_on: bool = True) -> None:
         self.seen: list[tuple[dict[str, float], int]] = []
-        self.fails_at, self.closed = fails_at, False
+        self.fails_at, self.closed, self.goes_on = fails_at, False, goes_on
+        self.end: End | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if self.fails_at in metrics.values():
             raise ConnectionError("the server is gone\nand more")
         self.seen.append((dict(metrics), step))
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self, end: End = "finished") -> None:
+        self.closed, self.end = True, end
 
 
 def read(file: Path) -> list[dict[str, object]]:
@@ -91,6 +94,48 @@ def test_what_an_earlier_start_sent_is_not_sent_again(tmp_path: Path) -> None:
     tracking.log({"loss": 0.5, "auc": 0.75}, 0)  # made anew by another recipe
     assert notes.seen == [({"loss": 0.125}, 1), ({"loss": 0.5, "auc": 0.75}, 0)]
     assert sent_before(tmp_path / "none") == {}
+
+
+def test_a_tracker_that_begins_anew_gets_every_figure() -> None:
+    """Made once more under another recipe, an equal figure is one of the new run, too."""
+    old, new = Notes(), Notes(goes_on=False)
+    before = {("auc", 0): 0.5, ("gauc", 0): 0.25}
+    tracking = Tracking({"old": lambda: old, "new": lambda: new}, before)
+    tracking.log({"auc": 0.5, "gauc": 0.75}, 0)
+    tracking.log({"auc": 0.5}, 0)  # once more, from the finished artifact
+    assert old.seen == [({"gauc": 0.75}, 0)]
+    assert new.seen == [({"auc": 0.5, "gauc": 0.75}, 0)]
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (None, "finished"),
+        (DivergedError("training diverged"), "failed"),
+        (SystemExit(143), "killed"),
+        (KeyboardInterrupt(), "killed"),
+    ],
+)
+def test_trackers_are_told_how_a_run_ended(
+    error: BaseException | None, end: End, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes()
+    tracking = Tracking({"notes": lambda: notes})
+    monkeypatch.setattr(pipeline, "open_tracking", lambda *_: tracking)
+    run = pipeline.Run(parse_recipe({"name": "r", "out": str(tmp_path)}))
+
+    def work() -> None:
+        with pipeline.tracked(run):
+            run.tracking.log({"x": 1.0})
+            if error is not None:
+                raise error
+
+    if error is None:
+        work()
+    else:
+        with pytest.raises(type(error)):
+            work()
+    assert notes.end == end
 
 
 def test_figures_are_handed_to_another_process() -> None:

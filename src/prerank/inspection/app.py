@@ -23,9 +23,9 @@ from urllib.parse import urlencode
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import Receive, Scope, Send
 
 from prerank.errors import PrerankError
 from prerank.evaluation import sections
@@ -297,6 +297,16 @@ def _answer(
     return Response(content, status, headers, media_type)
 
 
+class _SentOnce(FileResponse):
+    """A temporary file, deleted however its sending ends: a range that is none sends nothing."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            Path(self.path).unlink()
+
+
 def _add_files(app: FastAPI) -> None:
     def file(name: str) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
@@ -355,13 +365,8 @@ def _add_files(app: FastAPI) -> None:
             raise
         kinds = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-        return FileResponse(
-            path,
-            200,
-            headers,
-            kinds[wanted.format],
-            filename=f"labels.{wanted.format}",
-            background=BackgroundTask(path.unlink),
+        return _SentOnce(
+            path, 200, headers, kinds[wanted.format], filename=f"labels.{wanted.format}"
         )
 
 

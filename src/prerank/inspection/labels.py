@@ -220,7 +220,8 @@ def file_rows(run: OpenedRun, asked: Download) -> pl.LazyFrame:
     )
     chosen = frame.select("user_id", "item_id", "title", "time", *NUMBERS, "anchor", "truth")
     if asked.sort:
-        chosen = chosen.sort(asked.sort, descending=asked.order == "highest", nulls_last=True)
+        known = pl.col(asked.sort).fill_nan(None)  # NaN is unknown here, and polars' largest number
+        chosen = chosen.sort(known, descending=asked.order == "highest", nulls_last=True)
     if asked.format == "parquet":
         return chosen
     safe = [

@@ -233,7 +233,7 @@ def _among(run: OpenedRun, who: int, method: str, wanted: str) -> dict[str, Any]
     there = [pools.pools[code] for code in np.unique(pools.pool[rows]).tolist()]
     has = bool(method) and bool(run.labels(method).count[who])
     known = [*([LABELLED] if has else []), *there]
-    if wanted and wanted not in (LABELLED, *pools.pools):
+    if wanted and wanted not in ([LABELLED] if method else []) + list(pools.pools):
         raise not_found(f"no candidates named {wanted[:80]!r}", f"known: {', '.join(known)}")
     unexposed = [name for name in there if "unexposed" in name]
     default = next(iter([*([LABELLED] if has else []), *unexposed, *there]), "")

@@ -26,22 +26,24 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from prerank import __version__
 from prerank.errors import DataError, PrerankError
 from prerank.progress import log
 from prerank.serving import wire
 from prerank.serving.bundle import Bundle, readable
-from prerank.serving.config import ServeConfig
+from prerank.serving.config import ServeConfig, clean_token
 from prerank.serving.listen import address, listen
 from prerank.serving.scorer import Scorer, UserState
-from prerank.serving.users import StoreDownError, Users, UserStore, open_store
+from prerank.serving.users import StoreDownError, UnreadableError, Users, UserStore, open_store
 
 JSON, BINARY = "application/json", "application/octet-stream"
 RETRY_AFTER = {"Retry-After": "1"}
 MAX_ID = 512
 MAX_HISTORY = 10_000
 WARM_UP = 64  # candidates scored once before a bundle takes over
+TELL_EVERY_S = 60.0  # a store's unreadable records are many at once, or none
 
 
 class RefusedError(Exception):
@@ -96,8 +98,9 @@ class RankResponse(BaseModel):
     items: list[str] = Field(description="item ids; ties keep the order of the request")
     logits: list[float]
     user: Literal["known", "unknown"] = Field(description="whether the model knows the user's id")
-    user_store: Literal["embedded", "hit", "miss", "down"] = Field(
-        description="where features and history came from; miss and down fall back to embedded"
+    user_store: Literal["embedded", "hit", "miss", "down", "unreadable"] = Field(
+        description="where features and history came from; miss and down fall back to embedded, "
+        "unreadable has what could be read of the record"
     )
     unknown_items: int = Field(description="candidates scored as the unknown item")
     bundle: str = Field(description="fingerprint of the bundle that scored")
@@ -170,16 +173,20 @@ class Service:
         path: of the bundle; a link that is moved to another bundle is followed on reload.
         config: limits and places.
         token: bearer token of every /v1 path; empty = open, and no reload over HTTP.
+
+    Raises:
+        ConfigError: a token of blanks alone, or one that no header can carry.
     """
 
     def __init__(self, path: Path, config: ServeConfig, token: str = "") -> None:
-        self.path, self.config, self._token = path, config, token.encode()
+        self.path, self.config, self._token = path, config, clean_token(token).encode()
         self.loaded = load(path, config)
         self.store: UserStore | None = open_store(config.user_store, config.store_timeout_s)
         self.metrics = Metrics()
         self.inside = 0
         self._turn = asyncio.Lock()
         self._reloading = asyncio.Lock()
+        self._tell_from = 0.0
 
     def check_token(self, request: Request) -> None:
         """Raise 401 unless the request carries the token, where there is one."""
@@ -262,6 +269,10 @@ class Service:
                 where="body",
                 must=f"within {self.config.timeout_s} s",
             ) from None
+        except ClientDisconnect:  # nobody reads this answer; the metrics count it
+            raise RefusedError(
+                499, "the client hung up", where="body", must="sent to its end"
+            ) from None
         return b"".join(parts)
 
     async def _rank(self, media_type: str, body: bytes) -> Response:
@@ -331,7 +342,8 @@ class Service:
         best, logits, unknown = await self._score(loaded, state, rows, asked.top_k)
         known = loaded.users.known(asked.user)
         self._count(len(rows), unknown, known, source)
-        flags = wire.UNKNOWN_USER * (not known) | wire.STORE_DOWN * (source == "down")
+        store_down = source in ("down", "unreadable")
+        flags = wire.UNKNOWN_USER * (not known) | wire.STORE_DOWN * store_down
         answer = wire.encode_answer(best, logits, unknown_items=unknown, flags=flags)
         return Response(answer, media_type=BINARY)
 
@@ -358,15 +370,23 @@ class Service:
             return state, "embedded"
         try:
             found = await self.store.get(user)
-            if found is None:
-                return state, "miss"
-            features, history = found.get("features"), found.get("history")
-            if not isinstance(features, dict | None) or not isinstance(history, list | None):
-                raise StoreDownError("the user store holds something else", where=user)
-            texts = None if history is None else [str(item) for item in history]
-            return loaded.users.given(state, features, texts), "hit"
-        except (StoreDownError, DataError):
+        except StoreDownError:
             return state, "down"
+        except UnreadableError as error:
+            self._tell(user, error)
+            return state, "unreadable"
+        if found is None:
+            return state, "miss"
+        state, wrong = loaded.users.stored(state, found)
+        if wrong:
+            self._tell(user, wrong[0])
+        return state, "unreadable" if wrong else "hit"
+
+    def _tell(self, user: str, error: PrerankError) -> None:
+        """Say what is wrong with a user's record, now and then; the metrics count them all."""
+        if time.monotonic() >= self._tell_from:
+            self._tell_from = time.monotonic() + TELL_EVERY_S
+            log(f"serve: the user store's record of {user!r} cannot be read as it is: {error}")
 
     async def _score(
         self, loaded: Loaded, state: UserState, rows: NDArray[Any], top_k: int | None
@@ -455,6 +475,7 @@ def create_app(path: Path, config: ServeConfig, token: str = "") -> FastAPI:
 
     Raises:
         ArtifactError: there is no sound bundle.
+        ConfigError: the token cannot be used.
         DataError: an unknown user store.
     """
     service = Service(path, config, token)
@@ -617,7 +638,7 @@ def serve(path: Path, config: ServeConfig, host: str, port: int, token: str = ""
     """Serve until SIGTERM or SIGINT; running requests get ``shutdown_s`` to end.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the token cannot be used.
         ArtifactError: there is no sound bundle at ``path``.
     """
     import uvicorn

@@ -440,7 +440,7 @@ def _check_output(out: Path, table: Pairs) -> None:
 
 
 def _fits_csv(kind: Any) -> bool:
-    return not (kind.is_nested() or kind in (pl.Binary, pl.Object))
+    return not (kind.is_nested() or kind in (pl.Binary, pl.Object, pl.Duration))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from prerank.config import Config
+from prerank.errors import ConfigError
 
 
 class ServeConfig(Config):
@@ -33,3 +34,19 @@ class ServeConfig(Config):
         "front keeps one, or it would send requests into a closing one",
     )
     shutdown_s: int = Field(10, ge=0, description="seconds that running requests get at the end")
+
+
+def clean_token(token: str) -> str:
+    """Return a bearer token without the blanks and line ends that a file or a shell left around it.
+
+    Raises:
+        ConfigError: nothing is left, or what no header can carry: every request would be refused.
+    """
+    clean = token.strip()
+    if (token and not clean) or not (clean.isascii() and clean.isprintable()):
+        raise ConfigError(
+            "the token cannot be used",
+            where="PRERANK_TOKEN",
+            must="ASCII letters, digits and signs; unset or empty for no token",
+        )
+    return clean

@@ -181,10 +181,10 @@ def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bun
     _refuse_foreign(out)
     if trained.weightless:
         log(f"export: the labels of {trained.method} had no weight: it learned from clicks alone")
-    decided = {"method": trained.method, "seed": trained.seed}
+    # Two exports of one ranker are two bundles: the moment is a part of what decides them.
+    decided = {"method": trained.method, "seed": trained.seed, "time": time.time_ns()}
     parents = {f"rankers/{trained.method}/seed{trained.seed}": trained.fingerprint}
-    unique = {**decided, "time": time.time_ns()}  # two exports of one ranker are two bundles
-    mark = stores.fingerprint(KIND, unique, trained.seed, parents)
+    mark = stores.fingerprint(KIND, decided, trained.seed, parents)
     store = Store(out.parent)
     try:
         manifest = Manifest(KIND, mark, decided, trained.seed, parents)

@@ -140,11 +140,34 @@ class FeatureSchema:
             },
         }
 
+    def stored(self, raw: Mapping[str, object]) -> tuple[Tables, tuple[DataError, ...]]:
+        """Return the rows of a stored record, and what is wrong with it.
+
+        The record may be of another bundle's time: features unknown here are passed over, and one
+        that does not fit is missing.
+        """
+        known = {name: raw[name] for name in self.names if name in raw}
+        try:
+            return self.row(known), ()
+        except DataError:
+            unfit = {name: error for name in known if (error := self._unfit(name, raw[name]))}
+        fit = {name: value for name, value in known.items() if name not in unfit}
+        return self.row(fit), tuple(unfit.values())
+
+    def _unfit(self, name: str, value: object) -> DataError | None:
+        try:
+            self.row({name: value})
+        except DataError as error:
+            return error
+        return None
+
     def _code(self, name: str, start: int, value: object) -> int:
         if value is None:
             return start
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # logs may hold categories as integers: training read their text
         if not isinstance(value, str):
-            raise _wrong_type(name, "text or null", value)
+            raise _wrong_type(name, "text, a whole number or null", value)
         return self.codes.get(name, {}).get(value, start)
 
     def _list_rows(self, raw: Mapping[str, object]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -153,7 +176,7 @@ class FeatureSchema:
             if values is None:
                 values = []
             if not isinstance(values, list):
-                raise _wrong_type(listed.name, "a list of texts, or null", values)
+                raise _wrong_type(listed.name, "a list of texts or whole numbers, or null", values)
             # A value never seen is left out: training's lists hold known values only.
             every = [self._code(listed.name, listed.start, value) for value in values]
             seen = [code for code in every if code != listed.start]

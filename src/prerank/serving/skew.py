@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prerank.artifacts import IntArray
-from prerank.errors import ArtifactError
+from prerank import seeds
+from prerank.artifacts import IntArray, TimeArray
+from prerank.errors import ArtifactError, ConfigError
+from prerank.serving.config import clean_token
 from prerank.serving.export import MAX_DIFFERENCE, Trained
 
 TIMEOUT_S = 10.0
+TRIES, MOST_WAIT_S = 5, 5.0  # of a request that a full server turns away; between two of them
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,14 @@ def check_skew(trained: Trained, url: str, n_requests: int = 200, token: str = "
 
     Raises:
         ArtifactError: a difference above 1e-4, or the server does not answer as it should.
+        ConfigError: ``url`` is no server's address, or the token cannot be used.
     """
+    token = clean_token(token)
+    _require_address(url)
     worst = Skew(0, 0, 0.0, "", "")
     ranker, dataset = trained.ranker, trained.dataset
     log = dataset.exposures
-    last = np.unique(log.request)[-n_requests:]
-    rows = np.flatnonzero(np.isin(log.request, last))
+    rows = np.flatnonzero(np.isin(log.request, latest_requests(trained, n_requests)))
     order = rows[np.argsort(log.request[rows], kind="stable")]
     borders = np.flatnonzero(np.diff(log.request[order])) + 1
     for request in np.split(order, borders):
@@ -61,8 +70,8 @@ def check_skew(trained: Trained, url: str, n_requests: int = 200, token: str = "
         if not len(items):
             continue
         then = _history_at(trained, user, int(moment[0]))
-        for time, history in ((None, None), (moment, then)):
-            want = ranker.score([user], items[None], time)[0]
+        for seen, history in ((None, None), (moment, then)):
+            want = ranker.score([user], items[None], seen)[0]
             got, bundle = _ask(trained, url, token, user, items, history)
             apart = float(np.abs(got - want).max())
             name = str(dataset.users.ids[user])
@@ -85,6 +94,37 @@ def check_skew(trained: Trained, url: str, n_requests: int = 200, token: str = "
     return worst
 
 
+def latest_requests(trained: Trained, n: int) -> TimeArray:
+    """Return the latest ``n`` logged requests; drawn by the run's seed where nothing says when.
+
+    Codes of requests follow their names, or their users, not their moments.
+    """
+    log, dataset = trained.dataset.exposures, trained.dataset
+    requests, of_row = np.unique(log.request, return_inverse=True)
+    if dataset.time_unit != "ms":  # positions in the orders of two users do not compare
+        rng = seeds.rng(trained.seed, "skew")
+        return rng.permutation(requests)[:n]
+    moments = np.full(len(requests), np.iinfo(np.int64).min)
+    np.maximum.at(moments, of_row, log.time)
+    return requests[np.argsort(moments, kind="stable")[-n:]]
+
+
+def _require_address(url: str) -> None:
+    """Raise ConfigError unless ``url`` has a scheme, a host, and a port that is one if any."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ConfigError(
+            "the address of the server cannot be read",
+            where="--url",
+            must="http://host:port",
+            got=url,
+        )
+
+
 def _history_at(trained: Trained, user: int, moment: int) -> IntArray:
     """Return the items of a user's history as of a moment, all of them, oldest first."""
     context = trained.ranker.context
@@ -94,26 +134,58 @@ def _history_at(trained: Trained, user: int, moment: int) -> IntArray:
 
 def _ask(
     trained: Trained, url: str, token: str, user: int, items: IntArray, history: IntArray | None
-) -> tuple[np.ndarray[Any, np.dtype[np.float64]], str]:
+) -> tuple[NDArray[np.float64], str]:
     """Return the server's logits of ``items``, in their order, and its bundle."""
     ids, dataset = trained.dataset.items.ids, trained.dataset
     name = str(dataset.users.ids[user])
     asked: dict[str, Any] = {"user": name, "candidates": ids[items].tolist()}
     if history is not None:
         asked["history"] = ids[history].tolist()
-    call = urllib.request.Request(
-        f"{url.rstrip('/')}/v1/rank",
-        json.dumps(asked).encode(),
-        {"content-type": "application/json", "authorization": f"Bearer {token}"},
-    )
+    body = _sent(url, token, asked)
     try:
-        with urllib.request.urlopen(call, timeout=TIMEOUT_S) as answer:
-            found = json.load(answer)
-    except urllib.error.HTTPError as error:
+        found = json.loads(body)
+        logit = dict(zip(found["items"], found["logits"], strict=True))
+        logits = np.array([logit[name] for name in asked["candidates"]], dtype=np.float64)
+        return logits, str(found["bundle"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            "the server refused a replayed request", where=url, got=error.read(500).decode()
+            "the server's answer cannot be read",
+            where=url,
+            must="items, logits and bundle, as `prerank serve` answers",
+            got=repr(error),
         ) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError("the server does not answer", where=url, got=error) from None
-    logit = dict(zip(found["items"], found["logits"], strict=True))
-    return np.array([logit[name] for name in asked["candidates"]]), found["bundle"]
+
+
+def _sent(url: str, token: str, asked: dict[str, Any]) -> bytes:
+    """Return what the server answers; a full one is asked again, a few times."""
+    for left in reversed(range(TRIES)):
+        status, wait, body = _answer(url, token, asked)
+        if not (status == 503 and wait.isdecimal() and left):
+            break
+        time.sleep(min(int(wait), MOST_WAIT_S))
+    if status != 200:
+        said = body[:500].decode(errors="replace")
+        raise ArtifactError(
+            "the server refused a replayed request", where=url, got=f"{status} {said}".strip()
+        )
+    return body
+
+
+def _answer(url: str, token: str, asked: dict[str, Any]) -> tuple[int, str, bytes]:
+    """Return the status of an answer, its Retry-After, and its body."""
+    try:
+        call = urllib.request.Request(
+            f"{url.rstrip('/')}/v1/rank",
+            json.dumps(asked).encode(),
+            {"content-type": "application/json", "authorization": f"Bearer {token}"},
+        )
+        try:
+            answer = urllib.request.urlopen(call, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as refused:
+            answer = refused
+        with answer:
+            return answer.status, answer.headers.get("retry-after", ""), answer.read()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ArtifactError(
+            "the server does not answer", where=url, got=str(error) or repr(error)
+        ) from None

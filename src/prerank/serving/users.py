@@ -2,7 +2,8 @@
 
 The bundle's users are always in the process. A Redis store comes before them: it holds raw
 features and item ids, so it outlives any bundle. Where Redis fails or does not know the user, the
-bundle's state is used; where the bundle does not know the user either, the unknown user.
+bundle's state is used; where the bundle does not know the user either, the unknown user. What fits
+of a record that does not fit as a whole is used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from prerank.serving.scorer import Scorer, UserState, require_rows
 KEY = "prerank:user:"
 REDIS_URL = "redis://host:port/db"
 FILL_CHUNK = 2000
-REST_S = 1.0  # after a failure Redis is left alone for a while: no request waits in vain
+REST_S = 1.0  # a Redis that is gone is left alone for a while: no request waits in vain
+MOST_LATE = 5  # answers in a row that came too late; fewer are no sign that it is gone
 
 
 class Users:
@@ -79,6 +81,29 @@ class Users:
         rows = state.history if history is None else self.scorer.history(history)
         return UserState(state.row, tables, rows)
 
+    def stored(
+        self, state: UserState, record: Mapping[str, Any]
+    ) -> tuple[UserState, tuple[DataError, ...]]:
+        """Return ``state`` with a store's record in place of its own, and what is wrong with that.
+
+        Features or a history that cannot be read at all leave those of ``state``.
+        """
+        features, history = record.get("features"), record.get("history")
+        tables, rows, wrong = state.tables, state.history, tuple[DataError, ...]()
+        if isinstance(features, dict):
+            tables, wrong = self.schema.stored(features)
+        elif features is not None:
+            wrong += (_no_part("features", "an object", features),)
+        if isinstance(history, list):
+            rows = self.scorer.history([str(item) for item in history])
+        elif history is not None:
+            wrong += (_no_part("history", "a list", history),)
+        return UserState(state.row, tables, rows), wrong
+
+
+def _no_part(where: str, must: str, got: object) -> DataError:
+    return DataError("wrong type", where=where, must=f"{must}, or null", got=type(got).__name__)
+
 
 def _require_borders(bundle: Bundle, history: NDArray[Any], offsets: NDArray[Any]) -> None:
     """Raise ArtifactError unless histories (T,) can be cut at the offsets (U + 2,)."""
@@ -98,14 +123,23 @@ class UserStore(Protocol):
     """A store of raw user features and histories outside the process."""
 
     async def get(self, user: str) -> Mapping[str, Any] | None:
-        """Return ``{"features": {...}, "history": [...]}`` or None; raise StoreDownError."""
+        """Return ``{"features": {...}, "history": [...]}``, None if nothing is known.
+
+        Raises:
+            StoreDownError: the store does not answer.
+            UnreadableError: it holds something else.
+        """
 
     async def close(self) -> None:
         """Let go of all connections."""
 
 
 class StoreDownError(PrerankError):
-    """The user store does not answer, or holds something unreadable."""
+    """The user store does not answer."""
+
+
+class UnreadableError(PrerankError):
+    """What the user store holds of a user cannot be read."""
 
 
 @dataclass
@@ -135,32 +169,53 @@ class RedisStore:
                 retry=None,
             )
         self._rest_until = 0.0
+        self._late = 0  # answers in a row that came too late
 
     async def get(self, user: str) -> Mapping[str, Any] | None:
         """Return what Redis holds of a user, None if nothing.
 
         Raises:
-            StoreDownError: no answer in time, or no JSON object.
+            StoreDownError: no answer in time.
+            UnreadableError: no JSON object.
         """
-        from redis.exceptions import RedisError
+        text = await self._text(KEY + user)
+        if text is None:
+            return None
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UnreadableError("the user store holds no JSON object", where=KEY + user)
+        return found
+
+    async def _text(self, key: str) -> bytes | None:
+        from redis.exceptions import RedisError, ResponseError
+        from redis.exceptions import TimeoutError as LateError
 
         if time.monotonic() < self._rest_until:
             raise StoreDownError("the user store was down a moment ago")
         try:
             async with asyncio.timeout(self.timeout_s):
-                text = await self._client.get(KEY + user)
-        except (RedisError, OSError, TimeoutError) as error:
+                text: bytes | None = await self._client.get(key)
+        except (LateError, TimeoutError) as error:
+            # One late answer is one request's trouble; many in a row are everybody's.
+            self._late += 1
+            raise self._down(error, rests=self._late >= MOST_LATE) from None
+        except ResponseError as error:  # an answer, and at once: nobody waits for the next
+            self._late = 0
+            if str(error).startswith("WRONGTYPE"):
+                raise UnreadableError("the user store holds no text", where=key) from None
+            raise self._down(error, rests=False) from None
+        except (RedisError, OSError) as error:
+            raise self._down(error, rests=True) from None
+        self._late = 0
+        return text
+
+    def _down(self, error: Exception, *, rests: bool) -> StoreDownError:
+        if rests:
             self._rest_until = time.monotonic() + REST_S
-            raise StoreDownError("the user store does not answer", got=error) from None
-        if text is None:
-            return None
-        try:
-            found = json.loads(text)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise StoreDownError("the user store holds no JSON object", where=KEY + user)
-        return found
+        return StoreDownError("the user store does not answer", got=error)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -16,7 +16,7 @@ All numbers little-endian. Request, ``application/octet-stream``:
 Answer:
 
     0       4     magic ``PRK1``
-    4       4     flags: bit 0 = unknown user, bit 1 = user store down
+    4       4     flags: bit 0 = unknown user, bit 1 = user store down or its record unreadable
     8       4     K, number of items returned
     12      4     unknown items among the candidates
     16      4 K   int32 positions in the request's list, best first

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from itertools import islice
 from typing import Any
 
-from prerank.tracking.tracker import About
+from prerank.tracking.tracker import About, End
 
 # Read by the client on each request. A dead server should cost a run seconds, not its default of
 # minutes; and a library does not report on its user.
@@ -42,7 +44,8 @@ class MLflow:
         file = about.folder / "mlflow.json"
         mark = {"uri": uri, "experiment": experiment, "settings": dict(about.settings)}
         self._run = self._earlier(json.loads(file.read_text()), mark) if file.exists() else ""
-        if not self._run:
+        self.goes_on = bool(self._run)
+        if not self.goes_on:
             self._run = self._start(about, experiment)
             partial = file.with_suffix(".part")
             partial.write_text(json.dumps({"run": self._run, **mark}, indent=1))
@@ -74,9 +77,11 @@ class MLflow:
         while part := list(islice(rows, MOST_METRICS)):
             self._client.log_batch(self._run, metrics=part)
 
-    def close(self) -> None:
-        """Mark the MLflow run finished."""
-        self._client.set_terminated(self._run)
+    def close(self, end: End = "finished") -> None:
+        """Mark the MLflow run as finished, failed or killed."""
+        # The client prints the run's address, and stdout may be read as JSON.
+        with redirect_stdout(sys.stderr):
+            self._client.set_terminated(self._run, end.upper())
 
 
 def plain(name: str) -> str:

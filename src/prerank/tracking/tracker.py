@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from prerank.errors import PrerankWarning
 
@@ -22,16 +22,22 @@ FOLDER = "tracking"
 LINES_FILE = "metrics.jsonl"
 Measures = tuple[int, dict[str, float]]
 """A step (an epoch, or 0) and its figures."""
+End = Literal["finished", "failed", "killed"]
+"""How a run ended: whole, by an error, or by a signal."""
 
 
 class Tracker(Protocol):
     """Takes figures. Any method may raise; see the module's docstring."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it adds to what an earlier start has sent, and needs none of that again."""
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take figures of one moment: flat name -> value; ``step`` counts epochs, or is 0."""
 
-    def close(self) -> None:
-        """Send what is still held back."""
+    def close(self, end: End = "finished") -> None:
+        """Send what is still held back, and say how the run ended."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class JsonLines:
     one write, so a kill spoils at most the last one.
     """
 
+    goes_on = True
+
     def __init__(self, file: Path) -> None:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +78,7 @@ class JsonLines:
         ]
         self._append("".join(f"{line}\n" for line in lines).encode())
 
-    def close(self) -> None:
+    def close(self, end: End = "finished") -> None:
         """Nothing is held back."""
 
     def _mend(self) -> None:
@@ -92,12 +100,13 @@ class Forward:
     """Hands figures to another process, which has the trackers."""
 
     send: Callable[[Measures], None]
+    goes_on = False  # the first process knows what was sent
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send figures and their step."""
         self.send((step, dict(metrics)))
 
-    def close(self) -> None:
+    def close(self, end: End = "finished") -> None:
         """Nothing is held back."""
 
 
@@ -128,40 +137,45 @@ class Tracking:
 
     Attributes:
         openers: name -> what opens the tracker.
-        before: (figure, step) -> its last value, of what was sent before this start.
+        before: (figure, step) -> its last value, of what was sent before this start; a tracker
+            that goes on from there is not sent it again.
     """
 
     openers: dict[str, Callable[[], Tracker]]
     before: Mapping[tuple[str, int], float | None] = field(default_factory=dict)
     _open: dict[str, Tracker] = field(default_factory=dict)
-    _sent: set[tuple[str, int]] = field(default_factory=set)
+    _sent: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Send figures to every tracker that has not failed, each figure of a step once.
 
         An epoch's figures come while it trains, and again from the finished artifact, which is all
-        there is where another machine trained it, and holds the epochs of an earlier start.
+        there is where another machine trained it, and holds the epochs of an earlier start. A
+        tracker that goes on from that start has the ones that are as they were.
         """
-        metrics = {
-            name: value
-            for name, value in metrics.items()
-            if (name, step) not in self._sent
-            and self.before.get((name, step), _ABSENT) != _finite(value)
-        }
         if not metrics:
             return
-        self._sent |= {(name, step) for name in metrics}
-        for name in list(self.openers):
-            with self._guarded(name):
-                if name not in self._open:
-                    self._open[name] = self.openers[name]()
-                self._open[name].log(metrics, step)
+        for tracker in list(self.openers):
+            with self._guarded(tracker):
+                if tracker not in self._open:
+                    self._open[tracker] = self.openers[tracker]()
+                before = self.before if self._open[tracker].goes_on else {}
+                sent = self._sent.setdefault(tracker, set())
+                new = {
+                    name: value
+                    for name, value in metrics.items()
+                    if (name, step) not in sent
+                    and before.get((name, step), _ABSENT) != _finite(value)
+                }
+                if new:
+                    self._open[tracker].log(new, step)
+                sent |= {(name, step) for name in new}
 
-    def close(self) -> None:
+    def close(self, end: End = "finished") -> None:
         """Close every tracker."""
         for name in list(self._open):
             with self._guarded(name):
-                self._open[name].close()
+                self._open[name].close(end)
         self._open.clear()
 
     @contextmanager

@@ -11,11 +11,13 @@ from typing import Literal
 
 import wandb
 
-from prerank.tracking.tracker import About
+from prerank.tracking.tracker import About, End
 
 
 class WandB:
     """One W&B run: its config is the recipe, its history our figures."""
+
+    goes_on = False
 
     def __init__(self, about: About, project: str, mode: Literal["offline", "online"]) -> None:
         quiet = wandb.Settings(
@@ -44,6 +46,6 @@ class WandB:
         """Add one row to the history."""
         self._run.log({**metrics, "step": step})
 
-    def close(self) -> None:
-        """Write what is held back and end the run."""
-        self._run.finish()
+    def close(self, end: End = "finished") -> None:
+        """Write what is held back and end the run; W&B knows "failed" by its exit code."""
+        self._run.finish(exit_code=0 if end == "finished" else 1)
