@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from prerank.errors import ConfigError, first_line
@@ -26,3 +29,12 @@ def resolve_device(name: str, where: str = "device") -> torch.device:
             got=f"{name} ({first_line(error)})",
         ) from None
     return device
+
+
+@contextmanager
+def torch_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for a while, on the CPU and on ``device``; its random state is put back after."""
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    GPT2Config,
+    GraniteConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -257,3 +261,78 @@ def test_a_model_of_other_or_fewer_tokens_is_refused(tmp_path: Path) -> None:
     SidTokens(0, (2, 2)).save(checkpoint)
     with pytest.raises(ConfigError, match="other semantic IDs"):
         anchors_of(checkpoint, tmp_path / "work-2")
+
+
+# ---- models that are not quite as plain ----------------------------------------------------------
+
+
+def write_other(path: Path, about: PreTrainedConfig) -> Path:
+    """Write a tiny model of another family, with the tokenizer of `write_checkpoint`."""
+    write_checkpoint(path, tied=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(about).save_pretrained(path)
+    return path
+
+
+def gpt2(**more: Any) -> GPT2Config:
+    """Learned positions and a dropout of .1."""
+    return GPT2Config(vocab_size=N_WORDS, n_embd=16, n_layer=1, n_head=2, **more)
+
+
+def test_dropout_follows_the_seed_whatever_ran_before_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prerank.anchors import finetune as stage
+
+    settings = config(write_other(tmp_path / "base", gpt2()), lora=False)
+    weights = []
+    for state in (0, 1):
+        out = folder(tmp_path / f"out-{state}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(state)
+            finetune(DATA, IDS, settings, 0, out, folder(tmp_path / f"work-{state}"))
+        weights.append((out / "model.safetensors").read_bytes())
+
+    def kill(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    out, work = folder(tmp_path / "again"), folder(tmp_path / "work-again")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_line", kill)
+        finetune(DATA, IDS, settings, 0, out, work)
+    finetune(DATA, IDS, settings, 0, out, work)
+    assert weights[0] == weights[1] == (out / "model.safetensors").read_bytes()
+    still = settings.model_copy(update={"checkpoint": str(tmp_path / "still")})
+    write_other(tmp_path / "still", gpt2(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    finetune(DATA, IDS, still, 0, out, folder(tmp_path / "work-still"))
+    assert (out / "model.safetensors").read_bytes() != weights[0]  # there was dropout
+
+
+def test_histories_longer_than_the_window_are_told_before_training(tmp_path: Path) -> None:
+    fits, short = (
+        config(write_other(tmp_path / f"{n}", gpt2(n_positions=n)), lora=False) for n in (11, 10)
+    )
+    finetune(DATA, IDS, fits, 0, folder(tmp_path / "out"), folder(tmp_path / "work-1"))
+    with pytest.raises(ConfigError, match="at most 3 items of 2 tokens") as caught:
+        finetune(DATA, IDS, short, 0, folder(tmp_path / "out-2"), folder(tmp_path / "work-2"))
+    assert caught.value.where == "finetune.max_history" and caught.value.got == "4"
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_a_head_that_scales_its_logits_is_refused(tmp_path: Path, scale: float) -> None:
+    about = GraniteConfig(
+        vocab_size=N_WORDS,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        logits_scaling=scale,
+    )
+    settings = config(write_other(tmp_path / "base", about), lora=False)
+    if scale == 1:
+        build(settings, SIZES, 0)
+        return
+    with pytest.raises(ConfigError, match="logits capped or scaled"):
+        build(settings, SIZES, 0)

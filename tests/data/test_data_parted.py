@@ -82,6 +82,8 @@ BREAKS = {
     ),
     "every click unknown": lambda rows: rows.drop("click"),
     "no rows": lambda rows: rows[:0],
+    "a user of a whole page of text": set_at("user", 21, "u" * 5000),
+    "NUL in an item": set_at("item", 47, "i3\0"),
 }
 
 
@@ -166,6 +168,18 @@ def test_request_ids_that_no_int64_holds(tmp_path: Path) -> None:
     folder = write(tmp_path / "logs", wide)
     parts, whole = both_ways(tmp_path, folder, config_of(folder))
     assert len(np.unique(parts.exposures.request)) == len(np.unique(whole.exposures.request)) == 60
+
+
+def test_candidates_alone_may_name_requests(tmp_path: Path) -> None:
+    folder = write(tmp_path / "logs", sound().drop("request"))
+    asked = sound()[:30].select("request", "user", "item", "time")
+    asked.write_parquet(folder / "candidates.parquet")
+    parts, whole = both_ways(tmp_path, folder, config_of(folder))
+    rows = [
+        sorted(zip(one.user.tolist(), one.item.tolist(), one.time.tolist(), strict=True))
+        for one in (parts.candidates, whole.candidates)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 30
 
 
 def test_large_means_more_rows_than_a_part(tmp_path: Path) -> None:

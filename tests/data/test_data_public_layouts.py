@@ -81,6 +81,18 @@ def test_movielens_dat_in_either_encoding(tmp_path: Path, encoding: str) -> None
     assert data.catalog.features.categories["genres"] == ("Action", "Drama")
 
 
+def test_movielens_a_movie_without_title_or_genres(tmp_path: Path) -> None:
+    movielens_csv(tmp_path)
+    movies = "movieId,title,genres\n10,,Comedy|Romance\n20,Heat (1995),\n30,Untitled,Drama\n"
+    (tmp_path / "movies.csv").write_text(movies)
+    catalog = load("movielens", tmp_path).catalog
+    assert catalog.title.tolist() == ["", "Heat (1995)", "Untitled"]
+    assert catalog.text.tolist() == ["Comedy Romance", "Heat (1995)", "Untitled Drama"]
+    (tmp_path / "movies.csv").write_text(movies.replace("\n30,", "\n,"))
+    with pytest.raises(DataError, match=r"an id is empty[\s\S]*movies\.csv -> item, row 3"):
+        load("movielens", tmp_path)
+
+
 def test_movielens_a_broken_line(tmp_path: Path) -> None:
     movielens_dat(tmp_path)
     (tmp_path / "ratings.dat").write_text("1::10::5::100\n1::20::3\n")
@@ -177,6 +189,7 @@ def test_recbole_positives_only_get_simulated_negatives(tmp_path: Path) -> None:
         ("user_id:token\titem_id:token\trating:float\nu\tz\t3\n", "does not have"),
         ("user_id:token\titem_id:token\trating:float\nu\ta\tgood\n", "not a number"),
         ("user_id:token\titem_id:token\n", "no rows"),
+        ("user_id:token\titem_id:token\trating:float\trating:token\nu\ta\t1\t1\n", "twice"),
     ],
 )
 def test_recbole_bad_files(tmp_path: Path, inter: str, what: str) -> None:

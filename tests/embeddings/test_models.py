@@ -209,6 +209,15 @@ def test_a_killed_run_over_images_goes_on_and_ends_with_the_same_bytes(
     assert len(before) == 3 and len(read) == 2  # the shard that was cut off is read as a whole
 
 
+@pytest.mark.parametrize(("batch_size", "shard_items"), [(64, 2), (3, 2), (2, 3)])
+def test_batches_end_where_shards_do(vision, pictures, batch_size, shard_items):
+    data = catalog(["x"] * 5, pictures)
+    whole = encode(data, config(encoder="image", model=vision), 0).vectors
+    sizes = {"batch_size": batch_size, "shard_items": shard_items}
+    found = encode(data, config(encoder="image", model=vision, **sizes), 0).vectors
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
 def test_a_mended_image_is_read_again_and_the_others_are_not(
     vision, pictures, tmp_path, monkeypatch
 ):

@@ -195,6 +195,24 @@ def test_another_space_is_refused():
         tokenize(ItemEmbeddings(items(300, 5)), config, 0, items=names(*range(300)), published=ids)
 
 
+def test_a_catalogue_of_strangers_is_refused():
+    config, ids = published()
+    others = Vocabulary.of(f"other-{n}" for n in range(300))
+    with pytest.raises(DataError, match="no item of the catalogue"):
+        tokenize(ItemEmbeddings(items(300, seed=7)), config, 0, items=others, published=ids)
+
+
+def test_unused_codes_are_no_collapse_where_nothing_was_fitted():
+    config, ids = published(codebook_size=100)
+    few = tokenize(ItemEmbeddings(items(300)[:120]), config, 0, items=names(*range(120)))
+    assert few.quality["codes_used"][0] > 50  # fitted on them, the codes are used
+    left = names(*range(120))
+    tokenize(ItemEmbeddings(items(300)[:120]), config, 0, items=left, published=ids)
+    vectors = items(300)
+    vectors[110:] = 0
+    tokenize(ItemEmbeddings(vectors), TokenizeConfig(trainer="item-id"), 0)
+
+
 def test_appending_needs_item_ids():
     config = TokenizeConfig(codebook_size=8)
     ids = tokenize(ItemEmbeddings(items(50)), config, 0)

@@ -30,8 +30,9 @@ def history_anchors(
 ) -> InterestAnchors:
     """Return each user's ``n_anchors`` most recent items, most recent first; no LLM at all.
 
-    The vector is the item's own, not its bucket's; items without content are left out. Where the
-    data has no time, they are a random subset drawn with ``seed``.
+    The vector is the item's own, not its bucket's; items without content are left out. An item
+    taken several times is as many anchors. Where the data has no time, they are a random subset
+    drawn with ``seed``.
     """
     histories = anchor_sequences(dataset)
     histories = histories.keep((embeddings.vectors[histories.item] != 0).any(axis=1))

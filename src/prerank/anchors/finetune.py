@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, embedding
 from prerank import seeds
 from prerank.anchors.config import FinetuneConfig
 from prerank.anchors.fused import is_plain, train_forward
-from prerank.anchors.model import SidLM, build, resolve_dtype, save
+from prerank.anchors.model import SidLM, build, require_window, resolve_dtype, save
 from prerank.anchors.sequences import (
     Sequences,
     anchor_sequences,
@@ -36,7 +36,7 @@ from prerank.anchors.sequences import (
     token_chunks,
 )
 from prerank.artifacts import Dataset, FloatArray, SemanticIds
-from prerank.devices import resolve_device
+from prerank.devices import resolve_device, torch_seed
 from prerank.errors import ArtifactError, DataError, DivergedError
 from prerank.group import Group
 from prerank.progress import log, track
@@ -103,7 +103,8 @@ def finetune(
 
     Raises:
         DataError: no user has a positive before the cut.
-        ConfigError: the checkpoint or the device cannot be used.
+        ConfigError: the checkpoint or the device cannot be used, or histories are longer than the
+            model's window.
         ArtifactError: the state of the epoch to keep was damaged on the way.
         DivergedError: the loss left the finite numbers before any epoch could be kept.
     """
@@ -117,6 +118,8 @@ def finetune(
     sizes = tuple(int(size) for size in semantic_ids.codebook_sizes)
 
     model = build(config, sizes, seeds.derive(seed, "finetune", "init"))
+    longest = min(int(histories.lengths.max()), config.max_history)
+    require_window(model.lm, longest, len(sizes), "finetune.max_history")
     device = resolve_device(config.device)
     model.lm.to(device)
     guarded = config.patience > 0 and int((held_out.lengths > 0).sum()) >= MIN_HELD_OUT
@@ -135,7 +138,8 @@ def finetune(
         rng = seeds.rng(seed, "finetune", "epoch", epoch)
         windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
         started = time.monotonic()
-        state.train_loss.append(run.train_epoch(windows, epoch, rng))
+        with torch_seed(seeds.derive(seed, "finetune", "dropout", epoch), device):
+            state.train_loss.append(run.train_epoch(windows, epoch, rng))
         elapsed += time.monotonic() - started
         n_tokens += len(windows.item) * len(sizes)
         by_level = run.evaluate(held_windows) if len(held_out.item) else []

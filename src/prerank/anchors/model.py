@@ -45,6 +45,8 @@ UNREADABLE = (
 )
 """What transformers raises for folders that hold no, another, or half a model."""
 ADAPTER = "default"
+LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Keys under which models keep a factor of their logits (Cohere, Granite, Falcon-H1)."""
 NEW_ROW_SPREAD = 0.1
 """How far the rows of our tokens lie from the mean of a checkpoint's, over how far those spread."""
 
@@ -173,13 +175,33 @@ def _require_plain(lm: Any, checkpoint: str) -> None:
     """Refuse heads and embeddings that are more than one matrix: we read their rows."""
     head, embedding = lm.get_output_embeddings(), lm.get_input_embeddings()
     capped = getattr(lm.config, "final_logit_softcapping", None)
+    scales = [getattr(lm.config, name, None) for name in LOGIT_SCALES]
+    scaled = any(scale not in (None, 1) for scale in scales)
     plain = type(embedding) is nn.Embedding and type(head) is nn.Linear and head.bias is None
-    if not plain or capped:
+    if not plain or capped or scaled:
         raise ConfigError(
             "the checkpoint's head or embedding is not a plain matrix",
             where=checkpoint,
             must="nn.Embedding and nn.Linear without bias, scale or soft cap (Qwen, Llama ...)",
-            got=f"{type(embedding).__name__}, {type(head).__name__}",
+            got=f"{type(embedding).__name__}, {type(head).__name__}"
+            + (", logits capped or scaled" if capped or scaled else ""),
+        )
+
+
+def require_window(lm: Any, n_items: int, n_levels: int, where: str) -> None:
+    """Raise ConfigError if a history of ``n_items`` and the item after it exceed the window.
+
+    Args:
+        where: the key that says how long histories are.
+    """
+    longest = 1 + (n_items + 1) * n_levels
+    window = getattr(lm.config, "max_position_embeddings", longest)
+    if longest > window:
+        raise ConfigError(
+            "histories are longer than the model's window",
+            where=where,
+            must=f"at most {(window - 1) // n_levels - 1} items of {n_levels} tokens",
+            got=n_items,
         )
 
 

@@ -35,13 +35,13 @@ from safetensors import SafetensorError
 
 from prerank.anchors.beam import Reader, reader_of, tree_beam_search
 from prerank.anchors.config import GenerateConfig
-from prerank.anchors.model import load, resolve_dtype
+from prerank.anchors.model import load, require_window, resolve_dtype
 from prerank.anchors.sequences import Sequences, token_chunks
 from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import LevelTable, Trie, level_tables
 from prerank.artifacts import IntArray
 from prerank.devices import resolve_device
-from prerank.errors import ArtifactError, ConfigError
+from prerank.errors import ArtifactError
 from prerank.lock import die_with
 from prerank.progress import log, silence, track
 from prerank.spread import Arrays, Spread
@@ -163,15 +163,8 @@ class Decoder:
         n_rows = lm.get_input_embeddings().weight.shape[0]
         where = str(job.model_dir)
         tokens.check_vocabulary(n_rows, np.array(job.codebook_sizes, np.int32), where=where)
-        longest = 1 + (int(job.histories.lengths.max(initial=0)) + 1) * n_levels
-        window = getattr(lm.config, "max_position_embeddings", longest)
-        if longest > window:
-            raise ConfigError(
-                "histories are longer than the model's window",
-                where="generate.max_history",
-                must=f"at most {(window - 1) // n_levels - 1} items of {n_levels} tokens",
-                got=config.max_history,
-            )
+        longest = int(job.histories.lengths.max(initial=0))
+        require_window(lm, longest, n_levels, "generate.max_history")
         trie = Trie.of(job.codes, job.codebook_sizes)
         return cls(
             job,

@@ -441,9 +441,11 @@ def catalog_of(logs: Logs, items: Vocabulary) -> Catalog:
 def readable(texts: pl.Series) -> TextArray:
     """Return texts (N,) with HTML entities, which shops export, as the characters they stand for.
 
+    A missing text is empty.
+
     Left as they are, ``Pok&eacute;mon`` is three words to an encoder, and none of them Pokémon.
     """
-    found: TextArray = np.array(texts.to_list(), dtype=object)
+    found: TextArray = np.array(texts.fill_null("").to_list(), dtype=object)
     for row in np.flatnonzero(texts.str.contains(ENTITY).fill_null(False).to_numpy()):
         found[row] = re.sub(ENTITY, lambda entity: unescape(entity[0]), found[row])
     return found

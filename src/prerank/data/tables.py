@@ -20,6 +20,7 @@ from prerank.errors import DataError, first_line
 # From 1973 on, each range holds the moments of one unit only.
 UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 ROW = "row in the file"
+ID_LENGTH = 512
 END_OF_INT32 = 2.0**31
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 NO_TEXT = (pl.Binary, pl.Duration)
@@ -150,11 +151,16 @@ def wrong_type(values: pl.Series, file: Where, must: str, hint: str = "") -> Dat
 
 
 def as_ids(values: pl.Series, file: Where) -> pl.Series:
-    """Read ids: text or integers, never null or empty. Returns text."""
+    """Read ids: text or integers, never null or empty, of `ID_LENGTH` at most. Returns text."""
     if not (values.dtype.is_integer() or values.dtype in TEXT):
         raise wrong_type(values, file, "text or integers", "cast the ids to text")
     text = values.cast(pl.String)
     complain(values, text.is_null() | (text == ""), "an id is empty", file, "an id in every row")
+    if values.dtype in TEXT:
+        # Kept at one width, so one long id would cost its length for each of the others.
+        odd = (text.str.len_chars() > ID_LENGTH) | text.str.contains("\0", literal=True)
+        must = f"at most {ID_LENGTH} characters, none of them NUL"
+        complain(values, odd, "a text that is no id", file, must)
     return text
 
 

@@ -131,7 +131,7 @@ def _encoder(places: TextArray, config: EncoderConfig) -> Any:
         """Threads read the next batch while the model works on this one."""
         size, out_ND = config.batch_size, None
         with ThreadPoolExecutor(config.image_threads) as pool:
-            waiting = [pool.submit(read_image, p) for p in places[start : start + size]]
+            waiting = [pool.submit(read_image, p) for p in places[start : min(start + size, stop)]]
             for at in range(start, stop, size):
                 read = [future.result() for future in waiting]
                 ahead = places[at + size : min(at + 2 * size, stop)]

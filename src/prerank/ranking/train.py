@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prerank import seeds
 from prerank.artifacts import UNLABELED, Dataset, ItemEmbeddings, PseudoLabels, require
-from prerank.devices import resolve_device
+from prerank.devices import resolve_device, torch_seed
 from prerank.errors import DivergedError
 from prerank.group import Group
 from prerank.progress import log, track
@@ -95,10 +95,7 @@ def train(
 def _torch_state(threads: int, seed: int, device: str) -> Iterator[None]:
     """Set torch's threads and random state for a while, then put both back."""
     before = torch.get_num_threads()
-    kind = resolve_device(device)
-    devices = [torch.cuda.current_device()] if kind.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    with torch_seed(seed, resolve_device(device)):
         torch.set_num_threads(threads or before)
         try:
             yield

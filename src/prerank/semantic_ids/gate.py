@@ -18,7 +18,9 @@ def check(about: Mapping[str, Any], config: GateConfig) -> None:
     n_content = about["n_items"] - about["n_without_content"]
     if n_content < config.min_items:
         return
-    for level, size in enumerate(about["codebook_sizes"]):
+    # Where nothing was fitted, unused codes are items that are gone or have no content.
+    fitted = "appended" not in about and about.get("trainer") != "item-id"
+    for level, size in enumerate(about["codebook_sizes"] if fitted else ()):
         used, perplexity = about["codes_used"][level], about["perplexity"][level]
         _demand(
             used >= config.min_used_share * size,

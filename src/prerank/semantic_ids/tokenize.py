@@ -168,6 +168,13 @@ def _append(
     )
     row_I = published.items.lookup(items.ids)
     known_I = row_I >= 0
+    require(
+        known_I.any(),
+        "no item of the catalogue is among those that the semantic IDs were published for",
+        where="tokenize.append_to",
+        must="a run of the same shop, with items written alike",
+        got=f"{len(row_I)} items, none of them known",
+    )
     codes_IL = published.codes[row_I]
     fresh = np.flatnonzero(~known_I)
     if len(fresh):

@@ -32,6 +32,7 @@ def read_movielens(path: Path, config: RatingsConfig) -> Logs:
     ratings_file = path / ("ratings.dat" if dat else "ratings.csv")
     movies_file = path / ("movies.dat" if dat else "movies.csv")
     ratings, movies = _read(ratings_file, RATINGS), _read(movies_file, MOVIES)
+    movies = movies.with_columns(as_ids(movies["item"], movies_file))
     no_repeats(movies["item"], movies_file, "a movie id")
     complain(
         ratings["item"],
@@ -58,7 +59,7 @@ def read_movielens(path: Path, config: RatingsConfig) -> Logs:
         items=movies.select(
             "item",
             "title",
-            pl.concat_str("title", genres, separator=" ").alias("text"),
+            pl.concat_str("title", genres, separator=" ", ignore_nulls=True).alias("text"),
             as_lists(movies["genres"].replace(NO_GENRE, None), movies_file, "|").alias(
                 f"{MULTI_VALUED}genres"
             ),

@@ -110,6 +110,8 @@ def _read(file: Path) -> tuple[pl.DataFrame, dict[str, str]]:
                 must=f"name:type with type one of {', '.join(KINDS)}",
                 got=header,
             )
+        if name in kinds:
+            raise DataError("a column stands there twice", where=f"{file} -> {name}", got=header)
         kinds[name] = kind
     return frame.rename(dict(zip(frame.columns, kinds, strict=True))), kinds
 
