@@ -93,7 +93,7 @@ def _run(
     engine: str = "local",
     address: str = "",
 ) -> None:
-    from prerank.pipeline import Run, describe, run_recipe
+    from prerank.pipeline import Run, describe, report_of, run_recipe
     from prerank.recipe import load_recipe
 
     if engine not in ENGINES:
@@ -112,7 +112,7 @@ def _run(
     else:
         steps = run_recipe(loaded, stages)
     finished = not stages or "evaluate" in stages
-    report = Run(loaded).path("report") if finished else None
+    report = report_of(loaded, steps) if finished else None
     if as_json:
         records = json.loads((report / "report.json").read_text())["records"] if report else []
         _out({"folder": str(loaded.folder), "steps": steps, "records": records})

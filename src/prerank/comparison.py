@@ -20,9 +20,10 @@ from prerank.errors import ConfigError
 from prerank.evaluation.extra import TrialExtra, with_extra
 from prerank.evaluation.significance import smallest_resamples
 from prerank.lock import locked
-from prerank.pipeline import LabelError, Run, make, run_recipe
+from prerank.pipeline import LabelError, Run, make, report_of, run_recipe
 from prerank.progress import log
 from prerank.recipe import MethodConfig, Recipe, all_methods, parse_recipe
+from prerank.remote import store_at
 from prerank.store import Manifest, fingerprint
 
 KEY = "comparison"
@@ -116,7 +117,7 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
     left_out: list[str] = []
     while True:
         try:
-            tuned, chosen = tuned_and_run(recipe)
+            tuned, chosen, report = tuned_and_run(recipe)
         except LabelError as error:
             gone = made_from(recipe, error.key)
             if not gone or gone & named:
@@ -127,7 +128,7 @@ def compare(recipe: Recipe, methods: str = "", seeds: int = 0) -> Path:
             kept = {name: one for name, one in recipe.methods.items() if name not in gone}
             recipe = recipe.model_copy(update={"methods": kept})
         else:
-            return publish(tuned, chosen, left_out)
+            return publish(tuned, report, chosen, left_out)
 
 
 def made_from(recipe: Recipe, key: str) -> set[str]:
@@ -136,8 +137,12 @@ def made_from(recipe: Recipe, key: str) -> set[str]:
     return {name for name in recipe.methods if key in run.ancestors(run.rankers(name)[0])}
 
 
-def tuned_and_run(recipe: Recipe) -> tuple[Recipe, dict[str, TrialExtra]]:
-    """Tune every method where the recipe asks for it and run all; return the settings chosen."""
+def tuned_and_run(recipe: Recipe) -> tuple[Recipe, dict[str, TrialExtra], Path]:
+    """Tune every method where the recipe asks for it and run all.
+
+    Returns:
+        the recipe with the settings chosen, these settings, and the folder of the report.
+    """
     chosen: dict[str, TrialExtra] = {}
     if recipe.tune.trials:
         from prerank import tuning
@@ -147,8 +152,7 @@ def tuned_and_run(recipe: Recipe) -> tuple[Recipe, dict[str, TrialExtra]]:
             make(Run(recipe), before_training(recipe))
             chosen = tuning.tune(recipe)
         recipe = tuning.with_settings(recipe, chosen)
-    run_recipe(recipe)
-    return recipe, chosen
+    return recipe, chosen, report_of(recipe, run_recipe(recipe))
 
 
 def before_training(recipe: Recipe) -> list[str]:
@@ -167,10 +171,14 @@ def before_training(recipe: Recipe) -> list[str]:
     return [key for key in run.steps if key in needed]
 
 
-def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra], left_out: Sequence[str] = ()) -> Path:
+def publish(
+    recipe: Recipe, folder: Path, tuning: Mapping[str, TrialExtra], left_out: Sequence[str] = ()
+) -> Path:
     """Write the comparison of a finished run in all formats; return its folder.
 
-    ``left_out``: notes on methods that are not there.
+    Args:
+        folder: of the run's report.
+        left_out: notes on methods that are not there.
     """
     from prerank.evaluation.formats import to_latex, to_markdown
     from prerank.evaluation.report_html import write_comparison
@@ -178,20 +186,21 @@ def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra], left_out: Sequence
     from prerank.evaluation.summary import summarise
     from prerank.evaluation.view import view
 
-    run = Run(recipe)
-    report = stores.load(run.path("report"), Report)
+    report, made = stores.load(folder, Report), stores.read_manifest(folder)
+    assert made is not None  # it has just been read
     if tuning:
         report = with_extra(report, {"tuning": dict(tuning)})
     if left_out:
         report = with_extra(report, {"notes": [*report.extra["notes"], *left_out]})
-    parents = {"report": run.steps["report"].fingerprint}
+    parents = {"report": made.fingerprint}
     config = {"tuning": dict(tuning), **({"left_out": list(left_out)} if left_out else {})}
     mark = fingerprint("compare", config, recipe.seed, parents)
     seen = view(report)
     sheets = comparison_sheets(seen)
     said = "".join(f"- {sentence}\n" for sentence in [*summarise(seen), *seen.extra["notes"]])
     manifest = Manifest("compare", mark, config, recipe.seed, parents)
-    with locked(recipe.folder), run.store.publish(KEY, manifest) as out:
+    store = store_at(recipe.folder, recipe.uri)
+    with locked(recipe.folder), store.publish(KEY, manifest) as out:
         kept = {key: report.extra[key] for key in KEPT if key in report.extra}
         written = {"name": recipe.name, **asdict(report), "extra": kept}
         (out / "comparison.json").write_text(json.dumps(written, indent=1))
@@ -205,4 +214,4 @@ def publish(recipe: Recipe, tuning: Mapping[str, TrialExtra], left_out: Sequence
             (out / "tuning.json").write_text(json.dumps(dict(tuning), indent=1))
         # The recipe with the chosen settings: `prerank run` on it is the same run.
         (out / "recipe.toml").write_text(recipe.to_toml())
-    return run.store.path(KEY)
+    return store.path(KEY)

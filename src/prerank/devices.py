@@ -34,7 +34,9 @@ def resolve_device(name: str, where: str = "device") -> torch.device:
 @contextmanager
 def torch_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch for a while, on the CPU and on ``device``; its random state is put back after."""
-    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    on_gpu = device.type == "cuda"
+    current = torch.cuda.current_device() if on_gpu and device.index is None else device.index
+    devices = [current] if on_gpu else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

@@ -797,6 +797,15 @@ def tracked(run: Run) -> Iterator[None]:
         run.tracking.close(end)
 
 
+def report_of(recipe: Recipe, steps: Sequence[Mapping[str, Any]]) -> Path:
+    """Return the folder of the report that is among ``steps``, as `run_recipe` returned them.
+
+    The plan is not made again: logs that have grown meanwhile are no matter of this report.
+    """
+    mark = {step["key"]: step["fingerprint"] for step in steps}["report"]
+    return remote.store_at(recipe.folder, recipe.uri).checked("report", mark)
+
+
 def _track_step(run: Run, step: Step) -> None:
     """Log the figures of a finished artifact; those of epochs were mostly logged as they ended."""
     folder = run.store.path(step.key)

@@ -61,15 +61,14 @@ def source_files(path: str, folder: Path, made: Collection[Path]) -> list[list[A
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    """Yield all files below ``root``, also in folders that are links; each folder once."""
-    seen = set[str]()
-    for folder, inside, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
+    """Yield all files below ``root``, also in folders that are links, under each of their names."""
+    for at, inside, names in os.walk(root, followlinks=True):
+        folder, real = Path(at), os.path.realpath(at)
+        above = [one for one in folder.parents if one == root or root in one.parents]
+        if any(os.path.realpath(one) == real for one in above):  # a link that leads back
             inside.clear()
             continue
-        seen.add(real)
-        yield from (path for name in names if (path := Path(folder, name)).is_file())
+        yield from (path for name in names if (path := folder / name).is_file())
 
 
 def hash_file(path: Path) -> str:

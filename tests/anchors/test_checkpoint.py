@@ -311,7 +311,7 @@ def test_dropout_follows_the_seed_whatever_ran_before_and_after_a_kill(
 
 def test_histories_longer_than_the_window_are_told_before_training(tmp_path: Path) -> None:
     fits, short = (
-        config(write_other(tmp_path / f"{n}", gpt2(n_positions=n)), lora=False) for n in (11, 10)
+        config(write_other(tmp_path / f"{n}", gpt2(n_positions=n)), lora=False) for n in (8, 7)
     )
     finetune(DATA, IDS, fits, 0, folder(tmp_path / "out"), folder(tmp_path / "work-1"))
     with pytest.raises(ConfigError, match="at most 3 items of 2 tokens") as caught:

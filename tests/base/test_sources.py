@@ -98,6 +98,10 @@ def test_linked_folders_of_logs_are_read_and_links_back_end(tmp_path: Path) -> N
     (elsewhere / "back").symlink_to(logs)
     listed = source_files(str(logs), tmp_path / "run", [])
     assert [name for name, _, _ in listed] == ["exposures/part-0.csv"]
+    # A folder of two names has both: which is listed first is up to the disk.
+    (logs / "candidates").symlink_to(elsewhere)
+    listed = source_files(str(logs), tmp_path / "run", [])
+    assert [name for name, _, _ in listed] == ["candidates/part-0.csv", "exposures/part-0.csv"]
 
 
 def test_processes_that_remember_at_once_do_not_meet(tmp_path: Path) -> None:

@@ -461,5 +461,5 @@ def test_nobody_takes_the_folder_while_a_comparison_is_written(
         write(*args, **kwargs)
 
     monkeypatch.setattr(report_html, "write_comparison", interrupted)
-    again = publish(load_recipe(folder / "recipe.toml"), {}, ["published again"])
+    again = publish(recipe, recipe.folder / "report", {}, ["published again"])
     assert "published again" in (again / "comparison.md").read_text()

@@ -489,6 +489,9 @@ def test_missing_files(tmp_path: Path) -> None:
         read(tmp_path, exposures={"file": "nowhere.parquet"})
     with pytest.raises(DataError, match=r"not there[\s\S]*none-\*"):
         read(tmp_path, exposures={"file": "none-*.parquet"})
+    for elsewhere in ("../more/exposures.parquet", "/exposures.parquet"):
+        with pytest.raises(ConfigError, match=r"lie elsewhere[\s\S]*below prepare\.path"):
+            read(tmp_path, exposures={"file": elsewhere})
     (tmp_path / "hollow").mkdir()
     with pytest.raises(DataError, match="is empty"):
         read(tmp_path, exposures={"file": "hollow"})

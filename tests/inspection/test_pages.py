@@ -415,7 +415,9 @@ def test_compare_marks_what_the_report_tests(client: TestClient, run: OpenedRun)
     assert data["simulations"][0]["result"]["by_day"][SCRIPT]
 
 
-def test_runs_side_by_side(run: OpenedRun, run_folder: Path, tmp_path: Path) -> None:
+def test_runs_side_by_side(
+    run: OpenedRun, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = tmp_path / "old"
     shutil.copytree(run_folder, old)
     (old / "report" / "users.safetensors").unlink()
@@ -433,6 +435,12 @@ def test_runs_side_by_side(run: OpenedRun, run_folder: Path, tmp_path: Path) -> 
     row = next(one for one in same["methods"] if one["name"] == "gpl")["segments"]["all"]
     assert row["value"] == 0 and row["mark"] == "tie" and row["n"] > 1
     assert get(both, "/compare.json", metric="auc").json()["pairs"][0]["why"]
+    # From too few users there is a value, and neither an interval nor a verdict.
+    monkeypatch.setattr("prerank.inspection.compare.LEAST_USERS", row["n"] + 1)
+    few = get(both, "/compare.json").json()["pairs"][0]["methods"]
+    cell = next(one for one in few if one["name"] == "gpl")["segments"]["all"]
+    assert cell == {**row, "low": None, "high": None, "p": None, "p_holm": None, "mark": ""}
+    assert f"{row['n']:,} users" in get(both, "/compare").text
 
 
 def test_runs_of_other_data_are_paired_by_user_id(

@@ -121,7 +121,8 @@ def test_arms_share_the_first_mornings_teacher_and_no_other(tmp_path: Path) -> N
         "kd": distil,
         "kd-light": {**distil, "train": {"pseudo_weight": 0.1}},
         "kd-shallow": {**distil, "teach": {"hidden": [4]}},
-        "adapted": {**distil, "teacher": "adapted"},
+        # Trained with the same settings, but on unexposed pairs as well.
+        "adapted": {**distil, "teacher": "adapted", "teach": {"objective": "pointwise"}},
     }
     recipe = small_recipe(tmp_path, methods=methods, teacher={"hidden": [8], "epochs": 1})
     first, alone = (Replication(recipe, None, 0, tmp_path / "work") for _ in range(2))

@@ -93,7 +93,8 @@ def finetune(
     log a language model soon knows its histories by heart.
 
     Within a `torch.distributed` group every process takes its rows of each batch and gradients are
-    added up: the weights are those of one process, up to the order of float sums.
+    added up: the weights are those of one process, up to the order of float sums and, where the
+    model has dropout, its draws.
 
     Args:
         out: an existing folder to fill: model, ``sid_tokens.json``, ``finetune.json``.
@@ -118,6 +119,7 @@ def finetune(
     sizes = tuple(int(size) for size in semantic_ids.codebook_sizes)
 
     model = build(config, sizes, seeds.derive(seed, "finetune", "init"))
+    # Read are the token that begins and all of a history's but the last.
     longest = min(int(histories.lengths.max()), config.max_history)
     require_window(model.lm, longest, len(sizes), "finetune.max_history")
     device = resolve_device(config.device)
@@ -138,7 +140,8 @@ def finetune(
         rng = seeds.rng(seed, "finetune", "epoch", epoch)
         windows = _epoch_windows(train, keep, config.max_history, shuffle, rng)
         started = time.monotonic()
-        with torch_seed(seeds.derive(seed, "finetune", "dropout", epoch), device):
+        luck = seeds.derive(seed, "finetune", "dropout", epoch, run.group.rank)
+        with torch_seed(luck, device):
             state.train_loss.append(run.train_epoch(windows, epoch, rng))
         elapsed += time.monotonic() - started
         n_tokens += len(windows.item) * len(sizes)

@@ -188,19 +188,20 @@ def _require_plain(lm: Any, checkpoint: str) -> None:
         )
 
 
-def require_window(lm: Any, n_items: int, n_levels: int, where: str) -> None:
-    """Raise ConfigError if a history of ``n_items`` and the item after it exceed the window.
+def require_window(lm: Any, n_items: int, n_levels: int, where: str, after: int = 0) -> None:
+    """Raise ConfigError if ``n_items`` of ``n_levels`` tokens exceed the model's window.
 
     Args:
         where: the key that says how long histories are.
+        after: tokens that the window must hold beside them.
     """
-    longest = 1 + (n_items + 1) * n_levels
+    longest = n_items * n_levels + after
     window = getattr(lm.config, "max_position_embeddings", longest)
     if longest > window:
         raise ConfigError(
             "histories are longer than the model's window",
             where=where,
-            must=f"at most {(window - 1) // n_levels - 1} items of {n_levels} tokens",
+            must=f"at most {(window - after) // n_levels} items of {n_levels} tokens",
             got=n_items,
         )
 

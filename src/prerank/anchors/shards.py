@@ -164,7 +164,7 @@ class Decoder:
         where = str(job.model_dir)
         tokens.check_vocabulary(n_rows, np.array(job.codebook_sizes, np.int32), where=where)
         longest = int(job.histories.lengths.max(initial=0))
-        require_window(lm, longest, n_levels, "generate.max_history")
+        require_window(lm, longest, n_levels, "generate.max_history", after=1 + n_levels)
         trie = Trie.of(job.codes, job.codebook_sizes)
         return cls(
             job,

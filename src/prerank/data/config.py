@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from prerank.config import Config
 from prerank.data.world_config import WorldConfig
-from prerank.store import is_inside
 
 Source = Literal[
     "world",
@@ -88,13 +87,6 @@ class TableConfig(Config):
     sorted: bool = Field(
         False, description="The file claims to be in time order; a time that falls is an error."
     )
-
-    @model_validator(mode="after")
-    def _check_below(self) -> Self:
-        # Files elsewhere would be read, and a change in them never be noticed.
-        if self.file and not is_inside(self.file):
-            raise ValueError(f"file {self.file!r}: below `path`; link what lies elsewhere")
-        return self
 
 
 class FeatureTableConfig(TableConfig):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from prerank.artifacts import LEAST_USERS
 from prerank.evaluation import pairing, sections
 from prerank.evaluation.extra import TestExtra
 from prerank.evaluation.plots import Plot
@@ -182,12 +183,17 @@ def _paired_methods(
             if gap is not None:
                 cells[name] = gap
         # One family: the methods in competition, on one metric, segment and pool.
-        family = [name for name in cells if roles[name] in COMPETING]
+        judged = {name: gap for name, gap in cells.items() if gap.n >= LEAST_USERS}
+        family = [name for name in judged if roles[name] in COMPETING]
         corrected = dict(zip(family, holm([cells[name].p for name in family]), strict=True))
         for name, gap in cells.items():
-            p = corrected.get(name, gap.p)
-            mark = "tie" if p > 1 - level else "win" if gap.value > 0 else "loss"
-            found[name][segment] = {**asdict(gap), "p_holm": corrected.get(name), "mark": mark}
+            cell = {**asdict(gap), "p_holm": corrected.get(name), "mark": ""}
+            if name in judged:
+                p = corrected.get(name, gap.p)
+                cell["mark"] = "tie" if p > 1 - level else "win" if gap.value > 0 else "loss"
+            else:
+                cell |= {"low": None, "high": None, "p": None}
+            found[name][segment] = cell
     return [
         {"name": name, "role": roles[name], "segments": cells}
         for name, cells in found.items()

@@ -96,7 +96,7 @@ class Replication:
         self.embeddings: ItemEmbeddings = encode(self.market.blank, recipe.encode, recipe.seed)
         self.semantic_ids: SemanticIds = tokenize(self.embeddings, recipe.tokenize, recipe.seed)
         self._anchors: dict[str, tuple[tuple[int, bytes], InterestAnchors]] = {}
-        self._first_teachers: dict[str, PreRanker] = {}  # of a config as JSON
+        self._first_teachers: dict[tuple[str, str], PreRanker] = {}  # of a kind and its config
 
     @property
     def first_arm_day(self) -> int:
@@ -242,7 +242,7 @@ class Replication:
         from prerank.ranking.train import train
 
         config = self.recipe.teacher_of(method)
-        first, key = life.day == self.first_arm_day, config.model_dump_json()
+        first, key = life.day == self.first_arm_day, (method.teacher, config.model_dump_json())
         if first and key in self._first_teachers:
             return self._first_teachers[key]
         pairs = None

@@ -44,6 +44,7 @@ from prerank.data.tables import (
     wrong_type,
 )
 from prerank.errors import ConfigError, DataError
+from prerank.store import is_inside
 
 Parser = Callable[[pl.Series, Where], pl.Series]
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
@@ -206,6 +207,14 @@ def notes_of(timed: bool, strangers: int, has_click: bool, has_interactions: boo
 def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
     """Return the files of a table in the order of their names; none if it is not there."""
     if config.file:
+        if not is_inside(config.file):  # a change of theirs would never be noticed
+            raise ConfigError(
+                f"the files of table `{name}` lie elsewhere",
+                where=f"prepare.logs.{name}.file",
+                must="a path below prepare.path",
+                got=config.file,
+                hint="link there what lies elsewhere",
+            )
         target = path / config.file
         found = sorted(path.glob(config.file)) if "*" in config.file else [target]
         if not found or not found[0].exists():
