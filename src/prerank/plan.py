@@ -26,7 +26,7 @@ PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
 REVISIONS: Mapping[str, int] = {
     "prepare": 1,
-    "generate": 1,
+    "generate": 2,
     "teach": 3,
     "label": 5,
     "train": 3,

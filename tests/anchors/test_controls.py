@@ -47,6 +47,12 @@ def test_history_is_most_recent_first_without_empty_items() -> None:
     assert anchors.logprob.tolist() == [0.0] * 4
 
 
+def test_an_item_taken_several_times_is_one_anchor_where_it_was_last() -> None:
+    anchors = history_anchors(dataset([[0, 1, 3, 1, 1], [3, 3], [], [0, 1, 0]], 4), IDS, SPACE, 2)
+    assert anchors.offsets.tolist() == [0, 2, 3, 3, 5]
+    assert np.array_equal(anchors.vectors, VECTORS[[1, 3, 3, 0, 1]])
+
+
 def test_history_ends_before_the_cut() -> None:
     data = dataset([[0, 1, 3], [], [1, 3, 2]], 4, "ms", cut=1)
     anchors = history_anchors(data, IDS, SPACE, 2)

@@ -28,17 +28,16 @@ def history_anchors(
     n_anchors: int,
     seed: int = 0,
 ) -> InterestAnchors:
-    """Return each user's ``n_anchors`` most recent items, most recent first; no LLM at all.
+    """Return each user's ``n_anchors`` most recent different items, last first; no LLM at all.
 
-    The vector is the item's own, not its bucket's; items without content are left out. An item
-    taken several times is as many anchors. Where the data has no time, they are a random subset
-    drawn with ``seed``.
+    The vector is the item's own, not its bucket's; items without content are left out. Where the
+    data has no time, they are a random subset drawn with ``seed``.
     """
     histories = anchor_sequences(dataset)
     histories = histories.keep((embeddings.vectors[histories.item] != 0).any(axis=1))
     if is_unordered(dataset, "auto"):
         histories = histories.shuffled(seeds.rng(seed, "anchors", "history"))
-    histories = histories.last(n_anchors)
+    histories = histories.distinct().last(n_anchors)
     owner = histories.owners()
     mirrored = histories.offsets[:-1][owner] + histories.offsets[1:][owner] - 1
     item = histories.item[mirrored - np.arange(len(owner))]

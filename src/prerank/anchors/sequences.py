@@ -70,6 +70,17 @@ class Sequences:
         from_end = self.offsets[1:][self.owners()] - np.arange(len(self.item))
         return self.keep(from_end <= length)
 
+    def distinct(self) -> Sequences:
+        """Return the sequences with only the last occurrence of each item of a sequence."""
+        owner = self.owners()
+        by_item = np.lexsort((self.item, owner))
+        item, of = self.item[by_item], owner[by_item]
+        is_last = np.ones(len(item), dtype=bool)
+        is_last[:-1] = (item[1:] != item[:-1]) | (of[1:] != of[:-1])
+        kept = np.empty_like(is_last)
+        kept[by_item] = is_last
+        return self.keep(kept)
+
     def spread(self, length: int, cluster: IntArray) -> Sequences:
         """Return at most ``length`` items of each sequence, evenly over clusters, in their order.
 
