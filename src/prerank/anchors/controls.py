@@ -6,7 +6,10 @@ a history before the anchor cut get anchors, like those of the LLM; log-probabil
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from prerank import seeds
 from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
@@ -121,13 +124,22 @@ def join(first: InterestAnchors, second: InterestAnchors) -> InterestAnchors:
     Extension, ours: the user's own history beside the anchors that the LLM generated.
     """
     require(first.n_users == second.n_users, "anchors to join are of different users")
-    user = np.concatenate([first.users(), second.users()])
-    order = np.argsort(user, kind="stable")
+    # A row moves on by the other source's rows before it: its user's own stand behind the first's.
+    place_first = np.arange(len(first.codes))
+    place_first += np.repeat(second.offsets[:-1], np.diff(first.offsets))
+    place_second = np.arange(len(second.codes))
+    place_second += np.repeat(first.offsets[1:], np.diff(second.offsets))
+
+    def merged(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+        out = np.empty((len(one) + len(other), *one.shape[1:]), one.dtype)
+        out[place_first], out[place_second] = one, other
+        return out
+
     return InterestAnchors(
         offsets=first.offsets + second.offsets,
-        codes=np.concatenate([first.codes, second.codes])[order],
-        vectors=np.concatenate([first.vectors, second.vectors])[order],
-        logprob=np.concatenate([first.logprob, second.logprob])[order],
-        logprob_legal=np.concatenate([first.logprob_legal, second.logprob_legal])[order],
+        codes=merged(first.codes, second.codes),
+        vectors=merged(first.vectors, second.vectors),
+        logprob=merged(first.logprob, second.logprob),
+        logprob_legal=merged(first.logprob_legal, second.logprob_legal),
         source=f"{first.source}+{second.source}",
     )
