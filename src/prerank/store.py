@@ -302,6 +302,7 @@ class Store:
                 temporary.mkdir(parents=True)
                 yield temporary
                 files = sorted(p for p in temporary.rglob("*") if p.is_file())
+                readable(*files)
                 named = {str(p.relative_to(temporary)): hash_file(p) for p in files}
                 complete = {
                     **asdict(manifest),
@@ -321,6 +322,18 @@ class Store:
             self.root / ".work" / f"{key.replace('/', '-')}-{manifest.fingerprint}",
             ignore_errors=True,
         )
+
+
+def readable(*files: Path) -> None:
+    """Let whoever may read a file's folder read the file.
+
+    Safetensors writes for its own user alone, and a run is often read by another one.
+    """
+    for file in files:
+        mode = file.stat().st_mode
+        wanted = mode | file.parent.stat().st_mode & 0o444
+        if mode != wanted:
+            file.chmod(wanted)
 
 
 def _settle(*paths: Path) -> None:

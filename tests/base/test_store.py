@@ -1,6 +1,7 @@
 """Artifact folders: round trips, atomic publication, damage, lineage."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_publish_writes_manifest_with_hashes(tmp_path: Path) -> None:
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
     assert manifest.files == {"data.txt": digest}
     assert not list((tmp_path / ".work").iterdir())
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o444), (0o027, 0o440), (0o077, 0o400)])
+def test_who_may_read_the_folder_may_read_its_files(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        with Store(tmp_path / "run").publish(MARK.kind, MARK) as out:
+            stores.save_arrays(out / "arrays.safetensors", {"a": np.zeros(2)})
+            (out / "about.json").write_text("{}")
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "run" / MARK.kind).iterdir())
+    assert len(files) == 3 and {file.stat().st_mode & 0o444 for file in files} == {mode}
 
 
 def test_failed_stage_leaves_the_old_artifact(tmp_path: Path) -> None:

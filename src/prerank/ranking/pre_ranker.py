@@ -37,6 +37,7 @@ from prerank.ranking import hub
 from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import POPULARITY, Histories, ScoringContext, as_read
 from prerank.ranking.model import Parts, PreRankerModel, build_model
+from prerank.store import readable
 
 WEIGHTS, ABOUT = "weights.safetensors", "pre_ranker.json"
 TRAIN_AGAIN = "it was saved by another version of prerank, or changed since: train it again"
@@ -305,6 +306,7 @@ class PreRanker:
             for name, value in self.model.state_dict().items()
         }
         save_file(weights, path / WEIGHTS)
+        readable(path / WEIGHTS)
         about = {
             "config": self.config.model_dump(mode="json"),
             "schema": self.schema,
