@@ -62,3 +62,16 @@ def test_a_wrong_config_is_named(tmp_path: Path, monkeypatch, capsys) -> None:  
         ddp.main()
     assert stopped.value.code == 2
     assert "learning_rat" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "train.json").write_text("{}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    given = ["--dataset=d", "--embeddings=e", f"--config={tmp_path / 'train.json'}"]
+    monkeypatch.setattr(sys, "argv", ["ddp", *given, f"--out={tmp_path / 'mine'}"])
+    with pytest.raises(SystemExit) as stopped:
+        ddp.main()
+    assert stopped.value.code == 2
+    assert "thesis.txt" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").exists()

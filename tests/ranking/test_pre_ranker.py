@@ -111,6 +111,16 @@ def test_indices_out_of_range_are_refused(case) -> None:  # type: ignore[no-unty
     _, _, ranker = case
     with pytest.raises(DataError, match="item index out of range"):
         ranker.score([0], [[40]])
+    with pytest.raises(DataError, match="item index out of range"):
+        ranker.score([0], np.array([[2**32 + 1]]))
+    with pytest.raises(DataError, match="user index out of range"):
+        ranker.user_parts([-2])
+    with pytest.raises(DataError, match="user indices are no whole numbers"):
+        ranker.score([0.9], [[1]])
+    with pytest.raises(DataError, match="one moment a row"):
+        ranker.score([0, 1], [[1], [2]], [5])
+    with pytest.raises(DataError, match="one user and one item"):
+        ranker.score_pairs(np.array([0, 1]), np.array([1]), None)
     with pytest.raises(DataError, match="one row of candidates"):
         ranker.score([0], [1, 2])
 

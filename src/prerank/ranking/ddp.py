@@ -25,7 +25,7 @@ from prerank.artifacts import Dataset, ItemEmbeddings, PseudoLabels
 from prerank.devices import resolve_device
 from prerank.errors import ConfigError, PrerankError
 from prerank.ranking.config import TrainConfig, earned_weight
-from prerank.ranking.pre_ranker import PreRanker
+from prerank.ranking.pre_ranker import ABOUT, WEIGHTS, PreRanker
 from prerank.ranking.train import train
 
 
@@ -51,7 +51,11 @@ def _run(options: argparse.Namespace) -> None:
         values = json.loads(options.config.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError("cannot be read", where=str(options.config), got=error) from None
+    if not isinstance(values, dict):
+        raise ConfigError("holds no keys", where=str(options.config), must="a JSON object")
     config = TrainConfig.parse(values, where=str(options.config))
+    out = options.out.resolve()
+    _require_replaceable(out)
     if resolve_device(config.device).type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local)
@@ -69,9 +73,22 @@ def _run(options: argparse.Namespace) -> None:
         weighed = earned_weight(config, labels)
         ranker = train(dataset, embeddings, labels, weighed, options.seed)
         if first:
-            _write(ranker, options.out)
+            _write(ranker, out)
     finally:
         distributed.destroy_process_group()
+
+
+def _require_replaceable(out: Path) -> None:
+    """Raise ConfigError where ``out`` holds anything but a pre-ranker: writing replaces it."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    others = sorted(there - {WEIGHTS, ABOUT})
+    if others or (out.exists() and not out.is_dir()):
+        raise ConfigError(
+            "the folder holds something else",
+            where=f"--out {out}",
+            must="a new folder, or one that a pre-ranker was written to",
+            got=", ".join(others[:3]) or "a file",
+        )
 
 
 def _write(ranker: PreRanker, out: Path) -> None:

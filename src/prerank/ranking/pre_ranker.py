@@ -102,6 +102,28 @@ class PairPlan:
     item: NDArray[Any]
 
 
+def _indices(name: str, values: ArrayLike, size: int) -> IntArray:
+    """Return indices as int32, of the shape given; raise DataError if one is not in -1..size-1."""
+    index = np.asarray(values)
+    if index.size:
+        whole = index.dtype.kind in "iu"
+        require(whole, f"{name} indices are no whole numbers", must="integers", got=index.dtype)
+        low, high = int(index.min()), int(index.max())
+        inside = low >= -1 and high < size
+        got = low if low < -1 else high
+        require(inside, f"{name} index out of range", must=f"-1..{size - 1}", got=got)
+    return index.astype(np.int32)
+
+
+def _moments(time: ArrayLike | None, n: int) -> TimeArray | None:
+    """Return ``n`` moments as int64, None for now; raise DataError for another number of them."""
+    if time is None:
+        return None
+    moments = np.asarray(time, dtype=np.int64)
+    require(moments.shape == (n,), "one moment a row", must=f"({n},)", got=f"{moments.shape}")
+    return moments
+
+
 class PreRanker:
     """Weights, config, feature schema and the data to score with.
 
@@ -143,7 +165,8 @@ class PreRanker:
             items: (B, C) int item indices, -1 = unknown.
             time: (B,) int64 moments of the requests; None = now, after all interactions.
         """
-        user_B, items_BC = np.asarray(user, dtype=np.int32), np.asarray(items, dtype=np.int32)
+        user_B = _indices("user", user, len(self.context.users))
+        items_BC = _indices("item", items, len(self.context.items))
         require(
             user_B.ndim == 1 and items_BC.ndim == 2 and len(user_B) == len(items_BC),
             "score needs one row of candidates a user",
@@ -151,7 +174,8 @@ class PreRanker:
             got=f"{user_B.shape}, {items_BC.shape}",
         )
         width = items_BC.shape[1]
-        moments = None if time is None else np.repeat(np.asarray(time, dtype=np.int64), width)
+        time_B = _moments(time, len(user_B))
+        moments = None if time_B is None else np.repeat(time_B, width)
         flat = self.score_pairs(np.repeat(user_B, width), items_BC.ravel(), moments)
         return flat.reshape(items_BC.shape)
 
@@ -187,12 +211,15 @@ class PreRanker:
 
     def plan(self, user: IntArray, item: IntArray, time: TimeArray | None) -> PairPlan:
         """Return what scoring pairs needs to know; arguments as in `score_pairs`."""
-        for name, index, size in (
-            ("user", user, len(self.context.users)),
-            ("item", item, len(self.context.items)),
-        ):
-            inside = not len(index) or (index.min() >= -1 and index.max() < size)
-            require(inside, f"{name} index out of range", must=f"-1..{size - 1}")
+        user = _indices("user", user, len(self.context.users))
+        item = _indices("item", item, len(self.context.items))
+        require(
+            user.ndim == 1 and user.shape == item.shape,
+            "a pair is one user and one item",
+            must="user (N,), item (N,)",
+            got=f"{user.shape}, {item.shape}",
+        )
+        time = _moments(time, len(user))
         end, left_out = self.context.history_ends(user, time), self.context.left_out(user, item)
         order = np.lexsort((left_out, end, user))
         new = np.ones(len(user), dtype=np.bool_)
@@ -266,10 +293,8 @@ class PreRanker:
             user: (B,) int user indices, -1 = unknown.
             time: (B,) int64 moments; None = now.
         """
-        user_B = np.asarray(user, dtype=np.int32)
-        end_B = self.context.history_ends(
-            user_B, None if time is None else np.asarray(time, dtype=np.int64)
-        )
+        user_B = _indices("user", user, len(self.context.users))
+        end_B = self.context.history_ends(user_B, _moments(time, len(user_B)))
         return self._user_parts(user_B, end_B, np.full(len(user_B), -1))
 
     @torch.inference_mode()
@@ -322,8 +347,10 @@ class PreRanker:
         """Read a pre-ranker from ``path``, to score with ``dataset`` and ``embeddings``.
 
         Raises:
-            ArtifactError: files are missing or damaged, the data is not what it was trained on,
-                or the weights are of another model than this prerank builds from its settings.
+            ArtifactError: files are missing or damaged, the data has other users, items, features
+                or another width of embeddings than that of the training (their values are not
+                compared), or the weights are of another model than this prerank builds from its
+                settings.
         """
         path = Path(path)
         about, weights = _read(path)

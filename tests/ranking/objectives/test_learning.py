@@ -233,3 +233,10 @@ def test_the_moving_copy_is_a_plain_mean_while_young(  # type: ignore[no-untyped
 def test_config_of_an_objective_is_checked() -> None:
     with pytest.raises(ConfigError, match="objective"):
         TrainConfig.parse({"objective": "magic"})
+
+
+@pytest.mark.parametrize("model", ["two-tower", "int-tower", "din"])
+def test_the_batch_softmax_skips_a_step_without_a_click(world, content, small, model: Any) -> None:  # type: ignore[no-untyped-def]
+    changes = {"model": model, "in_batch_weight": 1.0, "epochs": 1, "batch_size": 2}
+    ranker = train(world(), content, None, small.model_copy(update=changes), seed=0)
+    assert np.isfinite(ranker.history[0]["loss_other"])

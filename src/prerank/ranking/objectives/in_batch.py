@@ -71,5 +71,7 @@ class BatchSoftmax:
     def loss(self, shown: Part) -> Tensor:
         """Return the loss, a scalar, of the exposed rows of a step."""
         rows = shown.rows.take((shown.rows.target == 1).nonzero().squeeze(1)[:MOST])
+        if not len(rows):
+            return shown.logit.sum() * 0  # not every model can run on no rows at all
         logit_PP = self.setup.cross_logits(rows)
         return corrected_softmax(logit_PP, self.log_q_I[rows.item], rows.user, rows.item)
