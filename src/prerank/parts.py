@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from prerank import artifacts as a
 from prerank.store import (
+    ANCHOR_ARRAYS,
     StoredArray,
     part_file,
     save_but_tables,
@@ -34,7 +35,6 @@ from prerank.vocabulary import Vocabulary
 PART_ROWS = 4_000_000
 """Rows of events in a part, about; a log of no more than this is one whole."""
 COPY_BYTES = 1 << 24
-ANCHOR_ARRAYS = ("offsets", "codes", "vectors", "logprob", "logprob_legal")
 
 
 @dataclass(frozen=True, eq=False)

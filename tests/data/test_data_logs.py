@@ -697,3 +697,49 @@ def test_images_are_paths_or_uris_relative_to_the_logs(tmp_path: Path) -> None:
     root = tmp_path.resolve()
     inside = [f"{root}/a.png", f"{root}/sub/b.png"]
     assert image.tolist() == [*inside, *given[2:5], "", ""]
+
+
+@pytest.mark.parametrize("name", ["candidates", "interactions"])
+def test_a_time_beside_exposures_without_one_is_refused(tmp_path: Path, name: str) -> None:
+    tables = sound_tables()
+    tables["interactions"] = tables["candidates"].select("user", "item", "time")
+    for other in {"candidates", "interactions"} - {name}:
+        tables[other] = tables[other].drop("time")
+    tables["exposures"] = tables["exposures"].rename({"time": "ts"})
+    with pytest.raises(DataError, match="the exposures have none") as error:
+        read(write(tmp_path, tables))
+    assert f"{name}.parquet -> time" in error.value.where and "logs.exposures" in error.value.hint
+
+
+def test_settings_of_a_table_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, sound_tables())
+    with pytest.raises(DataError, match="no table `interactions`, of which the recipe says more"):
+        read(tmp_path, interactions={"sorted": True})
+
+
+def test_a_table_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, sound_tables())
+    sound_tables()["exposures"].write_csv(tmp_path / "exposures.csv")
+    with pytest.raises(DataError, match="stands there twice") as error:
+        read(tmp_path)
+    assert "exposures.parquet, exposures.csv" in str(error.value.got)
+
+
+def test_files_in_folders_of_a_tables_folder_are_refused_or_named(tmp_path: Path) -> None:
+    exposures = sound_tables().pop("exposures")
+    write(tmp_path, {name: of for name, of in sound_tables().items() if name != "exposures"})
+    for place, rows in (("a", exposures[:20]), ("day=2/b", exposures[20:])):
+        file = tmp_path / "exposures" / f"{place}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        rows.write_parquet(file)
+    with pytest.raises(DataError, match="files in folders of its own") as error:
+        read(tmp_path)
+    assert 'file = "exposures/**/*.parquet"' in error.value.hint
+    assert len(read(tmp_path, exposures={"file": "exposures/**/*.parquet"}).exposures) == 40
+    assert len(read(tmp_path, exposures={"file": "exposures/day=[2]/?.parquet"}).exposures) == 20
+
+
+def test_a_feature_named_twice_is_refused() -> None:
+    items = {"categorical": ("brand", "brand")}
+    with pytest.raises(ConfigError, match="names a column twice"):
+        PrepareConfig.parse({"source": "logs", "logs": {"items": items}})

@@ -110,6 +110,14 @@ class FeatureTableConfig(TableConfig):
         description="Keep the most frequent values of a category or list; the rest: missing.",
     )
 
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for kind in ("categorical", "numeric", "multi_valued", "sequence", "embedding"):
+            names = getattr(self, kind)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{kind} names a column twice: {', '.join(names)}")
+        return self
+
 
 class ItemTableConfig(FeatureTableConfig):
     """The items table."""

@@ -110,12 +110,13 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
 
 @dataclass(frozen=True)
 class EventTable:
-    """A table of events: which of our columns it must and may have."""
+    """A table of events: which of our columns it must, may and must not have."""
 
     name: str
     table: TableConfig
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def theirs(self, ours: str) -> str:
         """Return how the files call one of our columns."""
@@ -133,13 +134,17 @@ def candidates_table(config: LogsConfig, timed: bool) -> EventTable:
     """Return the columns of the candidates; ``timed``: the exposures have a time."""
     required = ("user", "item", *(("time",) if timed else ()))
     more = ("request", "stage", "score", "truth")
-    return EventTable("candidates", config.candidates, required, more)
+    return EventTable("candidates", config.candidates, required, more, _untimed(timed))
 
 
 def interactions_table(config: LogsConfig, timed: bool) -> EventTable:
     """Return the columns of the interactions; ``timed``: the exposures have a time."""
     required = ("user", "item", *(("time",) if timed else ()))
-    return EventTable("interactions", config.interactions, required)
+    return EventTable("interactions", config.interactions, required, (), _untimed(timed))
+
+
+def _untimed(timed: bool) -> tuple[str, ...]:
+    return () if timed else ("time",)
 
 
 def no_exposures(path: Path) -> DataError:
@@ -216,7 +221,7 @@ def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
                 hint="link there what lies elsewhere",
             )
         target = path / config.file
-        found = sorted(path.glob(config.file)) if "*" in config.file else [target]
+        found = [target] if target.exists() else sorted(path.glob(config.file))
         if not found or not found[0].exists():
             raise DataError(
                 f"the files of table `{name}` are not there",
@@ -224,20 +229,50 @@ def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
                 hint=f"check prepare.path and logs.{name}.file",
             )
     else:
-        found = [f for s in SUFFIXES if (f := path / f"{name}{s}").exists()][:1]
-        found = found or ([path / name] if (path / name).is_dir() else [])
+        found = [f for s in (*SUFFIXES, "") if (f := path / f"{name}{s}").exists()]
+        if len(found) > 1:
+            raise DataError(
+                f"the table `{name}` stands there twice",
+                where=str(path),
+                must="one of them, or logs.*.file",
+                got=", ".join(one.name for one in found),
+            )
+        if not found and config != type(config)():
+            raise DataError(
+                f"there is no table `{name}`, of which the recipe says more",
+                where=str(path),
+                must=f"{name}.parquet, {name}.csv, a folder `{name}`, or logs.{name}.file",
+                hint=f"name its file, or take [prepare.logs.{name}] out",
+            )
     files = []
     for one in found:
         inside = sorted(f for s in SUFFIXES for f in one.glob(f"*{s}")) if one.is_dir() else [one]
         if not inside:
             raise DataError(f"the folder of table `{name}` is empty", where=str(one))
+        below = next((f for s in SUFFIXES for f in one.glob(f"*/**/*{s}")), None)
+        if below is not None:
+            raise DataError(
+                f"the folder of table `{name}` has files in folders of its own",
+                where=str(below),
+                must=f"all files in {one.name} itself",
+                hint=f'logs.{name}.file = "{one.name}/**/*{below.suffix}" reads all of them',
+            )
         files.extend(inside)
     return files
 
 
 def raw_rows(file: Path, spec: EventTable, rows: tuple[int, int] | None = None) -> pl.DataFrame:
     """Read one file of events, or some ``rows`` of it; columns keep the file's names."""
-    return _raw(file, spec.name, spec.table, spec.required, spec.optional, rows)
+    frame = _raw(file, spec.name, spec.table, spec.required, spec.optional, rows)
+    odd = next((name for name in spec.refused if name in frame.columns), None)
+    if odd is not None:
+        raise DataError(
+            f"this table has a {odd}, and the exposures have none",
+            where=f"{file} -> {odd}",
+            must=f"a {odd} in all of exposures, candidates and interactions, or in none",
+            hint=f'map it: logs.exposures.columns = {{{odd} = "yours"}}; or leave it out here',
+        )
+    return frame
 
 
 def _raw(
