@@ -72,13 +72,10 @@ class Sequences:
 
     def distinct(self) -> Sequences:
         """Return the sequences with only the last occurrence of each item of a sequence."""
-        owner = self.owners()
-        by_item = np.lexsort((self.item, owner))
-        item, of = self.item[by_item], owner[by_item]
-        is_last = np.ones(len(item), dtype=bool)
-        is_last[:-1] = (item[1:] != item[:-1]) | (of[1:] != of[:-1])
-        kept = np.empty_like(is_last)
-        kept[by_item] = is_last
+        owner, rows = self.owners(), np.arange(len(self.item))
+        latest_first = np.lexsort((-rows, self.item, owner))
+        kept = np.empty(len(rows), dtype=bool)
+        kept[latest_first] = _places(owner[latest_first], self.item[latest_first]) == 0
         return self.keep(kept)
 
     def spread(self, length: int, cluster: IntArray) -> Sequences:

@@ -97,9 +97,7 @@ def _write(ranker: PreRanker, out: Path) -> None:
     partial.mkdir(parents=True)
     try:
         ranker.save(partial)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.replace(out)
+        store.swap(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

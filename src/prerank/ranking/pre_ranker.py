@@ -165,8 +165,7 @@ class PreRanker:
             items: (B, C) int item indices, -1 = unknown.
             time: (B,) int64 moments of the requests; None = now, after all interactions.
         """
-        user_B = _indices("user", user, len(self.context.users))
-        items_BC = _indices("item", items, len(self.context.items))
+        user_B, items_BC = np.asarray(user), np.asarray(items)
         require(
             user_B.ndim == 1 and items_BC.ndim == 2 and len(user_B) == len(items_BC),
             "score needs one row of candidates a user",

@@ -110,13 +110,12 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
 
 @dataclass(frozen=True)
 class EventTable:
-    """A table of events: which of our columns it must, may and must not have."""
+    """A table of events: which of our columns it must and may have."""
 
     name: str
     table: TableConfig
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
 
     def theirs(self, ours: str) -> str:
         """Return how the files call one of our columns."""
@@ -134,17 +133,13 @@ def candidates_table(config: LogsConfig, timed: bool) -> EventTable:
     """Return the columns of the candidates; ``timed``: the exposures have a time."""
     required = ("user", "item", *(("time",) if timed else ()))
     more = ("request", "stage", "score", "truth")
-    return EventTable("candidates", config.candidates, required, more, _untimed(timed))
+    return EventTable("candidates", config.candidates, required, more)
 
 
 def interactions_table(config: LogsConfig, timed: bool) -> EventTable:
     """Return the columns of the interactions; ``timed``: the exposures have a time."""
     required = ("user", "item", *(("time",) if timed else ()))
-    return EventTable("interactions", config.interactions, required, (), _untimed(timed))
-
-
-def _untimed(timed: bool) -> tuple[str, ...]:
-    return () if timed else ("time",)
+    return EventTable("interactions", config.interactions, required)
 
 
 def no_exposures(path: Path) -> DataError:
@@ -264,13 +259,12 @@ def table_files(path: Path, name: str, config: TableConfig) -> list[Path]:
 def raw_rows(file: Path, spec: EventTable, rows: tuple[int, int] | None = None) -> pl.DataFrame:
     """Read one file of events, or some ``rows`` of it; columns keep the file's names."""
     frame = _raw(file, spec.name, spec.table, spec.required, spec.optional, rows)
-    odd = next((name for name in spec.refused if name in frame.columns), None)
-    if odd is not None:
+    if "time" in frame.columns and "time" not in (*spec.required, *spec.optional):
         raise DataError(
-            f"this table has a {odd}, and the exposures have none",
-            where=f"{file} -> {odd}",
-            must=f"a {odd} in all of exposures, candidates and interactions, or in none",
-            hint=f'map it: logs.exposures.columns = {{{odd} = "yours"}}; or leave it out here',
+            "this table has a time, and the exposures have none",
+            where=f"{file} -> time",
+            must="a time in all of exposures, candidates and interactions, or in none",
+            hint='map it: logs.exposures.columns = {time = "yours"}; or leave it out here',
         )
     return frame
 
