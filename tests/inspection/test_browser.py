@@ -92,19 +92,25 @@ def test_names_stay_in_sight_when_a_table_is_scrolled(page: Any) -> None:
         assert name.bounding_box() == before
 
 
+def _appears(found: Any) -> bool:
+    """Wait for what a click on a link leads to: the click itself returns before the next page."""
+    found.wait_for()
+    return bool(found.is_visible())
+
+
 def test_search_filter_compare_and_download(page: Any, tmp_path: Path) -> None:
     page.goto("/users")
     page.get_by_label("user id begins with").fill("u005")
     page.get_by_role("button", name="Show").click()
     page.get_by_role("link", name="u005").click()
-    assert page.get_by_role("heading", name="User u005").is_visible()
+    assert _appears(page.get_by_role("heading", name="User u005"))
     assert page.get_by_text("because of anchor").count()
 
     page.goto("/items")
     page.get_by_label("title holds, or id is").fill("<script>")
     page.keyboard.press("Enter")
     page.get_by_role("link", name=SCRIPT).click()
-    assert page.get_by_role("heading", name=SCRIPT).is_visible()
+    assert _appears(page.get_by_role("heading", name=SCRIPT))
     assert page.locator("code", has_text=ITEM_IDS[0]).count()
 
     page.goto("/labels")
@@ -120,7 +126,7 @@ def test_search_filter_compare_and_download(page: Any, tmp_path: Path) -> None:
     page.get_by_role("checkbox", name="exposed-only").check()
     page.locator("select[name=metric]").select_option("auc")
     page.get_by_role("button", name="Compare").click()
-    assert page.get_by_role("heading", name=re.compile("^auc on")).is_visible()
+    assert _appears(page.get_by_role("heading", name=re.compile("^auc on")))
     assert page.locator("tr.method").count() == 0  # only the one that was chosen
 
 
