@@ -11,8 +11,8 @@ A click is int8: 1 clicked, 0 seen and not clicked, -1 unknown. They are never m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,10 @@ class Table:
         """Return the columns by name, in the order of their declaration."""
         found = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: value for name, value in found if isinstance(value, np.ndarray)}
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Return the table restricted to ``rows`` (mask or indices)."""
+        return replace(self, **{name: values[rows] for name, values in self.columns().items()})
 
     def __len__(self) -> int:
         return len(next(iter(self.columns().values())))
@@ -414,11 +418,6 @@ class Pools(Table):
         top = len(self.pools)
         inside = not len(self.pool) or (self.pool.min() >= 0 and self.pool.max() < top)
         require(inside, "pool code out of range", where="Pools.pool", must=f"0..{top - 1}")
-
-    def take(self, rows: NDArray[Any]) -> Pools:
-        """Return the pools restricted to ``rows`` (mask or indices)."""
-        columns = {name: values[rows] for name, values in self.columns().items()}
-        return Pools(**columns, pools=self.pools)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_candidates_share_the_request_numbers_and_stop_at_validation() -> None:
     assert rows.request.tolist() == [0, 1]
     assert rows.stage.tolist() == [0, 1]
     assert rows.truth[0] == 0.5 and np.isnan(rows.truth[1]) and np.isnan(rows.score).all()
-    assert "1 candidates after training were left out" in data.notes
+    assert "1 candidates of held-out requests were left out" in data.notes
 
 
 def test_candidates_of_ordered_logs_stop_at_the_users_own_held_out_row() -> None:
@@ -115,7 +115,24 @@ def test_candidates_of_ordered_logs_stop_at_the_users_own_held_out_row() -> None
     )
     data = build(Logs("hand", "order", ITEMS, shown, candidates=offered))
     assert data.candidates.time.tolist() == [39, 49]
-    assert "2 candidates after training were left out" in data.notes
+    assert "2 candidates of held-out requests were left out" in data.notes
+
+
+def test_without_time_candidates_of_held_out_requests_are_left_out() -> None:
+    shown = SHOWN.drop("time").with_columns(split=pl.Series([0, 0, 1, 0, 1, 2]))
+    offered = pl.DataFrame(
+        {
+            "request": ["r1", "r2", "r4", "r5", "r9"],  # r1 is of training in part, r9 shows nothing
+            "user": ["a", "b", "a", "b", "a"],
+            "item": [30, 200, 4, 30, 30],
+        }
+    )
+    data = build(Logs("hand", "none", ITEMS, shown, candidates=offered))
+    rows = zip(data.candidates.user.tolist(), data.candidates.item.tolist(), strict=True)
+    assert list(rows) == [(0, 1), (1, 0), (0, 1)]
+    assert "2 candidates of held-out requests were left out" in data.notes
+    whole = build(Logs("hand", "none", ITEMS, shown, candidates=offered.drop("request")))
+    assert len(whole.candidates) == 5  # nobody knows of which request
 
 
 def test_texts_are_read_without_html_entities() -> None:
@@ -169,6 +186,32 @@ def test_sampled_pools_hold_unmet_items_and_the_same_requests() -> None:
         }
         assert not met & {pair for pair, click in zip(names, rows.click, strict=True) if not click}
         assert rows.time.tolist() == [40] * 6 + [50] * 6
+
+
+def test_no_click_of_a_sampled_pool_was_met_before() -> None:
+    """Its negatives are unmet: a scorer that only remembers must not find the click."""
+    items = pl.DataFrame({"item": range(50), "title": [str(k) for k in range(50)]})
+    items = items.with_columns(text=pl.lit("t"))
+    shown = pl.DataFrame(
+        {
+            "user": ["a"] * 8 + ["b"],
+            "item": [1, 2, 3, 1, 4, 2, 4, 5, 6],
+            "time": [10, 11, 12, 40, 41, 50, 51, 52, 53],
+            "click": [1, 0, 1, 1, 1, 1, 1, 1, 1],
+        }
+    )
+    logs = Logs("hand", "ms", items, shown, cuts=LOGS.cuts)
+    data = build(logs)
+    pool = data.pools.take((data.pools.pool == 1) & (data.pools.click == 1))
+    clicked = list(zip(pool.split.tolist(), data.items.ids[pool.item].tolist(), strict=True))
+    # 1 was clicked in training, 2 shown there, 4 clicked in validation already.
+    assert clicked == [(VALIDATION, "4"), (TEST, "5"), (TEST, "6")]
+    note = "3 held-out clicks on items that their user had met are in no sampled pool"
+    assert note in data.notes
+    liked = pl.DataFrame({"user": ["b", "a"], "item": [6, 5], "time": [5, 45]})
+    data = build(replace(logs, interactions=liked, clicks_are_interactions=False))
+    pool = data.pools.take((data.pools.pool == 1) & (data.pools.click == 1))
+    assert data.items.ids[pool.item].tolist() == ["4"]
 
 
 def test_caps_on_requests() -> None:

@@ -116,11 +116,11 @@ def test_one_tiny_propensity_does_not_decide_the_prior(make_dataset):
 
 
 def test_prior_from_counts_by_hand(make_dataset):
-    # One click among 2 exposed and 3 unexposed pairs; the test exposure does not count.
+    # One click among 2 exposed and 3 unexposed pairs; held-out exposures are no part of D.
     dataset = make_dataset(
         1,
         6,
-        exposed=[(0, 0, 1, 0), (0, 1, 0, 1), (0, 2, 1, 2)],
+        exposed=[(0, 0, 1, 0), (0, 1, 0, 0), (0, 2, 1, 1), (0, 3, 0, 1), (0, 4, 1, 2)],
         candidates=[],
         interactions=[],
     )
@@ -128,6 +128,21 @@ def test_prior_from_counts_by_hand(make_dataset):
     assert stated_prior(counts, 3, "auto")[0] == pytest.approx(1 / 5)
     assert stated_prior(counts, 3, "exposed") == (0.5, "click rate of exposures")
     assert stated_prior(counts, 3, 0.3) == (0.3, "given")
+
+
+def test_prior_counts_pairs_of_the_time_that_candidates_are_of(make_dataset):
+    # After the anchor cut at 10: pair 0 shown twice, clicked once, and pair 1; 2 and 3 are older.
+    dataset = make_dataset(
+        1,
+        6,
+        exposed=[(0, 2, 1, 0), (0, 3, 1, 0), (0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0)],
+        exposure_time=[8, 9, 10, 11, 12],
+        candidates=[],
+        interactions=[],
+        time_unit="ms",
+        cuts=Cuts(anchors=10, validation=20, test=30),
+    )
+    assert stated_prior(PriorCounts.of(dataset), 3, "auto")[0] == pytest.approx(1 / 5)
 
 
 def test_an_unknown_click_is_no_missing_one(make_dataset):

@@ -47,7 +47,7 @@ from prerank.data.split import (
     temporal_cuts,
     training_ends,
 )
-from prerank.data.unexposed import contains, pair_keys, sorted_unique
+from prerank.data.unexposed import contains, pair_keys, pairs_of, sorted_unique
 from prerank.errors import DataError
 from prerank.seeds import rng
 from prerank.vocabulary import Vocabulary
@@ -57,6 +57,7 @@ CATEGORICAL, NUMERIC, MULTI_VALUED, SEQUENCE, VECTOR = "c:", "n:", "m:", "q:", "
 KINDS = (CATEGORICAL, NUMERIC, MULTI_VALUED, SEQUENCE, VECTOR)
 OWN_FIELDS = ("user id", "item id", "content", "history ids", "history content", "numbers")
 """What a pre-ranker reads besides features (`ranking.inputs`)."""
+NOTHING = np.zeros(0, dtype=np.int64)
 NO_INTERACTIONS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 
 
@@ -158,15 +159,16 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
         exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions
     )
     ends = training_ends(exposures, len(users), cuts, logs.time_unit)
-    candidates, n_after = candidates_of(offered, ends, logs.stages)
+    held = _held_out_requests(logs, exposures)
+    candidates, n_after = candidates_of(offered, ends, logs.stages, held)
     notes += left_out_notes(n_late, n_after)
     # A simulated negative may stand in a pool: the target may have been one as well.
-    seen = np.flatnonzero((exposures.click == 1) | (logs.negatives is None))
+    real = exposures.take((exposures.click == 1) | (logs.negatives is None))
     met = sorted_unique(
         np.concatenate(
             [
                 pair_keys(interactions.user, interactions.item),
-                pair_keys(exposures.user[seen], exposures.item[seen]),
+                pair_keys(real.user, real.item),
             ]
         )
     )
@@ -174,7 +176,8 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     if logs.exposed_pool:
         parts.append(("exposed", exposed_rows(exposures)))
     if logs.sampled_pools:
-        positives = positives_of(exposures)
+        positives, n_known = positives_of(real, interactions)
+        notes += known_notes(n_known)
         train = interactions.item
         for name, power in zip(logs.sampled_pools, (0.0, pools.popularity_power), strict=True):
             weights = popularity_weights(train, len(items), power)
@@ -361,22 +364,39 @@ def interactions_of(
         held_keys = sorted_unique(pair_keys(exposures.user[held], exposures.item[held]))
         key = sorted_unique(pair_keys(user, item))
         key = key[~contains(held_keys, key)]
-        user, item = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
+        user, item = pairs_of(key)
         time = np.zeros(len(key), dtype=np.int64)
     order = np.lexsort((time, user))
     return Interactions(user=user[order], item=item[order], time=time[order]), n_late
 
 
+def _held_out_requests(logs: Logs, exposures: Exposures) -> TimeArray:
+    """Return the sorted codes of requests that no exposure of training belongs to, without time.
+
+    None where requests are not named: what a user saw without a time is no request.
+    """
+    tables = [frame for frame in (logs.exposures, logs.candidates) if frame is not None]
+    if logs.time_unit != "none" or not all("request" in frame.columns for frame in tables):
+        return NOTHING
+    train = sorted_unique(exposures.request[exposures.split == TRAIN])
+    every = sorted_unique(exposures.request)
+    return every[~contains(train, every)]
+
+
 def candidates_of(
-    offered: dict[str, NDArray[Any]], ends: TimeArray | None, stages: tuple[str, ...]
+    offered: dict[str, NDArray[Any]],
+    ends: TimeArray | None,
+    stages: tuple[str, ...],
+    held_out: TimeArray = NOTHING,
 ) -> tuple[Candidates, int]:
     """Return the candidates of training requests, and how many others were left out.
 
-    ``ends``: of `training_ends`. What a held-out request recalled is a fact of its own time: it
-    holds the target more often than chance would.
+    ``ends``: of `training_ends`; ``held_out``: sorted codes of requests, where there is no time.
+    What a held-out request recalled is a fact of its own time: it holds the target more often than
+    chance would.
     """
     n = len(offered["user"])
-    keep = np.ones(n, dtype=np.bool_)
+    keep = ~contains(held_out, offered["request"])
     if ends is not None and "time" in offered:
         keep = offered["time"] < ends[offered["user"]]
 
@@ -398,13 +418,20 @@ def candidates_of(
 
 
 def left_out_notes(n_late: int, n_after: int) -> list[str]:
-    """Return the notes on interactions of the test period and candidates after training."""
+    """Return the notes on interactions of the test period and candidates of held-out requests."""
     notes = []
     if n_late:
         notes.append(f"{n_late} interactions of the test period were left out")
     if n_after:
-        notes.append(f"{n_after} candidates after training were left out")
+        notes.append(f"{n_after} candidates of held-out requests were left out")
     return notes
+
+
+def known_notes(n_known: int) -> list[str]:
+    """Return the note on clicked rows that no sampled pool holds."""
+    if not n_known:
+        return []
+    return [f"{n_known} held-out clicks on items that their user had met are in no sampled pool"]
 
 
 def idle_notes(n_idle: int, n_users: int) -> list[str]:

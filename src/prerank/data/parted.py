@@ -31,6 +31,7 @@ from prerank.data.assemble import (
     features_of,
     idle_notes,
     interactions_of,
+    known_notes,
     left_out_notes,
     n_training_clicks,
     pools_note,
@@ -208,7 +209,7 @@ def prepare_parts(
     writer.write_pools(pools.columns())
     notes = spill.notes + lacking + made.repeats.notes()
     notes += notes_of(True, strangers, has_click, bool(found[2].files))
-    notes += left_out_notes(made.n_late, made.n_after)
+    notes += left_out_notes(made.n_late, made.n_after) + known_notes(made.n_known)
     notes.append(pools_note(logs.sampled_pools, config.pools))
     notes += idle_notes(made.n_idle, len(users))
     candidates = replace(head.candidates, stages=logs.stages)
@@ -495,6 +496,7 @@ class _Made:
 
     n_late: int = 0
     n_after: int = 0
+    n_known: int = 0
     n_idle: int = 0
     n_clicks: int = 0
     repeats: Repeats = field(default_factory=Repeats)
@@ -535,7 +537,8 @@ def _write_parts(
         made.repeats += Repeats.of(pl.DataFrame(exposures.columns()))
         active = sorted_unique(np.concatenate([exposures.user, interactions.user]))
         made.n_idle += (end - first) - len(active)
-        clicked = positives_of(exposures)
+        clicked, n_known = positives_of(exposures, interactions)
+        made.n_known += n_known
         positives.append({**clicked, "user": clicked["user"] + np.int32(first)})
         popularity += np.bincount(interactions.item, minlength=len(popularity))
     made.positives, made.popularity = positives, popularity

@@ -15,11 +15,13 @@ from prerank.artifacts import (
     VALIDATION,
     ByteArray,
     Exposures,
+    Interactions,
     Pools,
     TimeArray,
 )
 from prerank.data.config import PoolsConfig
 from prerank.data.negatives import with_negatives
+from prerank.data.unexposed import contains, pair_keys, sorted_unique
 from prerank.seeds import rng
 
 Columns = dict[str, NDArray[Any]]
@@ -32,10 +34,33 @@ def exposed_rows(exposures: Exposures) -> Columns:
     return {name: getattr(exposures, name)[held] for name in ROW_COLUMNS}
 
 
-def positives_of(exposures: Exposures) -> Columns:
-    """Return the clicked held-out exposures, from which the sampled pools are built."""
-    held = (exposures.split != TRAIN) & (exposures.click == 1)
-    return {name: getattr(exposures, name)[held] for name in ("split", "user", "item", "time")}
+def positives_of(exposures: Exposures, interactions: Interactions) -> tuple[Columns, int]:
+    """Return the clicked held-out exposures that sampled pools are built from, and the others.
+
+    The others, counted only, are of items that the user had met: in an earlier period's exposure,
+    or an earlier interaction. Drawn items are unmet, so having met an item would tell the click.
+    """
+    key, split = pair_keys(exposures.user, exposures.item), exposures.split
+    held = np.flatnonzero((split != TRAIN) & (exposures.click == 1))
+    trained, validated = (sorted_unique(key[split == part]) for part in (TRAIN, VALIDATION))
+    known = contains(trained, key[held])
+    known |= (split[held] == TEST) & contains(validated, key[held])
+    known |= _interacted(interactions, key[held], exposures.time[held])
+    fresh = held[~known]
+    columns = {name: getattr(exposures, name)[fresh] for name in ("split", "user", "item", "time")}
+    return columns, int(known.sum())
+
+
+def _interacted(interactions: Interactions, key: TimeArray, time: TimeArray) -> NDArray[np.bool_]:
+    """Say which pairs (N,) are an interaction before the moment beside each."""
+    theirs = pair_keys(interactions.user, interactions.item)
+    order = np.lexsort((interactions.time, theirs))
+    theirs, first = theirs[order], interactions.time[order]
+    if not len(theirs):
+        return np.zeros(len(key), dtype=np.bool_)
+    place = np.minimum(np.searchsorted(theirs, key), len(theirs) - 1)
+    found: NDArray[np.bool_] = (theirs[place] == key) & (first[place] < time)
+    return found
 
 
 def picked_requests(

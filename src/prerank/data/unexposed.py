@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from prerank.artifacts import (
     TRAIN,
+    UNKNOWN_CLICK,
     Cuts,
     Dataset,
     FloatArray,
@@ -40,6 +41,11 @@ class UnexposedPairs(Table):
 def pair_keys(user: IntArray, item: IntArray) -> TimeArray:
     """Return (N,) int64, one number a (user, item) pair; sorts by user, then item."""
     return user.astype(np.int64) << 32 | item.astype(np.int64)
+
+
+def pairs_of(keys: TimeArray) -> tuple[IntArray, IntArray]:
+    """Return (N,) users and (N,) items of `pair_keys`."""
+    return (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32)
 
 
 def exposure_counts(dataset: Dataset) -> TimeArray:
@@ -79,14 +85,31 @@ def known_in_training(dataset: Dataset, moment: int) -> TimeArray:
     return sorted_unique(np.concatenate([exposed, interacted]))
 
 
+def after_anchors(dataset: Dataset, time: TimeArray) -> NDArray[np.bool_]:
+    """Say which moments (N,) the anchors have not seen: from their cut on; all where none is."""
+    cut = dataset.cuts.anchors
+    if cut is None or dataset.time_unit == "none":
+        return np.ones(len(time), dtype=np.bool_)
+    return np.asarray(time >= cut)
+
+
+def recalled_exposures(dataset: Dataset) -> NDArray[np.bool_]:
+    """Say which exposures (N,) are D_e beside D_u: of training, click known, after the anchor cut.
+
+    `unexposed_pairs` holds no request before that cut, so earlier exposures stand beside nothing.
+    """
+    rows = dataset.exposures
+    shown = (rows.split == TRAIN) & (rows.click != UNKNOWN_CLICK)
+    return np.asarray(shown & after_anchors(dataset, rows.time))
+
+
 def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:
     """Return the logged candidates that training saw neither exposed nor interacted with.
 
     Candidates of requests before the anchor cut are dropped: anchors would know their future.
     """
     rows = dataset.candidates
-    late = dataset.cuts.anchors is None or dataset.time_unit == "none"
-    keep = np.ones(len(rows), bool) if late else rows.time >= np.int64(dataset.cuts.anchors or 0)
+    keep = after_anchors(dataset, rows.time)
     key = pair_keys(rows.user, rows.item)
     keep &= ~contains(known_in_training(dataset, after_training(dataset)), key)
     index = np.flatnonzero(keep)
@@ -121,7 +144,7 @@ def propose_pairs(
     item = rng.choice(len(weight), size=(len(active), n_per_user), p=weight / weight.sum())
     key = sorted_unique(pair_keys(np.repeat(active, n_per_user), item.ravel().astype(np.int32)))
     key = key[~contains(known_in_training(dataset, moment), key)]
-    user, item_of = (key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32)
+    user, item_of = pairs_of(key)
     return UnexposedPairs(
         user=user,
         item=item_of,

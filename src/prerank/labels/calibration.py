@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset, FloatArray, IntArray, TimeArray
 from prerank.data.auc import grouped_auc
 from prerank.data.history import anchor_ends
-from prerank.data.unexposed import contains, pair_keys, sorted_unique
+from prerank.data.unexposed import contains, pair_keys, recalled_exposures, sorted_unique
 from prerank.errors import DataError
 
 DoubleArray = NDArray[np.float64]
@@ -143,6 +143,7 @@ class PriorCounts:
 
     Attributes:
         exposed, clicks: exposures before test with a known click, and the clicked ones of them.
+        pairs, clicked_pairs: distinct pairs of D_e (`recalled_exposures`), and those clicked.
         known: training exposures with a known click.
         unlogged: those of them without a propensity.
         uncertain: those of them with a propensity below 1.
@@ -151,6 +152,8 @@ class PriorCounts:
 
     exposed: int = 0
     clicks: int = 0
+    pairs: int = 0
+    clicked_pairs: int = 0
     known: int = 0
     unlogged: int = 0
     uncertain: int = 0
@@ -166,9 +169,13 @@ class PriorCounts:
         click = rows.click[train].astype(np.float64)
         propensity = np.maximum(rows.propensity[train].astype(np.float64), LEAST_PROPENSITY)
         odds = (1 - propensity) / propensity
+        beside = recalled_exposures(dataset)
+        key = pair_keys(rows.user, rows.item)
         return cls(
             exposed=int(shown.sum()),
             clicks=int((rows.click[shown] == 1).sum()),
+            pairs=len(sorted_unique(key[beside])),
+            clicked_pairs=len(sorted_unique(key[beside & (rows.click == 1)])),
             known=len(click),
             unlogged=int(np.isnan(propensity).sum()),
             uncertain=int((propensity < 1).sum()),
@@ -185,7 +192,7 @@ class PriorCounts:
         if self.known and not self.unlogged and self.uncertain:
             rate, how = self.clicked_odds / self.odds, "inverse propensity"
         else:
-            rate = self.clicks / max(self.exposed + n_unexposed, 1)
+            rate = self.clicked_pairs / max(self.pairs + n_unexposed, 1)
             how = OBSERVED
         return float(np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)), how
 
@@ -204,11 +211,11 @@ def stated_prior(counts: PriorCounts, n_unexposed: int, prior: float | str) -> t
     With logged propensities e of all training exposures (C): inverse-propensity extrapolation,
     sum y (1 - e) / e over sum (1 - e) / e, consistent where exposure depends on what was logged
     and e is at least ``LEAST_PROPENSITY``, below which a row counts as if it were that.
-    Without (C): observed clicks over all recalled pairs, exposed or not. That is the rate at which
-    a recalled pair is both exposed and clicked, a cautious value below the true click rate; a
-    candidate exposed in validation counts on both sides, as `n_unexposed` holds it too. Where
-    pairs were drawn and not logged, the drawn ones stand for the recalled ones: the more are drawn
-    (``proposed_per_user``), the lower it is, so state a prior there where you can.
+    Without (C): clicked pairs over all recalled pairs of the same time, exposed or not, each pair
+    once. That is the rate at which a recalled pair is both exposed and clicked, a cautious value
+    below the true click rate. Where pairs were drawn and not logged, the drawn ones stand for the
+    recalled ones: the more are drawn (``proposed_per_user``), the lower it is, so state a prior
+    there where you can.
 
     Returns:
         The prior, strictly between 0 and 1, and its name for the report.

@@ -79,7 +79,7 @@ class LabelConfig(PluginConfig):
         description="Mean label over the unexposed pairs after the shift in logit space, and the "
         "expected clicks of `teacher_rule`; `auto` extrapolates by logged propensities, else "
         "takes the observed clicks over all recalled pairs; `exposed` takes the click rate of "
-        "exposures; `keep` does not shift.",
+        "exposures; `keep` does not shift (and is `auto` for a teacher's thresholds).",
     )
     low: float = Field(0.3, ge=-1, le=1, description="Relevance of label 0 (`linear`, thresholds).")
     high: float = Field(

@@ -165,7 +165,7 @@ def gpl_labels(
     parts = factors_of_pairs(world, pairs, match, config)
     if config.map == "joint":
         stream = rng(seed, "labels", "joint")
-        sizes = counts.exposed, n_unexposed
+        sizes = counts.pairs, n_unexposed
         mapped = _joint(world, pairs, sizes, match, held, prior, config, stream, teacher)
     else:
         mapped = _by_relevance(match, held, prior, config)

@@ -105,12 +105,12 @@ def joint_scores(
     """Return cross-fitted logits of the held-out exposed rows and of the unexposed pairs.
 
     Args:
-        held: exposed rows unseen by the anchors, a sample of all ``n_exposed`` exposures.
+        held: exposed rows unseen by the anchors; they stand for all ``n_exposed`` pairs.
         click: (number of held rows,) int8 in {0, 1}.
         unexposed: pairs of D_u, a sample of all ``n_unexposed``.
         fold: (U,) int32 fold of each user.
         correction: c in [0, 1], the power of the exposure propensity divided out.
-        n_exposed: all exposures before test with a known click.
+        n_exposed: all pairs of D_e.
         n_unexposed: all pairs of D_u.
         rng: draws the rows to fit on.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from prerank.artifacts import UNLABELED, Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
@@ -116,7 +115,7 @@ def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[Unex
     if config.max_pairs is not None and n_unexposed > config.max_pairs:
         sample = rng(seed, "labels", "sample")
         keep = np.sort(sample.choice(n_unexposed, size=config.max_pairs, replace=False))
-        pairs = take(pairs, keep)
+        pairs = pairs.take(keep)
     return pairs, n_unexposed
 
 
@@ -133,12 +132,7 @@ def union(first: UnexposedPairs, second: UnexposedPairs) -> UnexposedPairs:
         **{n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in names}
     )
     # np.unique keeps the first of equals: the logged one.
-    return take(joined, np.unique(pair_keys(joined.user, joined.item), return_index=True)[1])
-
-
-def take(pairs: UnexposedPairs, rows: NDArray[np.integer]) -> UnexposedPairs:
-    """Return some rows of the pairs."""
-    return UnexposedPairs(**{name: values[rows] for name, values in pairs.columns().items()})
+    return joined.take(np.unique(pair_keys(joined.user, joined.item), return_index=True)[1])
 
 
 def require_fit(

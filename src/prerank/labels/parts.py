@@ -40,7 +40,7 @@ from prerank.labels.gpl import (
     rate_counts,
     skill_of,
 )
-from prerank.labels.label import Summary, require_fit, take, union
+from prerank.labels.label import Summary, require_fit, union
 from prerank.labels.matching import Match, Pooling
 from prerank.parts import DatasetParts, StoredAnchors
 from prerank.progress import log, track
@@ -116,7 +116,7 @@ def label_parts(
         if keep is not None:
             mine = keep[np.searchsorted(keep, before) : np.searchsorted(keep, before + len(pairs))]
             before += len(pairs)
-            pairs = take(pairs, mine - before + len(pairs))
+            pairs = pairs.take(mine - before + len(pairs))
         else:
             n_unexposed += len(pairs)
         first, end = int(parts.bounds[p]), int(parts.bounds[p + 1])

@@ -13,10 +13,8 @@ from prerank import plugins
 from prerank.artifacts import (
     TEST,
     Dataset,
-    Exposures,
     InterestAnchors,
     ItemEmbeddings,
-    Pools,
     PseudoLabels,
 )
 from prerank.data.unexposed import UnexposedPairs
@@ -61,12 +59,11 @@ def plugin_labels(
 def without_answers(dataset: Dataset) -> Dataset:
     """Return the dataset without what labels must not know: test, pools and every truth."""
     shown, candidates = dataset.exposures, dataset.candidates
-    columns = {name: values[shown.split != TEST] for name, values in shown.columns().items()}
-    nothing: Pools = dataset.pools.take(np.zeros(len(dataset.pools), bool))
+    nothing = dataset.pools.take(np.zeros(len(dataset.pools), bool))
     unknown = np.full(len(candidates), np.nan, np.float32)
     return replace(
         dataset,
-        exposures=Exposures(**columns),
+        exposures=shown.take(shown.split != TEST),
         candidates=replace(candidates, truth=unknown),
         pools=nothing,
     )

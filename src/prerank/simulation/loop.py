@@ -186,9 +186,9 @@ class Replication:
         config = self.market.shop.config
         share = self.config.candidates_per_request / max(1, config.n_recalled - config.n_exposed)
         luck = keyed_uniform(self.market.shop.seed, "logged", today.request, today.item)
-        today = _rows(today, (today.stage == EXPOSED) | (luck < share))
+        today = today.take((today.stage == EXPOSED) | (luck < share))
         begin = START_MS + (morning - self.config.window) * DAY_MS
-        return join(Traffic, [_rows(log, log.time >= begin), today])
+        return join(Traffic, [log.take(log.time >= begin), today])
 
     def morning(self, life: Life, method: MethodConfig) -> Scorer:
         """Return the pre-ranker that ``method`` trains on the arm's own logs."""
@@ -375,10 +375,6 @@ def _digest(histories: Sequences) -> bytes:
     for column in (histories.item, histories.offsets):
         found.update(np.ascontiguousarray(column).data)
     return found.digest()
-
-
-def _rows(traffic: Traffic, keep: NDArray[np.bool_]) -> Traffic:
-    return Traffic(**{name: values[keep] for name, values in traffic.columns().items()})
 
 
 def _no_traffic() -> Traffic:

@@ -1,5 +1,6 @@
 """The loss of every baseline against values computed by hand. ODDS_3 is the logit of 3/4."""
 
+from dataclasses import replace
 from math import exp, log
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from prerank.artifacts import Cuts
 from prerank.ranking.objectives.adversary import Discriminator, ramp, reverse_gradient
 from prerank.ranking.objectives.base import Part
 from prerank.ranking.objectives.damcar import hardest
@@ -14,7 +16,7 @@ from prerank.ranking.objectives.distillation import blended_loss
 from prerank.ranking.objectives.doubly_robust import dr_losses
 from prerank.ranking.objectives.in_batch import corrected_softmax
 from prerank.ranking.objectives.ips import ips_loss, snips_loss
-from prerank.ranking.objectives.propensity import exposure_propensity
+from prerank.ranking.objectives.propensity import exposure_propensity, recalled_share
 from prerank.ranking.objectives.ukd import Ukd, bernoulli_kl, uncertain_loss
 from prerank.ranking.rows import Rows
 
@@ -196,3 +198,34 @@ def test_fitted_propensity_rises_with_popularity(world) -> None:  # type: ignore
     found = exposure_propensity(data, rows, user, item, 0.01, seed=0)
     items = data.exposures.item[rows]
     assert found[items == 1].max() < 0.7 < 0.9 < found[items == 2].min()
+
+
+def test_the_propensity_of_a_fair_coin_is_the_coin(world) -> None:  # type: ignore[no-untyped-def]
+    """A row's own exposure is no feature of it, and what is before the anchor cut no D_e."""
+    data = world()
+    n_users, n_items = len(data.users), len(data.items)
+    stream = np.random.default_rng(5)
+    user, item = (grid.ravel().astype(np.int32) for grid in np.mgrid[:n_users, :n_items])
+    shown = stream.random(len(user)) < 0.1
+    n = int(shown.sum())
+    of = data.exposures.take(np.zeros(2 * n, np.int64))
+    # As many rows again from before the cut, when no candidates were kept.
+    rows = replace(
+        of,
+        user=np.concatenate([user[shown], stream.integers(0, n_users, n, np.int32)]),
+        item=np.concatenate([item[shown], stream.integers(0, n_items, n, np.int32)]),
+        time=np.repeat(np.array([20, 5]), n),
+        click=np.zeros(2 * n, np.int8),
+        split=np.zeros(2 * n, np.int8),
+        propensity=np.full(2 * n, np.nan, np.float32),
+    )
+    data = replace(
+        data,
+        exposures=rows,
+        interactions=data.interactions.take(np.zeros(0, np.int64)),
+        pools=data.pools.take(np.zeros(0, np.int64)),
+        cuts=Cuts(anchors=10, validation=30, test=40),
+    )
+    found = exposure_propensity(data, np.arange(n), user[~shown], item[~shown], 0.01, seed=0)
+    assert np.quantile(found, [0.01, 0.99]) == pytest.approx([0.1, 0.1], abs=0.04)
+    assert recalled_share(data, int((~shown).sum())) == pytest.approx(shown.mean())

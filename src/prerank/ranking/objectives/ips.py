@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup
-from prerank.ranking.objectives.propensity import exposure_propensity
+from prerank.ranking.objectives.propensity import exposure_propensity, recalled_share
 
 
 def ips_loss(error_N: Tensor, propensity_N: Tensor, exposed_share: float) -> Tensor:
@@ -42,7 +42,7 @@ def snips_loss(error_N: Tensor, propensity_N: Tensor) -> Tensor:
 
 
 def propensities(setup: Setup, objective: str) -> tuple[Tensor, float]:
-    """Return the propensity of each exposed row, (N,) float32, and |D_e| / |D|."""
+    """Return the propensity of each exposed row, (N,) float32, and |D_e| / |D| of pairs."""
     pairs = setup.unlabeled(objective)
     found = exposure_propensity(
         setup.dataset,
@@ -52,7 +52,7 @@ def propensities(setup: Setup, objective: str) -> tuple[Tensor, float]:
         setup.config.propensity_floor,
         setup.seed,
     )
-    share = len(setup.exposed) / (len(setup.exposed) + len(pairs))
+    share = recalled_share(setup.dataset, len(pairs))
     return torch.from_numpy(found).to(setup.device), share
 
 
