@@ -65,16 +65,17 @@ class Group:
         distributed.all_reduce(total)
         return float(total)
 
-    def add_gradients(self, weights: Iterable[Tensor]) -> None:
-        """Replace the gradients of ``weights`` by their sums over all processes."""
-        if self.size == 1:
-            return
+    def add_gradients(self, weights: Iterable[Tensor], *, mean: bool = False) -> None:
+        """Replace the gradients of ``weights`` by their sums over all processes, or their means."""
         every = list(weights)
+        if self.size == 1 or not every:
+            return
         for weight in every:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         flat = torch.cat([weight.grad.flatten() for weight in every if weight.grad is not None])
         distributed.all_reduce(flat)
+        flat = flat / self.size if mean else flat
         parts = torch.split(flat, [weight.numel() for weight in every])
         for weight, part in zip(every, parts, strict=True):
             weight.grad = part.view_as(weight)

@@ -25,11 +25,11 @@ from prerank.sources import source_files
 PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
 REVISIONS: Mapping[str, int] = {
-    "prepare": 1,
+    "prepare": 2,
     "generate": 2,
-    "teach": 3,
-    "label": 5,
-    "train": 3,
+    "teach": 4,
+    "label": 6,
+    "train": 4,
     "evaluate": 2,
     "simulate": 2,
 }

@@ -402,7 +402,9 @@ class Recipe(Config):
     def teacher_of(self, method: MethodConfig) -> TrainConfig:
         """Return how the teacher of ``method`` (ranker or adapted) is trained."""
         objective = "adapted" if method.adapts_teacher else "pointwise"
-        values = {**self.train.model_dump(), "objective": objective, **self.teacher, **method.teach}
+        # The softmax beside the loss is a method's own; a ranker has it where [teacher] says so.
+        plain = {"objective": objective, "in_batch_weight": 0.0}
+        values = {**self.train.model_dump(), **plain, **self.teacher, **method.teach}
         return TrainConfig.parse(values, where="teacher")
 
     def with_train(self, name: str, settings: Mapping[str, Any]) -> Recipe:

@@ -314,6 +314,16 @@ def test_a_chosen_weight_makes_a_teacher_of_the_methods_own(recipe: Recipe) -> N
     assert damcar.train_of(damcar.methods["damcar"]).adversary_weight == 0.25
 
 
+def test_a_softmax_beside_the_loss_is_a_methods_own(recipe: Recipe) -> None:
+    one = resolve(recipe, "kd-all").model_copy(update={"teacher": {}})
+    shared = one.model_copy(update={"train": one.train.model_copy(update={"in_batch_weight": 0.5})})
+    kd = shared.methods["kd-all"]
+    assert shared.train_of(kd).in_batch_weight == 0.5
+    assert shared.teacher_of(kd).in_batch_weight == 0.0
+    asked = shared.model_copy(update={"teacher": {"in_batch_weight": 0.1}})
+    assert asked.teacher_of(kd).in_batch_weight == 0.1
+
+
 def test_who_reads_a_prior_has_it_tuned_from_the_estimated_one(
     recipe: Recipe, folder: Path
 ) -> None:

@@ -122,7 +122,8 @@ def test_without_time_candidates_of_held_out_requests_are_left_out() -> None:
     shown = SHOWN.drop("time").with_columns(split=pl.Series([0, 0, 1, 0, 1, 2]))
     offered = pl.DataFrame(
         {
-            "request": ["r1", "r2", "r4", "r5", "r9"],  # r1 is of training in part, r9 shows nothing
+            # r1 is of training in part, r9 shows nothing.
+            "request": ["r1", "r2", "r4", "r5", "r9"],
             "user": ["a", "b", "a", "b", "a"],
             "item": [30, 200, 4, 30, 30],
         }

@@ -61,6 +61,24 @@ def test_history_is_cut_to_the_most_recent(make_dataset, make_anchors, in_plane)
     assert found[0] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_history_without_content_is_unknown_and_not_far(make_dataset, make_anchors, in_plane):
+    # User 0 has nothing but item 2, which has no content; user 1 has item 1 before it.
+    past = [(0, 2), (1, 1), (1, 2)]
+    dataset = make_dataset(
+        2,
+        3,
+        exposed=[],
+        candidates=[],
+        interactions=past,
+        interaction_time=[1, 1, 2],
+        time_unit="order",
+    )
+    items = ItemEmbeddings(np.vstack([in_plane([0, 90]), np.zeros((1, 2), np.float32)]))
+    anchors = make_anchors([in_plane([0]), in_plane([80])])
+    found = history_closeness(dataset, items, anchors, 1)
+    np.testing.assert_allclose(found, [np.nan, np.cos(np.deg2rad(10))], atol=1e-6)
+
+
 def test_pair_and_user_level(make_anchors, in_plane):
     anchors = make_anchors([in_plane([0, 90]), in_plane([0])], [-1.0, 0.0, 0.0])
     found = Factors(

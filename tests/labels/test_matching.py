@@ -141,6 +141,12 @@ def test_order_of_anchors_and_of_pairs_does_not_matter(seed, pool):
     np.testing.assert_array_equal(order[found.anchor[matched]], plain.anchor[rows][matched])
 
 
+def test_probabilities_too_small_for_a_number_are_compared_all_the_same(make_anchors, in_plane):
+    odds = np.log(3.0)
+    anchors = make_anchors([in_plane([0, 90])], [-900.0, -900.0 - odds])
+    np.testing.assert_allclose(matching._shares(anchors), [0.75, 0.25], atol=1e-4)
+
+
 def test_same_input_same_bytes():
     case = random_case(np.random.default_rng(1))
     first, second = match_pairs(*case), match_pairs(*case)

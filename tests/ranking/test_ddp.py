@@ -17,14 +17,32 @@ from prerank.ranking.train import train
 from ranking.worlds import make_config, make_content, make_labels, make_world
 
 
-def torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Train with two processes on the artifacts in ``folder``."""
+def torchrun(*what: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with two processes."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launch += ["--standalone", "-m", "prerank.ranking.ddp"]
+    tests = str(Path(__file__).parents[1])
+    paths = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    return subprocess.run(
+        [*launch, "--standalone", *what],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def trained(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Train with two processes on the artifacts in ``folder``."""
     named = [f"--{name}={folder / name}" for name in ("dataset", "embeddings", "labels")]
-    command = [*launch, *named, f"--config={folder / 'train.json'}", f"--out={folder / 'out'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    given = [*named, f"--config={folder / 'train.json'}", f"--out={folder / 'out'}"]
+    return torchrun("-m", "prerank.ranking.ddp", *given)
+
+
+@pytest.mark.parametrize("objective", ["ukd", "dr"])
+def test_what_is_trained_beside_the_model_stays_the_same_in_all_processes(objective: str) -> None:
+    run = torchrun(str(Path(__file__).with_name("drift.py")), objective)
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
 
 
 def test_two_processes_follow_the_loss_curve_of_one(tmp_path: Path) -> None:
@@ -38,7 +56,7 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         store.save(tmp_path / name, artifact)
     (tmp_path / "train.json").write_text(config.model_dump_json())
-    run = torchrun(tmp_path)
+    run = trained(tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     two = PreRanker.load(tmp_path / "out", data, content)
     weaker = config.model_copy(update={"pseudo_weight": 0.3 * config.pseudo_weight})

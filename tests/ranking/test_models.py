@@ -15,7 +15,7 @@ from prerank.ranking.config import TrainConfig
 from prerank.ranking.context import Histories, ScoringContext
 from prerank.ranking.cross import CrossFields
 from prerank.ranking.features import FeatureTable, ListTable, bucketised
-from prerank.ranking.inputs import ListField
+from prerank.ranking.inputs import FeatureFields, ListField
 from prerank.ranking.model import build_model
 from prerank.ranking.pre_ranker import PreRanker
 from prerank.ranking.rows import Draw, Groups, exposed_rows
@@ -226,6 +226,20 @@ def test_values_never_seen_in_training_count_as_nothing(model: str) -> None:
     assert ranker.context.items.lists[0].codes[39].tolist().count(rare) == 1  # only item 39
     assert features.embedding.weight[rare].abs().max() == 0
     assert features.embedding.weight[rare - 1].abs().max() > 0
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_padding_is_no_missing_value(empty: bool) -> None:
+    """Only where training has an empty list does `missing` learn anything."""
+    sizes = [2, 0 if empty else 1, 1]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    lists = a.CodeLists(offsets, np.zeros(offsets[-1], np.int32))
+    features = a.Features(3, categories={"tag": ("p",)}, lists={"tag": lists})
+    table = FeatureTable.of(features, TrainConfig(), np.ones(3, bool))
+    fields = FeatureFields(table, torch.tensor([1, 1, 0]), TrainConfig())
+    missing, value = fields.embedding.weight.detach()
+    assert value.abs().max() > 0
+    assert bool(missing.abs().max() > 0) == empty
 
 
 def test_no_feature_may_be_named_as_a_field_of_ours() -> None:

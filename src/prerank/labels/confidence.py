@@ -88,11 +88,14 @@ def history_closeness(
 ) -> FloatArray:
     """Return max_t cos(a_k, e_t) of each anchor over its user's history, (A,) float32.
 
-    The history is the user's last ``history_length`` interactions that the anchors may see; NaN
-    where it is empty.
+    The history is the user's last ``history_length`` interactions, of items with content, that the
+    anchors may see; NaN where it is empty.
     """
-    start = dataset.interactions.offsets(len(dataset.users))[:-1]
-    end = anchor_ends(dataset)
+    past = dataset.interactions
+    told = np.any(embeddings.vectors, axis=1)[past.item]
+    before = np.concatenate([[0], np.cumsum(told)])
+    start = before[past.offsets(len(dataset.users))[:-1]]
+    end = before[anchor_ends(dataset)]
     first = np.maximum(start, end - history_length)
     queries = Groups(
         anchors.vectors,
@@ -100,7 +103,7 @@ def history_closeness(
         anchors.offsets[:-1],
         np.diff(anchors.offsets),
     )
-    keys = Groups(embeddings.vectors, dataset.interactions.item, first, end - first)
+    keys = Groups(embeddings.vectors, past.item[told], first, end - first)
     return match_groups(queries, keys, Pooling()).relevance
 
 

@@ -186,7 +186,11 @@ def _shares(anchors: InterestAnchors) -> FloatArray:
     share = np.empty(len(anchors.logprob))
     user, given = anchors.users(), anchors.logprob < 0
     for kind in (given, ~given):
-        probability = np.exp(anchors.logprob[kind].astype(np.float64))
+        logprob = anchors.logprob[kind].astype(np.float64)
+        best_U = np.full(anchors.n_users, -np.inf)
+        np.maximum.at(best_U, user[kind], logprob)
+        # Compared with the user's best one: alone, a probability may be too small for a number.
+        probability = np.exp(logprob - best_U[user[kind]])
         whole_U = np.bincount(user[kind], probability, minlength=anchors.n_users)
         share[kind] = probability / whole_U[user[kind]]
     return share.astype(np.float32)

@@ -32,6 +32,13 @@ class ListTable:
     missing: int
     ordered: bool
 
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """(R + 1, M): which codes are read; of an empty list ``missing``, once."""
+        inside: NDArray[np.bool_] = self.codes != self.missing
+        inside[:, 0] |= ~inside.any(axis=1)
+        return inside
+
     @classmethod
     def of(cls, name: str, lists: CodeLists, start: int, max_values: int) -> ListTable:
         """Pad ``lists`` to at most ``max_values``: the first of a set, the last of a sequence."""

@@ -62,8 +62,10 @@ class FeatureFields(nn.Module):
         """Zero what no training row will ever move: an unseen value says nothing."""
         shown_R = rows_R.cpu().numpy() > 0
         seen = torch.zeros(len(self.embedding.weight), dtype=torch.bool)
-        for codes in (table.codes, *(lists.codes for lists in table.lists)):
-            seen[torch.from_numpy(codes[:-1][shown_R].ravel()).long()] = True
+        read = [table.codes[:-1][shown_R].ravel()]
+        read += [of.codes[:-1][shown_R][of.inside[:-1][shown_R]] for of in table.lists]
+        for codes in read:
+            seen[torch.from_numpy(codes).long()] = True
         with torch.no_grad():
             self.embedding.weight[~seen] = 0
 
@@ -90,12 +92,9 @@ class ListField(nn.Module):
 
     def __init__(self, table: ListTable, *, attention: bool) -> None:
         super().__init__()
-        codes_RM = torch.from_numpy(table.codes)
-        inside_RM = codes_RM != table.missing
-        inside_RM[:, 0] |= ~inside_RM.any(1)  # an empty list reads the embedding of `missing`
-        self.register_buffer("codes", codes_RM, persistent=False)
-        self.register_buffer("inside", inside_RM, persistent=False)
-        width = codes_RM.shape[1]
+        self.register_buffer("codes", torch.from_numpy(table.codes), persistent=False)
+        self.register_buffer("inside", torch.from_numpy(table.inside), persistent=False)
+        width = table.codes.shape[1]
         self.query = nn.Parameter(torch.zeros(CATEGORY_DIM)) if attention else None
         self.recency = nn.Parameter(torch.zeros(width)) if attention else None
 

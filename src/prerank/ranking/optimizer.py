@@ -175,7 +175,8 @@ class Optimizer:
         model: whose inputs hold the id tables.
         more: further parameters to train.
         config: step size, decay, and which tables are large.
-        group: whose processes add up the model's gradients; those of ``more`` are whole in each.
+        group: whose processes add up the model's gradients. Those of ``more`` are whole in each,
+            but for the numbers that dropout draws: their mean keeps ``more`` the same in all.
     """
 
     def __init__(
@@ -195,7 +196,8 @@ class Optimizer:
             tables = [item_id.embedding.weight, self.inputs.item_bias]
             self.items = RowTable([_frozen(table) for table in tables], **settings)
         self.shared = [weight for weight in model.parameters() if weight.requires_grad]
-        self.dense = WholeAdamW([*self.shared, *more], **settings)
+        self.more = list(more)
+        self.dense = WholeAdamW([*self.shared, *self.more], **settings)
         tables = [ids.embedding.weight for ids in (user_id, item_id) if ids is not None]
         for table in (*tables, self.inputs.item_bias):
             if table.requires_grad:
@@ -236,6 +238,7 @@ class Optimizer:
         tables = [table for table in (self.users, self.items) if table is not None]
         values = [leaf for table in tables for leaf in table.values]
         self.group.add_gradients([*self.shared, *values])
+        self.group.add_gradients(self.more, mean=True)
         self.dense.step()
         for table in tables:
             table.step()

@@ -250,7 +250,7 @@ class PreRanker:
         start_S = np.cumsum(count_S) - count_S
         logits = np.empty(len(place), dtype=np.float32)
         by_count = np.argsort(count_S, kind="stable")
-        for states in _state_blocks(by_count, count_S[by_count], self._floats(items)):
+        for states in _state_blocks(by_count, count_S[by_count], self._floats(plan, items)):
             counts = count_S[states]
             users = self._user_parts(
                 plan.state_user[states], plan.state_end[states], plan.state_left_out[states]
@@ -265,9 +265,17 @@ class PreRanker:
             logits[rows] = found.cpu().numpy()[inside]
         return logits
 
-    def _floats(self, items: Parts) -> tuple[int, int]:
-        """Return how many numbers the parts of one user state and of one candidate hold."""
-        one = self.user_parts([-1])
+    def _floats(self, plan: PairPlan, items: Parts) -> tuple[int, int]:
+        """Return how many numbers the parts of one user state hold at most, and of one candidate.
+
+        A model that attends to every step of a history holds more of a longer one.
+        """
+        start_S = self.context.starts[plan.state_user]  # of -1, the unknown: its end
+        longest = int(np.argmax(np.where(plan.state_user < 0, 0, plan.state_end - start_S)))
+        state = slice(longest, longest + 1)
+        one = self._user_parts(
+            plan.state_user[state], plan.state_end[state], plan.state_left_out[state]
+        )
         return sum(part[0].numel() for part in one), sum(part[0].numel() for part in items)
 
     def _user_parts(
