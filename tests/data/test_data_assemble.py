@@ -255,8 +255,22 @@ def test_a_log_without_a_positive_in_training_is_refused(click: int | None) -> N
     with pytest.raises(DataError, match="no click is known in training"):
         build(replace(LOGS, exposures=shown.drop("click")))
     liked = pl.DataFrame({"user": ["a"], "item": [30], "time": [5]})
-    data = build(replace(LOGS, exposures=shown, interactions=liked))
-    assert len(data.interactions) == 2  # with the click of validation
+    logs = replace(LOGS, exposures=shown, interactions=liked)
+    if click is None:
+        with pytest.raises(DataError, match="every click of training is unknown"):
+            build(logs)
+    else:
+        assert len(build(logs).interactions) == 2  # with the click of validation
+
+
+def test_a_test_period_without_known_clicks_is_refused() -> None:
+    known = pl.when(pl.col("time") < 50).then(pl.col("click"))
+    shown = SHOWN.with_columns(click=known)
+    with pytest.raises(DataError, match="every click of the test period is unknown"):
+        build(replace(LOGS, exposures=shown))
+    frame = shown.filter(pl.col("time") == 50).with_columns(split=pl.lit(2), click=1)
+    pool = frame.with_columns(request=pl.lit(0))
+    assert len(build(replace(LOGS, exposures=shown, pools={"truth": pool})).pools)
 
 
 def test_an_unknown_item_is_named_with_its_row() -> None:

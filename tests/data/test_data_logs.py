@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset
 from prerank.data.config import PrepareConfig
 from prerank.data.prepare import prepare
-from prerank.data.tables import as_time, frequent
+from prerank.data.tables import as_time, frequent, read_frame
 from prerank.errors import ConfigError, DataError
 
 DAY = 86_400_000
@@ -210,8 +211,8 @@ def test_unknown_clicks_are_kept_unknown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no click is known in training"):
         read(write(tmp_path, tables))
     tables["interactions"] = pl.DataFrame({"user": ["u1"], "item": [3], "time": [START]})
-    data = read(write(tmp_path, tables))
-    assert (data.exposures.click == -1).all() and len(data.interactions) == 1
+    with pytest.raises(DataError, match="every click of training is unknown"):
+        read(write(tmp_path, tables))
 
 
 def at(table: str, column: str, row: int, value: object) -> Callable[[Tables], None]:
@@ -276,8 +277,8 @@ BAD: dict[str, tuple[Callable[[Tables], None], str, str]] = {
         "exposures.parquet -> click",
         "wrong type",
     ),
-    "item id twice": (at("items", "item", 3, 0), "items -> item, row 3", "twice"),
-    "user id twice": (at("users", "user", 2, "u1"), "users -> user, row 2", "twice"),
+    "item id twice": (at("items", "item", 3, 0), "items.parquet -> item, row 3", "twice"),
+    "user id twice": (at("users", "user", 2, "u1"), "users.parquet -> user, row 2", "twice"),
     "click out of range": (
         at("exposures", "click", 5, 2),
         "exposures.parquet -> click, row 5",
@@ -577,6 +578,7 @@ MS = 1_714_564_800_500
         ([MOMENT.date()], "auto", 1_714_521_600_000),
         (["2024-05-01T12:00:00.500Z"], "auto", MS),
         (["2024-05-01 20:00:00.5+08:00"], "auto", MS),
+        (["2024-05-01T20:00:00.5+08"], "auto", MS),
         (["2024-05-01T12:00:00"], "auto", MS - 500),
         (["2024-05-01 12:00"], "auto", MS - 500),
         (["2024-05-01"], "auto", 1_714_521_600_000),
@@ -586,6 +588,50 @@ def test_times_are_read_as_utc_milliseconds(values: list[Any], unit: str, expect
     found = as_time(pl.Series("time", values), Path("log"), unit)
     assert found.dtype == pl.Int64
     assert found.to_list() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        (["2024-05-01", "2024-05-02", "1714564800"], 3),
+        (["1714564800", "2024-05-01", "1714564801"], 2),
+    ],
+)
+def test_of_mixed_times_the_odd_one_is_named(values: list[str], row: int) -> None:
+    with pytest.raises(DataError, match="other rows") as caught:
+        as_time(pl.Series("time", values), Path("log"), "auto")
+    assert caught.value.where == f"log -> time, row {row}"
+
+
+def test_float32_holds_no_moments() -> None:
+    """At 1.7e9 its step is 128 s."""
+    with pytest.raises(DataError, match="wrong type"):
+        as_time(pl.Series("time", [1.7e9], dtype=pl.Float32), Path("log"), "s")
+
+
+def test_rows_of_a_table_in_several_files_are_named_by_their_own(tmp_path: Path) -> None:
+    tables = sound_tables()
+    for name, column in (("items", "item"), ("exposures", "request")):
+        folder = tmp_path / f"logs-{name}"
+        folder.mkdir()
+        write(folder, tables)
+        rows = pl.read_parquet(folder / f"{name}.parquet")
+        twice = (
+            rows[:1] if name == "items" else rows[:1].with_columns(user=pl.lit(rows["user"][-1]))
+        )
+        (folder / f"{name}.parquet").unlink()
+        (folder / name).mkdir()
+        rows.write_parquet(folder / name / "a.parquet")
+        pl.concat([rows[:0], twice]).write_parquet(folder / name / "b.parquet")
+        with pytest.raises(DataError, match=rf"{name}/b\.parquet -> {column}, row 1\n"):
+            read(folder)
+
+
+@pytest.mark.parametrize("suffix", [".CSV", ".csv.gz"])
+def test_packed_and_loudly_named_csv(tmp_path: Path, suffix: str) -> None:
+    data = f"a,b\n{suffix},2\n".encode()
+    (tmp_path / f"x{suffix}").write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    assert read_frame(tmp_path / f"x{suffix}")["a"].to_list() == [suffix]
 
 
 @pytest.mark.parametrize("values", [[5], [99_999_999, 1_714_564_800], [10**16, 10**18]])

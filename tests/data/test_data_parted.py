@@ -80,6 +80,9 @@ BREAKS = {
     "no click in training": lambda rows: rows.with_columns(
         click=(pl.col("request") > 55).cast(pl.Int8)
     ),
+    "no click known in test": lambda rows: rows.with_columns(
+        click=pl.when(pl.col("request") < 45).then(pl.col("click"))
+    ),
     "every click unknown": lambda rows: rows.drop("click"),
     "no rows": lambda rows: rows[:0],
     "a user of a whole page of text": set_at("user", 21, "u" * 5000),

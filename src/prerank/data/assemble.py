@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prerank.artifacts import (
     TEST,
     TRAIN,
+    UNKNOWN_CLICK,
     ByteArray,
     Candidates,
     Catalog,
@@ -155,6 +156,9 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     exposures = exposures_of(shown, period)
     if not len(liked["user"]):
         require_clicks(n_training_clicks(exposures))
+    by_period = known_by_period(exposures)
+    by_period[TEST] += sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
+    require_known(by_period)
     interactions, n_late = interactions_of(
         exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions
     )
@@ -338,6 +342,28 @@ def require_clicks(n_clicks: int) -> None:
             hint="check which column is read as the click; for own logs it may be mapped with "
             'logs.exposures.columns = {click = "yours"}',
         )
+
+
+def known_by_period(exposures: Exposures) -> NDArray[np.int64]:
+    """Return (3,) int64: the exposures of training, validation and test with a known click."""
+    return np.bincount(exposures.split[exposures.click != UNKNOWN_CLICK], minlength=3)
+
+
+def require_known(n_known: NDArray[np.int64]) -> None:
+    """Raise DataError where no click is known to learn from, or none to judge by.
+
+    Args:
+        n_known: (3,) rows of each period with a known click.
+    """
+    for period, name in ((TRAIN, "training"), (TEST, "the test period")):
+        if not n_known[period]:
+            raise DataError(
+                f"every click of {name} is unknown",
+                where="exposures -> click",
+                must="rows with a click of 1 or 0 in training and test",
+                got="unknown clicks only",
+                hint="0: seen and not clicked, null: unknown; or choose other periods in [split]",
+            )
 
 
 def interactions_of(

@@ -31,11 +31,13 @@ from prerank.data.assemble import (
     features_of,
     idle_notes,
     interactions_of,
+    known_by_period,
     known_notes,
     left_out_notes,
     n_training_clicks,
     pools_note,
     require_clicks,
+    require_known,
     require_periods,
 )
 from prerank.data.config import LogsConfig, PrepareConfig
@@ -67,7 +69,7 @@ from prerank.data.readers.logs import (
     unit_notes,
 )
 from prerank.data.split import NO_CUTS, check_leaks, cuts_of, quantile, split_at, training_ends
-from prerank.data.tables import Rows, as_ids, as_time, inferred_unit, scan_file
+from prerank.data.tables import Files, Rows, as_ids, as_time, inferred_unit, scan_file
 from prerank.data.unexposed import pair_keys, sorted_unique
 from prerank.parts import PART_ROWS, PartsWriter, blank, texts
 from prerank.progress import log, track
@@ -125,8 +127,8 @@ def sources(path: Path, config: PrepareConfig) -> list[Source]:
     found = []
     for spec in (shown, candidates_table(logs, timed), interactions_table(logs, timed)):
         files = table_files(path, spec.name, spec.table)
-        rows = tuple(int(scan_file(file).select(pl.len()).collect().item()) for file in files)
-        found.append(Source(spec, tuple(files), rows))
+        counted = Files.of(files)
+        found.append(Source(spec, counted.files, counted.rows))
     return found
 
 
@@ -194,7 +196,7 @@ def prepare_parts(
         stages=config.logs.stages,
     )
     vocabulary = Vocabulary(np.sort(texts(items["item"])))
-    _check_requests(spill, found[0], path)
+    _check_requests(spill, found[0])
     features = features_of(user_table, "user", users)
     catalog = catalog_of(logs, vocabulary)
     cuts, lacking = _cuts(spill, config)
@@ -203,6 +205,7 @@ def prepare_parts(
     made = _write_parts(spill, writer, head, logs, config)
     if logs.clicks_are_interactions:
         require_clicks(made.n_clicks)
+    require_known(made.n_by_period)
     sampled = _sampled(writer, made, logs, config, seed)
     parts = [("exposed", exposed_rows(head.exposures)), *sampled]
     pools = join_pools(parts)
@@ -391,7 +394,7 @@ def _indexed(frame: pl.DataFrame, column: str, index: pl.DataFrame) -> pl.DataFr
     return joined.drop(column).rename({INDEX: column})
 
 
-def _check_requests(spill: _Spill, shown: Source, path: Path) -> None:
+def _check_requests(spill: _Spill, shown: Source) -> None:
     """Raise DataError if a request of the exposures has two users, wherever they stand."""
     n_first = len(list(shown.chunks(spill.size)))
     files = sorted(spill.folder.glob("requests-*.arrow"))
@@ -411,10 +414,10 @@ def _check_requests(spill: _Spill, shown: Source, path: Path) -> None:
             .collect(engine="streaming")
         )
         if len(mixed):
-            _name_request(shown, mixed, path)
+            _name_request(shown, mixed)
 
 
-def _name_request(shown: Source, mixed: pl.DataFrame, path: Path) -> None:
+def _name_request(shown: Source, mixed: pl.DataFrame) -> None:
     """Raise DataError at the first row of exposures that gives a request of ``mixed`` two users."""
     names = mixed.select(pl.col("request").cast(pl.String))
     parts, before = [], 0
@@ -426,11 +429,10 @@ def _name_request(shown: Source, mixed: pl.DataFrame, path: Path) -> None:
         before += n
     found = pl.concat(parts).sort("row")
     first = pl.col("user").first().over("request")
-    row = int(found.filter(pl.col("user") != first)["row"][0])
-    ids = found.filter(pl.col("row") <= row)
-    where = path / shown.spec.name
-    # The row number of the message is that of the whole table.
-    one_user_a_request(ids.select("request", "user"), Rows(where, row + 1 - len(ids)))
+    odd = found.filter(pl.col("user") != first)
+    file, row = Files(shown.files, shown.rows).place(int(odd["row"][0]))
+    ids = found.filter(pl.col("row") <= odd["row"][0])
+    one_user_a_request(ids.select("request", "user"), Rows(file, row + 1 - len(ids)))
 
 
 class Moments:
@@ -499,6 +501,7 @@ class _Made:
     n_known: int = 0
     n_idle: int = 0
     n_clicks: int = 0
+    n_by_period: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     repeats: Repeats = field(default_factory=Repeats)
     positives: list[Columns] | None = None
     popularity: NDArray[np.int64] | None = None
@@ -534,6 +537,7 @@ def _write_parts(
         made.n_late += n_late
         made.n_after += n_after
         made.n_clicks += n_training_clicks(exposures)
+        made.n_by_period += known_by_period(exposures)
         made.repeats += Repeats.of(pl.DataFrame(exposures.columns()))
         active = sorted_unique(np.concatenate([exposures.user, interactions.user]))
         made.n_idle += (end - first) - len(active)

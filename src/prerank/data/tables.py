@@ -31,6 +31,8 @@ DATE_DIGITS = (
     r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
     r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\d{3})?)?)?$"
 )
+HOURS_ALONE = r"(:\d\d(?:\.\d+)?[+-]\d\d)$"
+MIXED = "a time cannot be read as those of the other rows are"
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
@@ -45,22 +47,57 @@ class Rows:
     def __str__(self) -> str:
         return str(self.file)
 
+    def place(self, row: int) -> tuple[Path, int]:
+        """Return the file and its row behind a row that was read."""
+        return self.file, self.first + row
 
-Where = Path | Rows
+
+@dataclass(frozen=True)
+class Files:
+    """The rows of several files, one file after the other.
+
+    Attributes:
+        files: of a table.
+        rows: how many each holds.
+    """
+
+    files: tuple[Path, ...]
+    rows: tuple[int, ...]
+
+    @classmethod
+    def of(cls, files: Sequence[Path]) -> Files:
+        """Count the rows of files that can be read."""
+        counts = (scan_file(file).select(pl.len()).collect().item() for file in files)
+        return cls(tuple(files), tuple(map(int, counts)))
+
+    def __str__(self) -> str:
+        return str(self.files[0].parent if len(self.files) > 1 else self.files[0])
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """Return the file and its row behind a row of all."""
+        ends = np.cumsum(self.rows)
+        number = int(np.searchsorted(ends, row, side="right"))
+        return self.files[number], row - int(ends[number] - self.rows[number])
+
+
+Where = Path | Rows | Files
 
 
 def scan_file(file: Path) -> pl.LazyFrame:
-    """Return a file as a query; the columns of CSV are text.
+    """Return a file as a query; the columns of CSV, plain or packed, are text.
 
     Raises:
         DataError: the file is missing.
     """
     if not file.is_file():
         raise DataError("the file is not there", where=str(file), hint="check `prepare.path`")
-    if file.suffix in (".feather", ".arrow", ".ipc"):
+    # Polars unpacks CSV itself, all of it before the first row.
+    plain = file.with_suffix("") if file.suffix.lower() in (".gz", ".zst") else file
+    suffix = plain.suffix.lower()
+    if suffix in (".feather", ".arrow", ".ipc"):
         return pl.scan_ipc(file)
-    if file.suffix in (".csv", ".tsv"):
-        separator = "\t" if file.suffix == ".tsv" else ","
+    if suffix in (".csv", ".tsv"):
+        separator = "\t" if suffix == ".tsv" else ","
         return pl.scan_csv(file, separator=separator, infer_schema=False)
     return pl.scan_parquet(file)
 
@@ -129,10 +166,10 @@ def complain(
     row = int(bad.fill_null(False).arg_max() or 0)
     value = values[row]
     shown = "null" if value is None else repr(value)[:80]
-    row += where.first if isinstance(where, Rows) else 0
+    file, row = (where, row) if isinstance(where, Path) else where.place(row)
     raise DataError(
         what,
-        where=f"{where} -> {values.name}, row {row + 1}",
+        where=f"{file} -> {values.name}, row {row + 1}",
         must=must,
         got=shown if n == 1 else f"{shown} (and {n - 1} more such rows)",
         hint=hint,
@@ -249,19 +286,26 @@ def as_time(values: pl.Series, file: Where, unit: str) -> pl.Series:
     Integers (and text of integers) are in ``unit``: s, ms, us, ns, or auto = seconds if all lie in
     [1e8, 1e11), milliseconds if all lie in [1e11, 1e14), microseconds in [1e14, 1e17), nanoseconds
     in [1e17, 1e20). Text is ISO 8601; datetimes and text without a zone are UTC. From 2100 on a
-    time is an error: it is a date written as digits, or another unit.
+    time is an error: it is a date written as digits, or another unit; so is float32, which cannot
+    tell the moments of a minute apart.
     """
     must = "an integer, an ISO 8601 text or a datetime, in every row"
     if values.dtype == pl.Date:
         values = values.cast(pl.Datetime("ms"))
     if isinstance(values.dtype, pl.Datetime):
         time = values.dt.epoch("ms")
+    elif values.dtype in (pl.Float16, pl.Float32):
+        raise wrong_type(values, file, "int64, float64, ISO 8601 texts or datetimes")
     elif values.dtype.is_numeric():
         time = _numeric_time(values, values.cast(pl.Float64), file, unit)
     elif values.dtype == pl.String:
         numbers = values.cast(pl.Float64, strict=False)
-        if numbers.is_not_null().any():
-            complain(values, numbers.is_null(), "a time cannot be read", file, must)
+        n_numbers = len(numbers) - numbers.null_count()
+        # Which rows are the odd ones? The fewer.
+        odd = numbers.is_null() if 2 * n_numbers > len(numbers) else numbers.is_not_null()
+        if n_numbers:
+            if n_numbers < len(numbers):
+                complain(values, odd, MIXED, file, must, "write all times of a file alike")
             time = _numeric_time(values, numbers, file, unit)
         else:
             time = _text_time(values)
@@ -320,7 +364,7 @@ def inferred_unit(values: pl.Series) -> str | None:
 
 def _text_time(values: pl.Series) -> pl.Series:
     text = values.str.strip_chars().str.replace("T", " ", literal=True)
-    text = text.str.replace("Z$", "+00:00")
+    text = text.str.replace("Z$", "+00:00").str.replace(HOURS_ALONE, "$1:00")
     frame = text.alias("t").to_frame()
     zoned = [pl.col("t").str.to_datetime(f, time_unit="ms", strict=False) for f in ZONED_FORMATS]
     plain = [pl.col("t").str.to_datetime(f, time_unit="ms", strict=False) for f in TIME_FORMATS]
