@@ -791,7 +791,8 @@ class Record:
     """One line of a report; the stable interface of ``report.json``.
 
     ``value`` is None when the metric is undefined there; ``reason`` then says why.
-    ``n`` counts users (or requests) behind the value and ``seeds`` the training seeds.
+    ``n`` counts users (or requests) behind the value, users where they are fewer than
+    `LEAST_USERS`; ``seeds`` the training seeds.
     """
 
     method: str

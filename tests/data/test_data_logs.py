@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset
-from prerank.data.config import PrepareConfig
+from prerank.data.config import LogsConfig, PrepareConfig
 from prerank.data.prepare import prepare
 from prerank.data.tables import as_time, frequent, read_frame
 from prerank.errors import ConfigError, DataError
@@ -789,3 +789,9 @@ def test_a_feature_named_twice_is_refused() -> None:
     items = {"categorical": ("brand", "brand")}
     with pytest.raises(ConfigError, match="names a column twice"):
         PrepareConfig.parse({"source": "logs", "logs": {"items": items}})
+
+
+@pytest.mark.parametrize("stages", [[], ["recalled", "recalled"], ["recalled", ""]])
+def test_stages_are_distinct_names(stages: list[str]) -> None:
+    with pytest.raises(ConfigError, match="stages"):
+        LogsConfig.parse({"stages": stages}, where="prepare.logs")

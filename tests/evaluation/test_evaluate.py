@@ -281,9 +281,29 @@ def test_several_requests_of_a_user_are_one_cluster() -> None:
     )  # fmt: skip
     report = stage.evaluate(world, None, {"m": scores([2, 1, 1, 2, 2, 1])}, FAST, 0)
     record = value(report, "m", "hr@1")
-    assert (record.value, record.n) == (pytest.approx(2 / 3), 3)
+    # Of three requests; but an interval is one of users, and there are two.
+    assert (record.value, record.n) == (pytest.approx(2 / 3), 2)
     # GAUC is by user: user 0 wins .5 * 2 of its pairs (2 > 1, 2 = 2, 1 = 1, 1 < 2).
     assert value(report, "m", "gauc").value == pytest.approx((0.5 + 1) / 2)
+
+
+@pytest.mark.parametrize("n_users", [9, 10])
+def test_many_requests_of_few_users_make_no_interval(n_users: int) -> None:
+    user = np.repeat(np.arange(n_users, dtype=np.int32), 8)
+    n = len(user)
+    item, request = np.arange(n, dtype=np.int32) % 2, np.arange(n) // 2
+    world = dataset(user=user, item=item, click=1 - item, request=request)
+    luck = np.random.default_rng(0).normal(size=(1, n)).astype(np.float32)
+    report = stage.evaluate(world, None, {"m": luck}, FAST, 0)
+    record = value(report, "m", "hr@1")
+    assert record.n == (n // 2 if n_users == 10 else 9)
+    assert (record.interval is None) == (n_users < a.LEAST_USERS)
+
+
+def test_settings_that_stand_twice_are_refused() -> None:
+    for key, values in (("ks", (3, 3)), ("baselines", ("gpl", "gpl"))):
+        with pytest.raises(ConfigError, match=f"{key} must be distinct"):
+            EvaluateConfig.parse({key: values}, where="evaluate")
 
 
 def test_report_survives_the_store(tmp_path: Path) -> None:

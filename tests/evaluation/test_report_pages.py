@@ -277,6 +277,15 @@ def test_a_control_without_weight_judges_no_language_model() -> None:
     assert "adds something" not in said
 
 
+def test_a_history_control_that_is_the_baseline_was_run() -> None:
+    found = differing(gpl=GAINS)
+    as_config = EvaluateConfig(history_control="exposed-only").model_dump(mode="json")
+    about: Any = {"config": as_config, "seed": 0}
+    said = " ".join(summarise(view(with_extra(found, {"evaluation": about}))))
+    assert "The baseline (exposed-only) is the history control" in said
+    assert "not run" not in said and "not run" in " ".join(summarise(view(found)))
+
+
 @pytest.mark.parametrize("n_seeds", [1, 3])
 def test_table_fits_100_columns_without_colour(n_seeds: int) -> None:
     out = io.StringIO()

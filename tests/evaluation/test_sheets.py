@@ -83,6 +83,7 @@ def test_verdicts_and_corrected_p(report: a.Report) -> None:
     # Two methods compete: the least p of 400 draws, 2 / 401, times two.
     assert against["gpl"][1] == f"{2 * 2 / 401:.3f}"
     assert against["true-labels"][1].startswith("(")
+    assert against["true-labels"][4].startswith("(win) ")  # by the uncorrected p
     assert sheet_of(report, "unexposed: against gpl")["exposed-only"][4].startswith("loss ")
 
 

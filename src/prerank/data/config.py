@@ -139,7 +139,9 @@ class LogsConfig(Config):
     log_end: str = Field("", description="ISO moment after which no event may lie; empty: none.")
     stages: tuple[str, ...] = Field(
         ("recalled", "prerank", "rank", "rerank", "exposed"),
-        description="Names in the candidates' `stage` column, from shallow to deep.",
+        min_length=1,
+        description="Names in the candidates' `stage` column, from shallow to deep; the first is "
+        "that of candidates without a stage.",
     )
     items: ItemTableConfig = Field(default_factory=ItemTableConfig, description="Items.")
     users: FeatureTableConfig = Field(
@@ -153,6 +155,12 @@ class LogsConfig(Config):
         default_factory=TableConfig,
         description="Positive interactions (optional table; default: the clicked exposures).",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.stages)) < len(self.stages) or "" in self.stages:
+            raise ValueError("stages must be distinct names, from shallow to deep")
+        return self
 
 
 class GamesConfig(Config):

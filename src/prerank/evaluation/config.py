@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from typing import Self
+
+from pydantic import Field, PositiveInt, model_validator
 
 from prerank.config import Config
 
@@ -52,3 +54,11 @@ class EvaluateConfig(Config):
         description="methods that know the truth or are too heavy to serve: shown, but out of "
         "competition",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in ("ks", "baselines"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} must be distinct: {', '.join(map(str, values))}")
+        return self

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank import seeds
-from prerank.artifacts import TEST, Dataset, ItemEmbeddings, Pools, Record, Report
+from prerank.artifacts import LEAST_USERS, TEST, Dataset, ItemEmbeddings, Pools, Record, Report
 from prerank.data.unexposed import exposure_counts
 from prerank.errors import DataError
 from prerank.evaluation import metrics, significance
@@ -410,7 +410,7 @@ def _tests(
     for (segment, metric), sums in less.sums.items():
         if metric not in wanted or not len(drawn[segment, metric]):
             continue
-        n_users = pool.behind_auc[segment] if metric == "auc" else sums.n
+        n_users = _users_behind(pool, segment, metric, sums)
         found.append(
             {
                 "method": method,
@@ -424,6 +424,10 @@ def _tests(
             }
         )
     return found
+
+
+def _users_behind(pool: _Pool, segment: str, metric: str, sums: significance.UserSums) -> int:
+    return pool.behind_auc[segment] if metric == "auc" else sums.n
 
 
 def _won_tied_lost(metric: str, less: significance.UserSums) -> UsersExtra:
@@ -476,7 +480,9 @@ def _records(
         values, n, interval, why = np.array([np.nan]), 0, None, ""
         if key in measured.sums:
             sums = measured.sums[key]
+            n_users = _users_behind(pool, segment, metric, sums)
             values, n = sums.values(), round(float(sums.den.sum()))
+            n = n if n_users >= LEAST_USERS else n_users  # an interval is of users, not requests
             interval = significance.percentiles(drawn[key], config.interval)
             why = FEW_USERS
         elif key in measured.whole:

@@ -373,7 +373,9 @@ def _verdict_cell(seen: View, test: TestExtra | None, reference: str) -> str:
         return "–"
     counts = [test["better"] or 0, test["tied"] or 0, test["worse"] or 0]
     shares = "/".join(f"{100 * count / max(1, sum(counts)):.0f}" for count in counts)
-    return f"{verdict(seen, test, reference) or '–'} {shares} %"
+    found = verdict(seen, test, reference) or "–"
+    uncorrected = test["p"] is not None and test["p_holm"] is None
+    return f"{f'({found})' if uncorrected else found} {shares} %"
 
 
 def _few(tests: Iterable[TestExtra]) -> str:

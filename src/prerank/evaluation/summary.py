@@ -108,9 +108,15 @@ def _history(seen: View, pool: str) -> str:
     gain = seen.difference(method, pool, "all", "gauc")
     of_control = seen.difference(control, pool, "all", "gauc")
     gap = seen.difference(method, pool, "all", "gauc", control)
-    if gain is None or of_control is None or gain.value is None or of_control.value is None:
+    if control == seen.baseline:
         return (
-            f"The history control ({control}) was not run, so this report cannot tell whether "
+            f"The baseline ({control}) is the history control: what {method} gains over it, the "
+            "language model adds to the user's own history."
+        )
+    if gain is None or of_control is None or gain.value is None or of_control.value is None:
+        why = "was not run" if of_control is None else "has no value to be held against"
+        return (
+            f"The history control ({control}) {why}, so this report cannot tell whether "
             "the language model helps at all."
         )
     text = (
