@@ -130,19 +130,24 @@ def test_prior_from_counts_by_hand(make_dataset):
     assert stated_prior(counts, 3, 0.3) == (0.3, "given")
 
 
-def test_prior_counts_pairs_of_the_time_that_candidates_are_of(make_dataset):
-    # After the anchor cut at 10: pair 0 shown twice, clicked once, and pair 1; 2 and 3 are older.
+@pytest.mark.parametrize(("candidate_time", "expected"), [(10, 1 / 5), (9, 3 / 7)])
+def test_prior_counts_pairs_of_the_time_that_candidates_are_of(
+    make_dataset, candidate_time, expected
+):
+    # After the anchor cut at 10: pair 0 shown twice, clicked once, and pair 1; 2 and 3 are older
+    # and count where no candidate is logged after the cut, so that pairs are proposed.
     dataset = make_dataset(
         1,
         6,
         exposed=[(0, 2, 1, 0), (0, 3, 1, 0), (0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0)],
         exposure_time=[8, 9, 10, 11, 12],
-        candidates=[],
+        candidates=[(0, 5, np.nan)],
+        candidate_time=candidate_time,
         interactions=[],
         time_unit="ms",
         cuts=Cuts(anchors=10, validation=20, test=30),
     )
-    assert stated_prior(PriorCounts.of(dataset), 3, "auto")[0] == pytest.approx(1 / 5)
+    assert stated_prior(PriorCounts.of(dataset), 3, "auto")[0] == pytest.approx(expected)
 
 
 def test_an_unknown_click_is_no_missing_one(make_dataset):

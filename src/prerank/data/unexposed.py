@@ -90,17 +90,27 @@ def after_anchors(dataset: Dataset, time: TimeArray) -> NDArray[np.bool_]:
     cut = dataset.cuts.anchors
     if cut is None or dataset.time_unit == "none":
         return np.ones(len(time), dtype=np.bool_)
-    return np.asarray(time >= cut)
+    late: NDArray[np.bool_] = time >= cut
+    return late
 
 
-def recalled_exposures(dataset: Dataset) -> NDArray[np.bool_]:
-    """Say which exposures (N,) are D_e beside D_u: of training, click known, after the anchor cut.
+def recalled_exposures(dataset: Dataset, logged: bool | None = None) -> NDArray[np.bool_]:
+    """Say which exposures (N,) are D_e beside D_u: those of training with a known click.
 
-    `unexposed_pairs` holds no request before that cut, so earlier exposures stand beside nothing.
+    Where candidates are logged, from the anchor cut on: `unexposed_pairs` holds no request before
+    it, so earlier exposures stand beside nothing. Proposed pairs stand for all of training.
+
+    Args:
+        dataset: the logs, or a part of them.
+        logged: whether candidates are logged after the cut, in any part; None: see for yourself.
     """
     rows = dataset.exposures
-    shown = (rows.split == TRAIN) & (rows.click != UNKNOWN_CLICK)
-    return np.asarray(shown & after_anchors(dataset, rows.time))
+    shown: NDArray[np.bool_] = (rows.split == TRAIN) & (rows.click != UNKNOWN_CLICK)
+    if logged is None:
+        logged = bool(after_anchors(dataset, dataset.candidates.time).any())
+    if logged:
+        shown &= after_anchors(dataset, rows.time)
+    return shown
 
 
 def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:

@@ -161,15 +161,15 @@ class PriorCounts:
     clicked_odds: float = 0.0
 
     @classmethod
-    def of(cls, dataset: Dataset) -> PriorCounts:
-        """Count a dataset, or a part of one."""
+    def of(cls, dataset: Dataset, logged: bool | None = None) -> PriorCounts:
+        """Count a dataset, or a part of one; ``logged`` as of `recalled_exposures`."""
         rows = dataset.exposures
         shown = (rows.split != TEST) & (rows.click >= 0)
         train = shown & (rows.split == TRAIN)
         click = rows.click[train].astype(np.float64)
         propensity = np.maximum(rows.propensity[train].astype(np.float64), LEAST_PROPENSITY)
         odds = (1 - propensity) / propensity
-        beside = recalled_exposures(dataset)
+        beside = recalled_exposures(dataset, logged)
         key = pair_keys(rows.user, rows.item)
         return cls(
             exposed=int(shown.sum()),

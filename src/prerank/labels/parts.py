@@ -159,14 +159,16 @@ def _count(parts: DatasetParts, fold: NDArray[np.int32], config: LabelConfig) ->
     rates, prior = np.zeros((2, config.n_folds, n_items)), PriorCounts()
     n_held, last = 0, 0
     cut = parts.cuts.anchors or 0
+    late = pl.col("time") >= cut
+    logged = bool(parts.scan("candidates").select(late.any()).collect().item())
     for p, part in enumerate(track(iter(parts), "count", total=len(parts))):
         rows = part.exposures
         mine = fold[int(parts.bounds[p]) : int(parts.bounds[p + 1])]
         popularity += interaction_counts(part)
         rates += rate_counts(part, mine, config.n_folds)
-        prior += PriorCounts.of(part)
-        late = (rows.time >= cut) & (rows.split != TEST) & (rows.click != UNKNOWN_CLICK)
-        n_held += int(late.sum())
+        prior += PriorCounts.of(part, logged)
+        held = (rows.time >= cut) & (rows.split != TEST) & (rows.click != UNKNOWN_CLICK)
+        n_held += int(held.sum())
         last = max(last, int(part.interactions.time.max(initial=0)))
     return Counts(popularity, earliest(last + 1, parts.cuts), rates, prior, n_held)
 

@@ -223,6 +223,7 @@ def test_the_propensity_of_a_fair_coin_is_the_coin(world) -> None:  # type: igno
         data,
         exposures=rows,
         interactions=data.interactions.take(np.zeros(0, np.int64)),
+        candidates=replace(data.candidates, time=np.full(len(data.candidates), 10)),
         pools=data.pools.take(np.zeros(0, np.int64)),
         cuts=Cuts(anchors=10, validation=30, test=40),
     )
