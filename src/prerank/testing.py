@@ -117,7 +117,7 @@ def check_label_source(config: LabelConfig) -> None:
         _digest(dataset, embeddings, anchors) == before,
         "the label source changed what it was given",
     )
-    pairs, _ = choose_pairs(dataset, config, SEED)
+    pairs = choose_pairs(dataset, config, SEED).pairs
     same_pairs = np.array_equal(labels.user, pairs.user) and np.array_equal(labels.item, pairs.item)
     _must(same_pairs, "every pair must be labelled once, or abstain by confidence 0")
     _must(bool((labels.confidence > 0).any()), "every pair abstains")

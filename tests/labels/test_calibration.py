@@ -9,6 +9,7 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
 from prerank.artifacts import Cuts
+from prerank.data.unexposed import beside_logged
 from prerank.errors import DataError
 from prerank.labels.calibration import (
     PriorCounts,
@@ -97,7 +98,7 @@ def test_prior_from_propensity_by_hand(make_dataset):
         interactions=[],
         propensity=[0.5, 0.2],
     )
-    prior, how = stated_prior(PriorCounts.of(dataset), 10, "auto")
+    prior, how = stated_prior(PriorCounts.of(dataset, "training"), 10, "auto")
     assert (prior, how) == (pytest.approx(0.2, abs=1e-6), "inverse propensity")
 
 
@@ -111,7 +112,7 @@ def test_one_tiny_propensity_does_not_decide_the_prior(make_dataset):
         propensity=[0.5, 0.005, 1e-12],
     )
     # Odds 1 and, as at .01, 99 and 99.
-    prior, _ = stated_prior(PriorCounts.of(dataset), 10, "auto")
+    prior, _ = stated_prior(PriorCounts.of(dataset, "training"), 10, "auto")
     assert prior == pytest.approx((1 + 99) / (1 + 99 + 99))
 
 
@@ -124,36 +125,60 @@ def test_prior_from_counts_by_hand(make_dataset):
         candidates=[],
         interactions=[],
     )
-    counts = PriorCounts.of(dataset)
+    counts = PriorCounts.of(dataset, "training")
     assert stated_prior(counts, 3, "auto")[0] == pytest.approx(1 / 5)
     assert stated_prior(counts, 3, "exposed") == (0.5, "click rate of exposures")
     assert stated_prior(counts, 3, 0.3) == (0.3, "given")
 
 
-@pytest.mark.parametrize(("candidate_time", "expected"), [(10, 1 / 5), (9, 3 / 7)])
-def test_prior_counts_pairs_of_the_time_that_candidates_are_of(
-    make_dataset, candidate_time, expected
+@pytest.mark.parametrize(
+    ("candidate_user", "candidate_time", "way", "expected"),
+    [
+        (0, 10, "requests", 1 / 5),  # user 1's request has no candidate
+        (2, 10, "anchors", 2 / 6),  # no exposure's request has
+        (2, 10, "training", 4 / 8),  # were the pairs proposed
+    ],
+)
+def test_prior_counts_exposures_beside_the_candidates(
+    make_dataset, candidate_user, candidate_time, way, expected
 ):
-    # After the anchor cut at 10: pair 0 shown twice, clicked once, and pair 1; 2 and 3 are older
-    # and count where no candidate is logged after the cut, so that pairs are proposed.
+    # After the anchor cut at 10: pair 0 shown twice, clicked once, and pair 1; 2 and 3 are older.
+    older, late = [(0, 2, 1, 0), (0, 3, 1, 0)], [(0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0)]
     dataset = make_dataset(
-        1,
+        3,
         6,
-        exposed=[(0, 2, 1, 0), (0, 3, 1, 0), (0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0)],
-        exposure_time=[8, 9, 10, 11, 12],
-        candidates=[(0, 5, np.nan)],
+        exposed=[*older, *late, (1, 0, 1, 0)],
+        exposure_time=[8, 9, 10, 11, 12, 13],
+        candidates=[(candidate_user, 5, np.nan)],
         candidate_time=candidate_time,
         interactions=[],
         time_unit="ms",
         cuts=Cuts(anchors=10, validation=20, test=30),
     )
-    assert stated_prior(PriorCounts.of(dataset), 3, "auto")[0] == pytest.approx(expected)
+    assert way in (beside_logged([dataset]), "training")
+    counts = PriorCounts.of(dataset, way)
+    assert stated_prior(counts, 3, "auto")[0] == pytest.approx(expected)
+
+
+def test_no_d_e_is_empty(make_dataset):
+    dataset = make_dataset(
+        1,
+        3,
+        exposed=[(0, 0, 1, 0), (0, 1, -1, 0)],
+        exposure_time=[8, 12],
+        candidates=[(0, 2, np.nan)],
+        candidate_time=12,
+        interactions=[],
+        time_unit="ms",
+        cuts=Cuts(anchors=10, validation=20, test=30),
+    )
+    assert beside_logged([dataset]) == "training"
 
 
 def test_an_unknown_click_is_no_missing_one(make_dataset):
     known, unknown = [(0, 0, 1, 0), (0, 1, 0, 0)], [(0, 2, -1, 0), (0, 3, -1, 1)]
     with_unknown, without = (
-        PriorCounts.of(make_dataset(1, 6, exposed=rows, candidates=[], interactions=[]))
+        PriorCounts.of(make_dataset(1, 6, exposed=rows, candidates=[], interactions=[]), "training")
         for rows in (known + unknown, known)
     )
     assert with_unknown.exposed_rate() == without.exposed_rate()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,12 @@ from prerank.artifacts import (
 )
 
 Whole = TypeVar("Whole", np.int32, np.int64)
+
+
+Beside = Literal["requests", "anchors", "training"]
+"""Which exposures are D_e beside a D_u: those of requests that have logged candidates after the
+anchor cut, those after the anchor cut (`unexposed_pairs` holds no request before it), or, where
+pairs are proposed, those of all training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +101,25 @@ def after_anchors(dataset: Dataset, time: TimeArray) -> NDArray[np.bool_]:
     return late
 
 
-def recalled_exposures(dataset: Dataset, logged: bool | None = None) -> NDArray[np.bool_]:
-    """Say which exposures (N,) are D_e beside D_u: those of training with a known click.
-
-    Where candidates are logged, from the anchor cut on: `unexposed_pairs` holds no request before
-    it, so earlier exposures stand beside nothing. Proposed pairs stand for all of training.
-
-    Args:
-        dataset: the logs, or a part of them.
-        logged: whether candidates are logged after the cut, in any part; None: see for yourself.
-    """
+def recalled_exposures(dataset: Dataset, beside: Beside) -> NDArray[np.bool_]:
+    """Say which exposures (N,) are D_e, as ``beside`` says: of training, with a known click."""
     rows = dataset.exposures
     shown: NDArray[np.bool_] = (rows.split == TRAIN) & (rows.click != UNKNOWN_CLICK)
-    if logged is None:
-        logged = bool(after_anchors(dataset, dataset.candidates.time).any())
-    if logged:
-        shown &= after_anchors(dataset, rows.time)
-    return shown
+    if beside == "requests":
+        late = after_anchors(dataset, dataset.candidates.time)
+        shown &= contains(sorted_unique(dataset.candidates.request[late]), rows.request)
+    return shown if beside == "training" else shown & after_anchors(dataset, rows.time)
+
+
+def beside_logged(parts: Iterable[Dataset]) -> Beside:
+    """Return which exposures stand beside the logged D_u of a dataset, or of all its parts.
+
+    Candidates may be kept for some requests only: then those requests' exposures, where ids or
+    moments tell which they are. No D_e may be empty.
+    """
+    ways: tuple[Beside, ...] = ("requests", "anchors")
+    found = (way for way in ways if any(recalled_exposures(part, way).any() for part in parts))
+    return next(found, "training")
 
 
 def unexposed_pairs(dataset: Dataset) -> UnexposedPairs:

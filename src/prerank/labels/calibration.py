@@ -21,7 +21,13 @@ from sklearn.metrics import roc_auc_score
 from prerank.artifacts import TEST, TRAIN, VALIDATION, Dataset, FloatArray, IntArray, TimeArray
 from prerank.data.auc import grouped_auc
 from prerank.data.history import anchor_ends
-from prerank.data.unexposed import contains, pair_keys, recalled_exposures, sorted_unique
+from prerank.data.unexposed import (
+    Beside,
+    contains,
+    pair_keys,
+    recalled_exposures,
+    sorted_unique,
+)
 from prerank.errors import DataError
 
 DoubleArray = NDArray[np.float64]
@@ -161,21 +167,21 @@ class PriorCounts:
     clicked_odds: float = 0.0
 
     @classmethod
-    def of(cls, dataset: Dataset, logged: bool | None = None) -> PriorCounts:
-        """Count a dataset, or a part of one; ``logged`` as of `recalled_exposures`."""
+    def of(cls, dataset: Dataset, beside: Beside) -> PriorCounts:
+        """Count a dataset, or a part of one; ``beside`` says which exposures are D_e."""
         rows = dataset.exposures
         shown = (rows.split != TEST) & (rows.click >= 0)
         train = shown & (rows.split == TRAIN)
         click = rows.click[train].astype(np.float64)
         propensity = np.maximum(rows.propensity[train].astype(np.float64), LEAST_PROPENSITY)
         odds = (1 - propensity) / propensity
-        beside = recalled_exposures(dataset, logged)
+        recalled = recalled_exposures(dataset, beside)
         key = pair_keys(rows.user, rows.item)
         return cls(
             exposed=int(shown.sum()),
             clicks=int((rows.click[shown] == 1).sum()),
-            pairs=len(sorted_unique(key[beside])),
-            clicked_pairs=len(sorted_unique(key[beside & (rows.click == 1)])),
+            pairs=len(sorted_unique(key[recalled])),
+            clicked_pairs=len(sorted_unique(key[recalled & (rows.click == 1)])),
             known=len(click),
             unlogged=int(np.isnan(propensity).sum()),
             uncertain=int((propensity < 1).sum()),

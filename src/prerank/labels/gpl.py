@@ -36,12 +36,13 @@ from prerank.labels.calibration import (
     stated_prior,
     weight_factor,
 )
+from prerank.labels.chosen import Chosen
 from prerank.labels.confidence import combine, factors, of_pairs
 from prerank.labels.config import LabelConfig
 from prerank.labels.joint import (
     Space,
+    exposures_by_fold,
     joint_scores,
-    popularity,
     similarities,
 )
 from prerank.labels.matching import Match, Pooling, match_pairs
@@ -127,21 +128,19 @@ def gpl_labels(
     dataset: Dataset,
     embeddings: ItemEmbeddings,
     anchors: InterestAnchors,
-    pairs: UnexposedPairs,
-    n_unexposed: int,
+    chosen: Chosen,
     config: LabelConfig,
     seed: int,
     teacher: ScorePairs | None = None,
     spread: Spread = here,
 ) -> PseudoLabels:
-    """Label ``pairs`` by their match with the anchors of their user.
+    """Label the chosen pairs by their match with the anchors of their user.
 
     Args:
         dataset: for the held-out exposures and the histories.
         embeddings: the frozen semantic space.
         anchors: of all users of the dataset.
-        pairs: D_u, or a sample of it.
-        n_unexposed: number of pairs in all of D_u.
+        chosen: the pairs.
         config: of the label stage.
         seed: of the user folds.
         teacher: scores pairs, for the joint map; it must not have seen the validation exposures.
@@ -158,14 +157,15 @@ def gpl_labels(
         fold=folds_of_users(len(dataset.users), config.n_folds, rng(seed, "labels", "folds")),
         spread=spread,
     )
+    pairs = chosen.pairs
     match = world.match(pairs.user, pairs.item)
     held = held_out(world)
-    counts = PriorCounts.of(dataset)
-    prior, prior_source = prior_of(counts, n_unexposed, config)
+    counts = PriorCounts.of(dataset, chosen.beside)
+    prior, prior_source = prior_of(counts, chosen.n_unexposed, config)
     parts = factors_of_pairs(world, pairs, match, config)
     if config.map == "joint":
         stream = rng(seed, "labels", "joint")
-        sizes = counts.pairs, n_unexposed
+        sizes = counts.pairs, chosen.n_unexposed
         mapped = _joint(world, pairs, sizes, match, held, prior, config, stream, teacher)
     else:
         mapped = _by_relevance(match, held, prior, config)
@@ -328,20 +328,20 @@ def _joint(
         # A ranker speaks too well of the rows that it was trained on.
         held = held.only(dataset.exposures.split[held.row] == VALIDATION)
 
-    def space(
-        user: IntArray, item: IntArray, time: TimeArray, exposure_row: TimeArray | None
-    ) -> Space:
+    shown_FI = exposures_by_fold(dataset, world.fold, config.n_folds)
+
+    def space(user: IntArray, item: IntArray, time: TimeArray) -> Space:
         rising = [similarities(user, item, world.embeddings, world.anchors, world.pooling)]
         rising += [teacher(user, item, time)[:, None]] if teacher is not None else []
         near_NS = np.hstack(rising)
-        seen = np.log1p(popularity(dataset, item, exposure_row))
+        seen = np.log1p(shown_FI.sum(axis=0)[item] - shown_FI[world.fold[user], item])
         features = np.column_stack([near_NS, seen]).astype(np.float32)
         return Space(features, user, near_NS.shape[1])
 
     held_logits, logits = joint_scores(
-        space(held.user, held.item, dataset.exposures.time[held.row], held.row),
+        space(held.user, held.item, dataset.exposures.time[held.row]),
         held.click,
-        space(pairs.user[matched], pairs.item[matched], pairs.time[matched], None),
+        space(pairs.user[matched], pairs.item[matched], pairs.time[matched]),
         world.fold,
         config.joint_correction,
         *sizes,

@@ -7,7 +7,8 @@ g(x) = P(exposed and clicked), every unexposed pair counted as not clicked, and 
 The score is the logit of g / e^c. With c = 0 popularity speaks fully; with c = 1 it is
 P(click | exposed, x), fully corrected for propensity; c = 1/2 stands between.
 
-Cross-fitted by user: no row of a user trains the models that predict that user's pairs.
+Cross-fitted by user: no row of a user trains the models that predict that user's pairs, and an
+item's exposures are counted among users of the other folds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from prerank.artifacts import (
     ItemEmbeddings,
     TimeArray,
 )
-from prerank.data.unexposed import exposure_counts
 from prerank.errors import DataError
 from prerank.labels.calibration import LEAST_PROPENSITY, DoubleArray
 from prerank.labels.matching import Pooling, match_pairs
@@ -84,12 +84,16 @@ def only(anchors: InterestAnchors, keep: NDArray[np.bool_]) -> InterestAnchors:
     )
 
 
-def popularity(dataset: Dataset, item: IntArray, exposure_row: TimeArray | None) -> TimeArray:
-    """Return (N,) training exposures of each item, an exposure row itself not counted."""
-    count = exposure_counts(dataset)[item]
-    if exposure_row is not None:
-        count = count - (dataset.exposures.split[exposure_row] == TRAIN)
-    return count
+def exposures_by_fold(dataset: Dataset, fold: IntArray, n_folds: int) -> TimeArray:
+    """Return (n_folds, I) int64: training exposures of each item to the users of each fold.
+
+    What a row sees of its item are the other folds' exposures: with those of the same user among
+    them, of exposed rows alone, trees would tell exposed from unexposed by one more or less.
+    """
+    rows, n_items = dataset.exposures, len(dataset.items)
+    train = rows.split == TRAIN
+    cell = fold[rows.user[train]] * np.int64(n_items) + rows.item[train]
+    return np.bincount(cell, minlength=n_folds * n_items).reshape(n_folds, n_items)
 
 
 def joint_scores(

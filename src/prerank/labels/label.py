@@ -9,7 +9,9 @@ from scipy.special import expit
 
 from prerank.artifacts import UNLABELED, Dataset, InterestAnchors, ItemEmbeddings, PseudoLabels
 from prerank.data.unexposed import (
+    Beside,
     UnexposedPairs,
+    beside_logged,
     interaction_counts,
     pair_keys,
     propose_pairs,
@@ -17,6 +19,7 @@ from prerank.data.unexposed import (
 )
 from prerank.errors import ConfigError, DataError
 from prerank.labels.calibration import PriorCounts, stated_prior
+from prerank.labels.chosen import Chosen
 from prerank.labels.config import LabelConfig
 from prerank.labels.gpl import gpl_labels
 from prerank.labels.mix import mixed
@@ -63,7 +66,8 @@ def label(
             a teacher, or logged pairs wanted where none are.
         DataError: if artifacts do not belong together, or a source has nothing to learn from.
     """
-    pairs, n_unexposed = choose_pairs(dataset, config, seed)
+    chosen = choose_pairs(dataset, config, seed)
+    pairs = chosen.pairs
     if config.source == "gpl":
         if anchors is None:
             raise ConfigError(
@@ -75,23 +79,21 @@ def label(
         sizes = len(dataset.users), len(dataset.items)
         require_fit(*sizes, embeddings, anchors.n_users, anchors.vectors.shape[1])
         asked = _needed(teacher) if config.joint_teacher else None
-        labels = gpl_labels(
-            dataset, embeddings, anchors, pairs, n_unexposed, config, seed, asked, spread
-        )
+        labels = gpl_labels(dataset, embeddings, anchors, chosen, config, seed, asked, spread)
     elif config.source == "plugin":
         labels = plugin_labels(dataset, embeddings, anchors, pairs, config, seed)
     elif config.source == "teacher":
-        labels = teacher_labels(dataset, pairs, n_unexposed, _needed(teacher), config)
+        labels = teacher_labels(dataset, chosen, _needed(teacher), config)
     else:
         labels = _without_model(dataset, pairs, config)
     labels = _mixed(_shuffled(labels, config, seed), teacher, config)
-    summary = Summary(config, n_unexposed)
+    summary = Summary(config, chosen.n_unexposed, chosen.beside)
     summary.add(labels)
     return replace(labels, fit={**labels.fit, **summary.values()})
 
 
-def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[UnexposedPairs, int]:
-    """Return the pairs to label, sorted by user then item, and how many D_u holds in all.
+def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> Chosen:
+    """Return the pairs to label, sorted by user then item.
 
     With ``both``, a pair that was logged and proposed is the logged one.
     """
@@ -116,13 +118,15 @@ def choose_pairs(dataset: Dataset, config: LabelConfig, seed: int) -> tuple[Unex
         sample = rng(seed, "labels", "sample")
         keep = np.sort(sample.choice(n_unexposed, size=config.max_pairs, replace=False))
         pairs = pairs.take(keep)
-    return pairs, n_unexposed
+    beside = beside_logged([dataset]) if wanted == "logged" else "training"
+    return Chosen(pairs, n_unexposed, beside)
 
 
 def own_prior(dataset: Dataset, config: LabelConfig, seed: int) -> float:
     """Return the prior that `label` takes where the settings read one (`reads_prior`)."""
-    _, n_unexposed = choose_pairs(dataset, config, seed)
-    return stated_prior(PriorCounts.of(dataset), n_unexposed, config.prior)[0]
+    chosen = choose_pairs(dataset, config, seed)
+    counts = PriorCounts.of(dataset, chosen.beside)
+    return stated_prior(counts, chosen.n_unexposed, config.prior)[0]
 
 
 def union(first: UnexposedPairs, second: UnexposedPairs) -> UnexposedPairs:
@@ -219,8 +223,8 @@ def _shuffled(labels: PseudoLabels, config: LabelConfig, seed: int) -> PseudoLab
 class Summary:
     """What a report says of the labels; parts of them are added one after the other."""
 
-    def __init__(self, config: LabelConfig, n_unexposed: int) -> None:
-        self._config, self._n_unexposed = config, n_unexposed
+    def __init__(self, config: LabelConfig, n_unexposed: int, beside: Beside) -> None:
+        self._config, self._n_unexposed, self._beside = config, n_unexposed, beside
         self._n = self._n_labelled = 0
         self._sum = 0.0
         self._labels = np.zeros(HISTOGRAM_BINS, np.int64)
@@ -242,6 +246,7 @@ class Summary:
         return {
             "source": self._config.source,
             "pairs": self._config.pairs,
+            "beside": self._beside,
             "shuffle": self._config.shuffle,
             "n_unexposed": self._n_unexposed,
             "n_pairs": self._n,

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from prerank.artifacts import TEST, UNKNOWN_CLICK, Dataset, ItemEmbeddings, PseudoLabels, TimeArray
 from prerank.data.unexposed import (
+    Beside,
     UnexposedPairs,
+    beside_logged,
     earliest,
     interaction_counts,
     propose_pairs,
@@ -100,8 +102,9 @@ def label_parts(
     """
     require_fit(parts.n_users, len(parts.items), embeddings, anchors.n_users, anchors.dim)
     fold = folds_of_users(parts.n_users, config.n_folds, rng(seed, "labels", "folds"))
-    counts = _count(parts, fold, config)
     wanted = _wanted(parts, config)
+    beside = beside_logged(parts) if wanted == "logged" else "training"
+    counts = _count(parts, fold, beside, config)
     n_unexposed, keep = _sample(parts, config, wanted, counts, seed)
     sampled = np.ones(parts.n_users, bool)
     if counts.n_held > max_held:
@@ -133,7 +136,7 @@ def label_parts(
     prior, prior_source = prior_of(counts.prior, n_unexposed, config)
     shift = found.shift(rule, prior)
     mean = found.mean_weight(work, rule, config, len(parts))
-    summary = Summary(config, n_unexposed)
+    summary = Summary(config, n_unexposed, beside)
     for p in track(range(len(parts)), "label"):
         labels = _labels(work, p, rule, shift, found, mean, config)
         columns = labels.columns()
@@ -152,21 +155,21 @@ def label_parts(
     write_json(out / "labels.json", {"source": f"gpl/{anchors.source}", "fit": fit})
 
 
-def _count(parts: DatasetParts, fold: NDArray[np.int32], config: LabelConfig) -> Counts:
+def _count(
+    parts: DatasetParts, fold: NDArray[np.int32], beside: Beside, config: LabelConfig
+) -> Counts:
     """Count all parts; nothing of them but sums is kept."""
     n_items = len(parts.items)
     popularity = np.zeros(n_items, np.int64)
     rates, prior = np.zeros((2, config.n_folds, n_items)), PriorCounts()
     n_held, last = 0, 0
     cut = parts.cuts.anchors or 0
-    late = pl.col("time") >= cut
-    logged = bool(parts.scan("candidates").select(late.any()).collect().item())
     for p, part in enumerate(track(iter(parts), "count", total=len(parts))):
         rows = part.exposures
         mine = fold[int(parts.bounds[p]) : int(parts.bounds[p + 1])]
         popularity += interaction_counts(part)
         rates += rate_counts(part, mine, config.n_folds)
-        prior += PriorCounts.of(part, logged)
+        prior += PriorCounts.of(part, beside)
         held = (rows.time >= cut) & (rows.split != TEST) & (rows.click != UNKNOWN_CLICK)
         n_held += int(held.sum())
         last = max(last, int(part.interactions.time.max(initial=0)))

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from prerank.artifacts import Dataset, FloatArray, IntArray, PseudoLabels, TimeArray
-from prerank.data.unexposed import UnexposedPairs
 from prerank.labels.calibration import PriorCounts, stated_prior
+from prerank.labels.chosen import Chosen
 from prerank.labels.config import LabelConfig
 from prerank.labels.plain import plain_labels
 
@@ -50,8 +50,7 @@ def extremes(
 
 def teacher_labels(
     dataset: Dataset,
-    pairs: UnexposedPairs,
-    n_unexposed: int,
+    chosen: Chosen,
     score_pairs: ScorePairs,
     config: LabelConfig,
 ) -> PseudoLabels:
@@ -59,16 +58,17 @@ def teacher_labels(
 
     Args:
         dataset: for the prior.
-        pairs: D_u, or a sample of it.
-        n_unexposed: number of pairs in all of D_u.
+        chosen: the pairs.
         score_pairs: the teacher.
         config: of the label stage.
     """
+    pairs = chosen.pairs
     logit = score_pairs(pairs.user, pairs.item, pairs.time)
     label, known = expit(logit.astype(np.float64)), np.ones(len(pairs), bool)
     fit: dict[str, object] = {"rule": config.teacher_rule}
     if config.teacher_rule != "soft":
-        prior, how = stated_prior(PriorCounts.of(dataset), n_unexposed, config.prior)
+        counts = PriorCounts.of(dataset, chosen.beside)
+        prior, how = stated_prior(counts, chosen.n_unexposed, config.prior)
         best, worst = extremes(logit, prior, config.teacher_share)
         known = best | worst
         fit |= {"prior": prior, "prior_source": how, "share": config.teacher_share}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from prerank.artifacts import Cuts
+from prerank.artifacts import TRAIN, Cuts, Dataset, IntArray, Interactions
 from prerank.ranking.objectives.adversary import Discriminator, ramp, reverse_gradient
 from prerank.ranking.objectives.base import Part
 from prerank.ranking.objectives.damcar import hardest
@@ -16,7 +16,7 @@ from prerank.ranking.objectives.distillation import blended_loss
 from prerank.ranking.objectives.doubly_robust import dr_losses
 from prerank.ranking.objectives.in_batch import corrected_softmax
 from prerank.ranking.objectives.ips import ips_loss, snips_loss
-from prerank.ranking.objectives.propensity import exposure_propensity, recalled_share
+from prerank.ranking.objectives.propensity import Recalled, exposure_propensity
 from prerank.ranking.objectives.ukd import Ukd, bernoulli_kl, uncertain_loss
 from prerank.ranking.rows import Rows
 
@@ -177,12 +177,19 @@ def test_hardest_rows_are_nearest_to_the_middle() -> None:
     assert len(hardest(t(1.0, 2.0, 3.0), 0.0, 0.5)) == 2
 
 
+def recalled(data: Dataset, user: IntArray, item: IntArray, n: int | None = None) -> Recalled:
+    rows = data.exposures
+    shown = (rows.split == TRAIN) & (rows.time >= (data.cuts.anchors or 0))
+    exposed = rows.user[shown], rows.item[shown]
+    return Recalled(exposed, (user, item), len(user) if n is None else n)
+
+
 def test_propensity_is_logged_where_known_and_floored(world) -> None:  # type: ignore[no-untyped-def]
     data = world()
     data.exposures.propensity[:3] = [0.5, 0.001, 1.0]
     rows = np.array([0, 1, 2, 3])
     user, item = (grid.ravel().astype(np.int32) for grid in np.mgrid[:60, 30:40])
-    found = exposure_propensity(data, rows, user, item, 0.05, seed=0)
+    found = exposure_propensity(data, rows, recalled(data, user, item), 0.05, seed=0)
     assert found[:3].tolist() == pytest.approx([0.5, 0.05, 1.0])
     # Items 30-39 were never exposed, the others always: fitted near 1 on exposed rows.
     assert 0.9 < found[3] <= 1
@@ -195,7 +202,7 @@ def test_fitted_propensity_rises_with_popularity(world) -> None:  # type: ignore
     data.exposures.split[lost] = 2
     rows = np.flatnonzero((data.exposures.split == 0) & (data.exposures.user == 2))
     user, item = data.exposures.user[lost], data.exposures.item[lost]
-    found = exposure_propensity(data, rows, user, item, 0.01, seed=0)
+    found = exposure_propensity(data, rows, recalled(data, user, item), 0.01, seed=0)
     items = data.exposures.item[rows]
     assert found[items == 1].max() < 0.7 < 0.9 < found[items == 2].min()
 
@@ -219,14 +226,27 @@ def test_the_propensity_of_a_fair_coin_is_the_coin(world) -> None:  # type: igno
         split=np.zeros(2 * n, np.int8),
         propensity=np.full(2 * n, np.nan, np.float32),
     )
+    # A third of them are clicked, and so interactions: those are the row's own as well.
+    liked = Interactions(user[shown][::3], item[shown][::3], np.full(-(-n // 3), 20))
     data = replace(
         data,
         exposures=rows,
-        interactions=data.interactions.take(np.zeros(0, np.int64)),
-        candidates=replace(data.candidates, time=np.full(len(data.candidates), 10)),
+        interactions=liked,
         pools=data.pools.take(np.zeros(0, np.int64)),
         cuts=Cuts(anchors=10, validation=30, test=40),
     )
-    found = exposure_propensity(data, np.arange(n), user[~shown], item[~shown], 0.01, seed=0)
-    assert np.quantile(found, [0.01, 0.99]) == pytest.approx([0.1, 0.1], abs=0.04)
-    assert recalled_share(data, int((~shown).sum())) == pytest.approx(shown.mean())
+    beside = np.flatnonzero(~shown)
+    for kept in (beside, beside[::4]):  # a sample of D_u stands for all of it
+        pairs = recalled(data, user[kept], item[kept], len(beside))
+        found = exposure_propensity(data, np.arange(n), pairs, 0.01, seed=0)
+        assert np.quantile(found, [0.01, 0.99]) == pytest.approx([0.1, 0.1], abs=0.06)
+        assert pairs.exposed_share == pytest.approx(shown.mean())
+
+
+def test_what_is_recalled_is_what_the_labels_say(world, labels) -> None:  # type: ignore[no-untyped-def]
+    data, pairs = world(), labels(0.2)
+    shown = (data.exposures.split == TRAIN) & (data.exposures.click >= 0)
+    whole = Recalled.of(data, replace(pairs, fit={"beside": "training", "n_unexposed": 5000}))
+    assert len(whole.exposed[0]) == shown.sum() and whole.n_unexposed == 5000
+    assert whole.exposed_share == pytest.approx(shown.sum() / (shown.sum() + 5000))
+    assert Recalled.of(data, replace(pairs, fit={})).n_unexposed == len(pairs)

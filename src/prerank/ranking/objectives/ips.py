@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prerank.ranking.objectives.base import Batch, LossParts, Objective, Setup
-from prerank.ranking.objectives.propensity import exposure_propensity, recalled_share
+from prerank.ranking.objectives.propensity import Recalled, exposure_propensity
 
 
 def ips_loss(error_N: Tensor, propensity_N: Tensor, exposed_share: float) -> Tensor:
@@ -43,17 +43,15 @@ def snips_loss(error_N: Tensor, propensity_N: Tensor) -> Tensor:
 
 def propensities(setup: Setup, objective: str) -> tuple[Tensor, float]:
     """Return the propensity of each exposed row, (N,) float32, and |D_e| / |D| of pairs."""
-    pairs = setup.unlabeled(objective)
+    recalled = Recalled.of(setup.dataset, setup.unlabeled(objective))
     found = exposure_propensity(
         setup.dataset,
         setup.exposure_rows(),
-        pairs.user,
-        pairs.item,
+        recalled,
         setup.config.propensity_floor,
         setup.seed,
     )
-    share = recalled_share(setup.dataset, len(pairs))
-    return torch.from_numpy(found).to(setup.device), share
+    return torch.from_numpy(found).to(setup.device), recalled.exposed_share
 
 
 class Ips(Objective):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.artifacts import TRAIN, Dataset, FloatArray, IntArray, TimeArray
+from prerank.artifacts import TRAIN, Dataset, FloatArray, IntArray, PseudoLabels, TimeArray
 from prerank.data.unexposed import (
     exposure_counts,
     in_training,
@@ -35,11 +35,41 @@ MAX_ROWS = 400_000
 """Rows that the regression is fitted on, exposed and unexposed in their true proportion."""
 
 
+@dataclass(frozen=True, eq=False)
+class Recalled:
+    """The recalled pairs D, each once.
+
+    Attributes:
+        exposed: D_e.
+        unexposed: D_u, or a sample of it.
+        n_unexposed: number of pairs in all of D_u.
+    """
+
+    exposed: Pairs
+    unexposed: Pairs
+    n_unexposed: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, labels: PseudoLabels) -> Recalled:
+        """Return what the pairs of ``labels`` stand for, as the label stage found it."""
+        beside = labels.fit.get("beside", "training")
+        rows = dataset.exposures
+        shown = np.flatnonzero(recalled_exposures(dataset, beside))
+        key = sorted_unique(pair_keys(rows.user[shown], rows.item[shown]))
+        n_unexposed = int(labels.fit.get("n_unexposed", len(labels)))
+        return cls(pairs_of(key), (labels.user, labels.item), n_unexposed)
+
+    @property
+    def exposed_share(self) -> float:
+        """|D_e| / |D|."""
+        n_exposed = len(self.exposed[0])
+        return n_exposed / (n_exposed + self.n_unexposed)
+
+
 def exposure_propensity(
     dataset: Dataset,
     exposure_row: TimeArray,
-    user: IntArray,
-    item: IntArray,
+    recalled: Recalled,
     floor: float,
     seed: int,
 ) -> FloatArray:
@@ -48,7 +78,7 @@ def exposure_propensity(
     Args:
         dataset: the logs.
         exposure_row: (N,) int64 rows of the exposures.
-        user, item: (M,) int32, the unexposed recalled pairs to fit against.
+        recalled: the recalled pairs to fit on.
         floor: least value, in (0, 1].
         seed: of the sample that is fitted on.
     """
@@ -57,37 +87,27 @@ def exposure_propensity(
     unknown = np.isnan(logged)
     if unknown.any():
         shown = (table.user[exposure_row][unknown], table.item[exposure_row][unknown])
-        logged[unknown] = _fitted(dataset, shown, (user, item), seed)
+        logged[unknown] = _fitted(dataset, shown, recalled, seed)
     return np.clip(logged, floor, 1).astype(np.float32)
 
 
-def recalled_share(dataset: Dataset, n_unexposed: int) -> float:
-    """Return |D_e| / |D| of pairs, each counted once; D_u holds ``n_unexposed``, at least one."""
-    n_exposed = len(_exposed_pairs(dataset)[0])
-    return n_exposed / (n_exposed + n_unexposed)
-
-
-def _exposed_pairs(dataset: Dataset) -> Pairs:
-    """Return the pairs of D_e, each once."""
-    rows, shown = dataset.exposures, recalled_exposures(dataset)
-    key = sorted_unique(pair_keys(rows.user[shown], rows.item[shown]))
-    return pairs_of(key)
-
-
-def _fitted(dataset: Dataset, wanted: Pairs, unexposed: Pairs, seed: int) -> NDArray[np.float64]:
+def _fitted(dataset: Dataset, wanted: Pairs, recalled: Recalled, seed: int) -> NDArray[np.float64]:
     """Return the propensity of the pairs ``wanted``."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    exposed = _exposed_pairs(dataset)
-    n_exposed, n_unexposed = len(exposed[0]), len(unexposed[0])
-    if not n_exposed or not n_unexposed:
+    n_exposed, n_kept = len(recalled.exposed[0]), len(recalled.unexposed[0])
+    if not n_exposed or not n_kept:
         return np.ones(len(wanted[0]))
-    rate = min(1.0, MAX_ROWS / (n_exposed + n_unexposed))
-    stream = rng(seed, "train", "propensity")
-    met = _Met.of(dataset)
-    features = [met.features(_sample(pairs, rate, stream)) for pairs in (exposed, unexposed)]
+    # Both sides are sampled at one rate, though one may be a sample already.
+    whole = n_exposed + recalled.n_unexposed
+    rate = min(1.0, MAX_ROWS / whole, n_kept / recalled.n_unexposed)
+    stream, met = rng(seed, "train", "propensity"), _Met.of(dataset)
+    features = [
+        met.features(_sample(pairs, rate * n, stream))
+        for pairs, n in ((recalled.exposed, n_exposed), (recalled.unexposed, recalled.n_unexposed))
+    ]
     target = np.repeat([1, 0], [len(part) for part in features])
     model = make_pipeline(StandardScaler(), LogisticRegression())
     model.fit(np.concatenate(features), target)
@@ -95,10 +115,10 @@ def _fitted(dataset: Dataset, wanted: Pairs, unexposed: Pairs, seed: int) -> NDA
     return found
 
 
-def _sample(pairs: Pairs, rate: float, stream: np.random.Generator) -> Pairs:
+def _sample(pairs: Pairs, size: float, stream: np.random.Generator) -> Pairs:
     user, item = pairs
-    size = max(1, round(rate * len(user)))
-    keep = np.sort(stream.choice(len(user), size=size, replace=False))
+    few = min(max(1, round(size)), len(user))
+    keep = np.sort(stream.choice(len(user), size=few, replace=False))
     return user[keep], item[keep]
 
 
@@ -117,10 +137,11 @@ class _Met:
     @classmethod
     def of(cls, dataset: Dataset) -> _Met:
         """Count a dataset's training."""
-        shown = dataset.exposures.take(dataset.exposures.split == TRAIN)
-        liked = dataset.interactions.take(in_training(dataset))
-        exposed = np.sort(pair_keys(shown.user, shown.item))
-        interacted = np.sort(pair_keys(liked.user, liked.item))
+        shown, liked = dataset.exposures, dataset.interactions
+        rows = np.flatnonzero(shown.split == TRAIN)
+        exposed = np.sort(pair_keys(shown.user[rows], shown.item[rows]))
+        rows = np.flatnonzero(in_training(dataset))
+        interacted = np.sort(pair_keys(liked.user[rows], liked.item[rows]))
         return cls((exposed, interacted), (exposure_counts(dataset), interaction_counts(dataset)))
 
     def features(self, pairs: Pairs) -> NDArray[np.float64]:
