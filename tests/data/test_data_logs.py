@@ -595,9 +595,10 @@ def test_times_are_read_as_utc_milliseconds(values: list[Any], unit: str, expect
     [
         (["2024-05-01", "2024-05-02", "1714564800"], 3),
         (["1714564800", "2024-05-01", "1714564801"], 2),
+        (["1714564800", None, "2024-05-01"], 1),  # one of each: the number
     ],
 )
-def test_of_mixed_times_the_odd_one_is_named(values: list[str], row: int) -> None:
+def test_of_mixed_times_the_odd_one_is_named(values: list[str | None], row: int) -> None:
     with pytest.raises(DataError, match="other rows") as caught:
         as_time(pl.Series("time", values), Path("log"), "auto")
     assert caught.value.where == f"log -> time, row {row}"
@@ -625,6 +626,26 @@ def test_rows_of_a_table_in_several_files_are_named_by_their_own(tmp_path: Path)
         pl.concat([rows[:0], twice]).write_parquet(folder / name / "b.parquet")
         with pytest.raises(DataError, match=rf"{name}/b\.parquet -> {column}, row 1\n"):
             read(folder)
+
+
+def test_a_missing_time_is_no_other_kind_of_time() -> None:
+    with pytest.raises(DataError, match="a time is missing") as caught:
+        as_time(pl.Series("time", ["1714564800", None, None]), Path("log"), "auto")
+    assert "row 2" in caught.value.where
+
+
+def test_a_packed_table_is_found_by_its_name(tmp_path: Path) -> None:
+    tables = sound_tables()
+    tables["items"] = tables["items"].drop("vector")
+    write(tmp_path, tables, "csv")
+    plain = read(tmp_path)
+    for name in ("exposures", "candidates"):
+        file = tmp_path / f"{name}.csv"
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    packed = read(tmp_path)
+    assert len(packed.candidates) == len(plain.candidates) > 0
+    assert packed.exposures.item.tolist() == plain.exposures.item.tolist()
 
 
 @pytest.mark.parametrize("suffix", [".CSV", ".csv.gz"])

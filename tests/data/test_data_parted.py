@@ -72,6 +72,11 @@ BREAKS = {
     "dates written as digits": lambda rows: rows.with_columns(
         time=2024050100 + pl.col("request") // 10
     ),
+    "times of two kinds": lambda rows: rows.with_columns(
+        time=pl.when(pl.col("request") < 40)
+        .then(pl.from_epoch("time", time_unit="ms").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        .otherwise(pl.col("time").cast(pl.String))
+    ),
     "request of two users": set_at("request", 44, 3),
     "no user column": lambda rows: rows.drop("user"),
     "users are floats": lambda rows: rows.with_columns(user=pl.lit(1.5)),
@@ -97,6 +102,18 @@ def test_complaints_are_those_of_the_whole(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as whole:
         prepare(config, 0)
     (tmp_path / "out").mkdir()
+    with pytest.raises(DataError) as parts:
+        prepare_parts(config, folder, 0, tmp_path / "out", tmp_path, PART_ROWS)
+    assert str(parts.value) == str(whole.value)
+
+
+def test_times_of_two_kinds_are_refused_whatever_the_unit(tmp_path: Path) -> None:
+    folder = write(tmp_path / "logs", BREAKS["times of two kinds"](sound()))
+    config = config_of(folder)
+    config = config.model_copy(update={"logs": config.logs.model_copy(update={"time_unit": "ms"})})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="as those of the other rows") as whole:
+        prepare(config, 0)
     with pytest.raises(DataError) as parts:
         prepare_parts(config, folder, 0, tmp_path / "out", tmp_path, PART_ROWS)
     assert str(parts.value) == str(whole.value)

@@ -23,8 +23,11 @@ from prerank.parts import DatasetParts, StoredAnchors, save_anchors
 PART_ROWS, N_ITEMS, DIM = 700, 60, 8
 
 
-def write_logs(folder: Path, candidates: bool) -> None:
-    """Write 3,000 exposures of 150 users in two files; clicks follow the user's kind of items."""
+def write_logs(folder: Path, candidates: bool, some: bool) -> None:
+    """Write 3,000 exposures of 150 users in two files; clicks follow the user's kind of items.
+
+    ``some``: candidates of every third request alone, and no propensities.
+    """
     rng = np.random.default_rng(0)
     n = 3000
     user, item = rng.integers(150, size=n), rng.integers(N_ITEMS, size=n)
@@ -38,6 +41,7 @@ def write_logs(folder: Path, candidates: bool) -> None:
             "propensity": rng.uniform(0.2, 0.9, n) if candidates else np.ones(n),
         }
     ).with_columns(user=pl.format("u{}", "user"), item=pl.format("i{}", "item"))
+    rows = rows.drop("propensity") if some else rows
     (folder / "exposures").mkdir(parents=True)
     rows[:1300].write_parquet(folder / "exposures" / "1.parquet")
     rows[1300:].write_csv(folder / "exposures" / "2.csv")
@@ -52,12 +56,13 @@ def write_logs(folder: Path, candidates: bool) -> None:
         offered = rows.select("user", "time").with_columns(
             item=pl.Series([f"i{k}" for k in more]), stage=pl.lit("recalled")
         )
+        offered = offered[::3] if some else offered
         offered.write_parquet(folder / "candidates.parquet")
 
 
-def both(tmp_path: Path, candidates: bool) -> tuple[a.Dataset, DatasetParts]:
+def both(tmp_path: Path, candidates: bool, some: bool = False) -> tuple[a.Dataset, DatasetParts]:
     logs, out = tmp_path / "logs", tmp_path / "dataset"
-    write_logs(logs, candidates)
+    write_logs(logs, candidates, some)
     out.mkdir()
     config = PrepareConfig.parse({"source": "logs", "path": str(logs)})
     prepare_parts(config, logs, 3, out, tmp_path, PART_ROWS)
@@ -118,12 +123,14 @@ CONFIGS = {
     "proposed": {},
     "sample": {"max_pairs": 300, "calibrator": "logistic"},
     "both": {"pairs": "both", "prior": 0.1},
+    "some requests": {},
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_labels_in_parts_are_labels_of_the_whole(tmp_path: Path, name: str) -> None:
-    whole, parts = both(tmp_path, candidates=name in ("calibrated", "by user", "both"))
+    some = name == "some requests"
+    whole, parts = both(tmp_path, some or name in ("calibrated", "by user", "both"), some)
     vectors = whole.catalog.vectors
     assert vectors is not None
     space = a.ItemEmbeddings(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -155,7 +162,14 @@ def test_labels_in_parts_are_labels_of_the_whole(tmp_path: Path, name: str) -> N
     assert apart.max() < 0.05
     assert found.source == expected.source
     assert found.fit.keys() == expected.fit.keys()
-    for key in ("n_pairs", "n_unexposed", "n_labelled", "label_histogram", "prior_source"):
+    for key in (
+        "n_pairs",
+        "n_unexposed",
+        "beside",
+        "n_labelled",
+        "label_histogram",
+        "prior_source",
+    ):
         assert found.fit[key] == expected.fit[key], key
     for key in ("mean_label", "prior", "pseudo_weight_factor"):
         assert found.fit[key] == pytest.approx(expected.fit[key], abs=1e-6), key

@@ -81,3 +81,20 @@ def test_learns_items_never_exposed_and_needs_no_history(world, content, small) 
     assert min(found) > 0.75, found
     blind = config.model_copy(update={"use_history": False, "use_content": False, "epochs": 1})
     assert np.isfinite(train(data, content, None, blind, 0).score_pools(data.pools)).all()
+
+
+def test_blocks_hold_no_more_history_than_is_stated(case, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    data, _, ranker = case
+    sizes, combine = [], ranker.model.combine
+
+    def counting(users, items):  # type: ignore[no-untyped-def]
+        sizes.append((len(users[0]), users[1].numel()))
+        return combine(users, items)
+
+    monkeypatch.setattr(ranker.model, "combine", counting)
+    whole = ranker.score_pools(data.pools)
+    longest = max(numel // n for n, numel in sizes)
+    monkeypatch.setattr("prerank.ranking.pre_ranker.BLOCK_FLOATS", 4 * longest)
+    sizes.clear()
+    np.testing.assert_allclose(ranker.score_pools(data.pools), whole, atol=1e-5)
+    assert len(sizes) > 10 and max(numel for _, numel in sizes) <= 4 * longest

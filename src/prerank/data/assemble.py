@@ -19,6 +19,7 @@ from prerank.artifacts import (
     TEST,
     TRAIN,
     UNKNOWN_CLICK,
+    VALIDATION,
     ByteArray,
     Candidates,
     Catalog,
@@ -145,9 +146,9 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     if logs.time_unit == "none" and "split" not in shown:
         notes.append("no time: exposures are split at random, histories are sets")
     period, cuts = _periods(shown, logs, split, seed)
-    n_train, n_validation, n_test = np.bincount(period, minlength=3).tolist()
+    n_train, _, n_test = np.bincount(period, minlength=3).tolist()
     n_test += sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
-    notes += require_periods(n_train, n_validation, n_test, given="split" in shown)
+    require_periods(n_train, n_test, given="split" in shown)
     if logs.negatives is not None:
         luck = rng(seed, "simulated exposures")
         shown = simulated_exposures(shown, liked, period, len(items), logs.negatives, luck)
@@ -158,7 +159,7 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
         require_clicks(n_training_clicks(exposures))
     by_period = known_by_period(exposures)
     by_period[TEST] += sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
-    require_known(by_period)
+    notes += known_or_note(by_period)
     interactions, n_late = interactions_of(
         exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions
     )
@@ -167,7 +168,7 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     candidates, n_after = candidates_of(offered, ends, logs.stages, held)
     notes += left_out_notes(n_late, n_after)
     # A simulated negative may stand in a pool: the target may have been one as well.
-    real = exposures.take((exposures.click == 1) | (logs.negatives is None))
+    real = exposures if logs.negatives is None else exposures.take(exposures.click == 1)
     met = sorted_unique(
         np.concatenate(
             [
@@ -281,22 +282,21 @@ def _periods(
     return split_at(time, cuts), cuts
 
 
-def require_periods(n_train: int, n_validation: int, n_test: int, *, given: bool) -> list[str]:
-    """Raise DataError if nothing is left to learn from or to judge by; note if to choose by.
+def require_periods(n_train: int, n_test: int, *, given: bool) -> None:
+    """Raise DataError if nothing is left to learn from or to judge by.
 
     Args:
-        n_train, n_validation, n_test: exposures of each period, of the test the pools' rows too.
+        n_train, n_test: exposures of both periods, of the test the pools' rows too.
         given: the exposures carry their split.
     """
     if not n_train or not n_test:
         raise DataError(
             f"the split leaves no {'test' if n_train else 'training'} exposures",
             where="exposures -> split" if given else "exposures",
-            must="exposures in training, validation and test",
-            got=f"{n_train} / {n_validation} / {n_test} rows",
+            must="exposures in training and test",
+            got=f"{n_train} / {n_test} rows",
             hint="name rows of each period" if given else "a longer log, or other split fractions",
         )
-    return [] if n_validation else ["no exposures of validation: no label map can be fitted"]
 
 
 def exposures_of(shown: dict[str, NDArray[Any]], split: ByteArray) -> Exposures:
@@ -349,8 +349,8 @@ def known_by_period(exposures: Exposures) -> NDArray[np.int64]:
     return np.bincount(exposures.split[exposures.click != UNKNOWN_CLICK], minlength=3)
 
 
-def require_known(n_known: NDArray[np.int64]) -> None:
-    """Raise DataError where no click is known to learn from, or none to judge by.
+def known_or_note(n_known: NDArray[np.int64]) -> list[str]:
+    """Raise DataError where no click is known to learn from or to judge by; note if to choose by.
 
     Args:
         n_known: (3,) rows of each period with a known click.
@@ -362,8 +362,12 @@ def require_known(n_known: NDArray[np.int64]) -> None:
                 where="exposures -> click",
                 must="rows with a click of 1 or 0 in training and test",
                 got="unknown clicks only",
-                hint="0: seen and not clicked, null: unknown; or choose other periods in [split]",
+                hint="0: seen and not clicked, null or no column: unknown; a column of another "
+                'name is mapped with logs.exposures.columns = {click = "yours"}',
             )
+    if n_known[VALIDATION]:
+        return []
+    return ["no click of validation is known: nothing is chosen or stopped by it"]
 
 
 def interactions_of(

@@ -33,11 +33,11 @@ from prerank.data.assemble import (
     interactions_of,
     known_by_period,
     known_notes,
+    known_or_note,
     left_out_notes,
     n_training_clicks,
     pools_note,
     require_clicks,
-    require_known,
     require_periods,
 )
 from prerank.data.config import LogsConfig, PrepareConfig
@@ -171,8 +171,6 @@ def prepare_parts(
     for source in found:
         for file in source.files:
             source.require_ids(file)
-    named = Source(found[0].spec, found[0].files, ())
-    has_click = all(named.column(file, "click") is not None for file in named.files)
     counted = _count_users(found, user_table)
     users = Vocabulary(texts(counted[NAME]))
     n_rows = sum(sum(source.rows) for source in found)
@@ -199,20 +197,20 @@ def prepare_parts(
     _check_requests(spill, found[0])
     features = features_of(user_table, "user", users)
     catalog = catalog_of(logs, vocabulary)
-    cuts, lacking = _cuts(spill, config)
+    cuts = _cuts(spill, config)
     head = replace(blank(logs.name, "ms", users, vocabulary), cuts=cuts)
     writer = PartsWriter(out, bounds)
     made = _write_parts(spill, writer, head, logs, config)
     if logs.clicks_are_interactions:
         require_clicks(made.n_clicks)
-    require_known(made.n_by_period)
+    unknown = known_or_note(made.n_by_period)
     sampled = _sampled(writer, made, logs, config, seed)
     parts = [("exposed", exposed_rows(head.exposures)), *sampled]
     pools = join_pools(parts)
     writer.write_pools(pools.columns())
-    notes = spill.notes + lacking + made.repeats.notes()
-    notes += notes_of(True, strangers, has_click, bool(found[2].files))
-    notes += left_out_notes(made.n_late, made.n_after) + known_notes(made.n_known)
+    notes = spill.notes + made.repeats.notes()
+    notes += notes_of(True, strangers, bool(found[2].files))
+    notes += unknown + left_out_notes(made.n_late, made.n_after) + known_notes(made.n_known)
     notes.append(pools_note(logs.sampled_pools, config.pools))
     notes += idle_notes(made.n_idle, len(users))
     candidates = replace(head.candidates, stages=logs.stages)
@@ -305,12 +303,13 @@ class _Spill:
 
     def _unit(self, source: Source, file: Path) -> str:
         """Return the unit of a file's times: as declared, or told by the smallest and largest."""
-        column = source.column(file, "time")
-        if self.config.time_unit != "auto" or column is None or "time" not in _columns(source.spec):
-            return self.config.time_unit
+        column, declared = source.column(file, "time"), self.config.time_unit
+        if column is None or "time" not in _columns(source.spec):
+            return declared
         kind = column.collect_schema()["time"]
-        if not (kind.is_numeric() or kind == pl.String):
-            return "auto"
+        # Text of both kinds, numbers and dates, is refused whatever the unit.
+        if not (kind == pl.String or (kind.is_numeric() and declared == "auto")):
+            return declared
         number = pl.col("time").cast(pl.Float64, strict=False)
         low, high, known, n = source.collect(
             column.select(
@@ -321,11 +320,13 @@ class _Spill:
             )
         ).row(0)
         if not known:
-            return "auto"
+            return declared
         theirs = source.spec.theirs("time")
         ends = pl.Series(theirs, [low, high])
         if kind == pl.String and known < n:
-            as_time(column.collect()["time"].alias(theirs), file, "auto")  # names the row
+            as_time(column.collect()["time"].alias(theirs), file, declared)  # names the row
+        if declared != "auto":
+            return declared
         unit = inferred_unit(ends)
         if unit is None and low >= 0 and known == n:
             as_time(ends, file, "auto")  # says that the unit is not clear
@@ -468,8 +469,8 @@ class Moments:
         return sum(int((chunk < moment).sum()) for chunk in self._chunks())
 
 
-def _cuts(spill: _Spill, config: PrepareConfig) -> tuple[Cuts, list[str]]:
-    """Return the cuts of the exposures, and a note on a period that is empty."""
+def _cuts(spill: _Spill, config: PrepareConfig) -> Cuts:
+    """Return the cuts of the exposures."""
     files = spill.files("exposures")
 
     def chunks(of_split: int | None) -> Iterator[TimeArray]:
@@ -480,16 +481,16 @@ def _cuts(spill: _Spill, config: PrepareConfig) -> tuple[Cuts, list[str]]:
             yield time if of_split is None else time[frame["split"].to_numpy() == of_split]
 
     if config.split.method == "temporal":
-        return cuts_of(Moments(lambda: chunks(None)), config.split, NO_CUTS), []
+        return cuts_of(Moments(lambda: chunks(None)), config.split, NO_CUTS)
     train = Moments(lambda: chunks(TRAIN))
     held = [[(len(c), int(c.min())) for c in chunks(s) if len(c)] for s in (VALIDATION, TEST)]
-    n_validation, n_test = (sum(n for n, _ in sizes) for sizes in held)
-    lacking = require_periods(len(train), n_validation, n_test, given=True)
+    n_test = sum(n for n, _ in held[1])
+    require_periods(len(train), n_test, given=True)
     first = [min((low for _, low in sizes), default=None) for sizes in held]
     share = config.split.anchor_fraction
     anchors = quantile(train, len(train), share)
     validation = first[0] if first[0] is not None else first[1]
-    return Cuts(anchors=anchors, validation=validation, test=first[1]), lacking
+    return Cuts(anchors=anchors, validation=validation, test=first[1])
 
 
 @dataclass

@@ -300,12 +300,11 @@ def as_time(values: pl.Series, file: Where, unit: str) -> pl.Series:
         time = _numeric_time(values, values.cast(pl.Float64), file, unit)
     elif values.dtype == pl.String:
         numbers = values.cast(pl.Float64, strict=False)
-        n_numbers = len(numbers) - numbers.null_count()
-        # Which rows are the odd ones? The fewer.
-        odd = numbers.is_null() if 2 * n_numbers > len(numbers) else numbers.is_not_null()
-        if n_numbers:
-            if n_numbers < len(numbers):
-                complain(values, odd, MIXED, file, must, "write all times of a file alike")
+        is_number, is_text = numbers.is_not_null(), numbers.is_null() & values.is_not_null()
+        if is_number.any():
+            # Which rows are the odd ones? The fewer.
+            odd = is_text if is_number.sum() > is_text.sum() else is_number & is_text.any()
+            complain(values, odd, MIXED, file, must, "write all times of a file alike")
             time = _numeric_time(values, numbers, file, unit)
         else:
             time = _text_time(values)

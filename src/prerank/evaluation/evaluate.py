@@ -486,7 +486,8 @@ def _records(
             interval = significance.percentiles(drawn[key], config.interval)
             why = FEW_USERS
         elif key in measured.whole:
-            values, n = measured.whole[key], pool.n_requests
+            few = pool.n_users < LEAST_USERS
+            values, n = measured.whole[key], pool.n_users if few else pool.n_requests
             interval, why = significance.seed_interval(values, config.interval), ONE_SEED
         value: float | None = float(values.mean())
         if np.isnan(values).any():

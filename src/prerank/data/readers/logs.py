@@ -53,7 +53,7 @@ UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": 
 JOIN_LISTS = "join lists into one text, or name the column in `text`, not as the title"
 MOST_ALONE = 0.9
 """From this share of requests to rows on, requests are told to be of one row."""
-SUFFIXES = (".parquet", ".csv", ".feather")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".csv.zst", ".feather")
 CAST: dict[str, Parser] = {
     "request": as_ids,
     "user": as_ids,
@@ -93,8 +93,7 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
         known = exposures["user"].unique().is_in(users["user"].implode())
         strangers = int((~known).sum())
     notes += Repeats.of(exposures).notes()
-    has_click = "click" in exposures.columns
-    notes += notes_of(timed, strangers, has_click, interactions is not None)
+    notes += notes_of(timed, strangers, interactions is not None)
     return Logs(
         name=path.name or "logs",
         time_unit="ms" if timed else "none",
@@ -194,13 +193,11 @@ class Repeats:
         return found
 
 
-def notes_of(timed: bool, strangers: int, has_click: bool, has_interactions: bool) -> list[str]:
+def notes_of(timed: bool, strangers: int, has_interactions: bool) -> list[str]:
     """Return what a reader of results must know of the tables; ``strangers``: see there."""
     found = [] if timed else ["the log has no time"]
     if strangers:
         found.append(f"{strangers} users of the exposures have no features")
-    if not has_click:
-        found.append("the exposures have no click: every click is unknown")
     if not has_interactions:
         found.append("interactions are the clicked exposures")
     return found
