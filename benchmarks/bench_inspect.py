@@ -139,10 +139,10 @@ def make_dataset(rng: np.random.Generator, n_users: int, n_items: int) -> a.Data
 def make_anchors(
     rng: np.random.Generator, n_users: int, space: a.ItemEmbeddings, codes: a.IntArray
 ) -> a.InterestAnchors:
-    item = rng.integers(0, len(codes), n_users * ANCHORS)
+    item = rng.integers(0, len(codes), n_users * ANCHORS).astype(np.int32)
     logprob = -rng.exponential(3, len(item)).astype(np.float32)
     offsets = np.arange(n_users + 1, dtype=np.int64) * ANCHORS
-    return a.InterestAnchors(offsets, codes[item], space.vectors[item], logprob, logprob, "llm")
+    return a.InterestAnchors(offsets, codes[item], item, space.vectors, logprob, logprob, "llm")
 
 
 def make_labels(rng: np.random.Generator, data: a.Dataset) -> a.PseudoLabels:

@@ -52,7 +52,8 @@ def main() -> None:
     anchors = InterestAnchors(
         offsets=np.arange(n_users + 1, dtype=np.int64) * n_anchors,
         codes=np.zeros((n, 3), np.int32),
-        vectors=unit_rows(rng, n, args.dim),
+        point=np.arange(n, dtype=np.int32),
+        points=unit_rows(rng, n, args.dim),
         logprob=minus,
         logprob_legal=minus,
         source="random",
@@ -62,15 +63,15 @@ def main() -> None:
 
     def floor() -> None:
         for k in range(n_pairs // args.candidates):
-            rows = anchors.vectors[(k % n_users) * n_anchors : (k % n_users + 1) * n_anchors]
+            rows = anchors.points[(k % n_users) * n_anchors : (k % n_users + 1) * n_anchors]
             gathered @ rows.T
-        gathered[:rest] @ anchors.vectors[:n_anchors].T
+        gathered[:rest] @ anchors.points[:n_anchors].T
 
     def loop() -> NDArray[np.float32]:
         out = np.empty(n_pairs, np.float32)
         for u in range(n_users):
             mine = slice(bounds[u], bounds[u + 1])
-            rows = anchors.vectors[u * n_anchors : (u + 1) * n_anchors]
+            rows = anchors.points[u * n_anchors : (u + 1) * n_anchors]
             cosine = embeddings.vectors[item[mine]] @ rows.T
             out[mine] = np.take_along_axis(cosine, cosine.argmax(axis=1)[:, None], axis=1)[:, 0]
         return out

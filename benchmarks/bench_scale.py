@@ -174,7 +174,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     anchors = run / "anchors/history/anchors.safetensors"
     from prerank.store import stored_arrays
 
-    counts["anchors"] = stored_arrays(anchors)["vectors"].shape[0]
+    counts["anchors"] = stored_arrays(anchors)["point"].shape[0]
     counts["pairs"], counts["held_out_rows"] = labels["n_pairs"], labels["skill"]["n_rows"]
     rates = {
         "prepare_rows_per_s": counts["rows"] / stages["prepare"]["seconds"],

@@ -80,7 +80,8 @@ def anchors() -> a.InterestAnchors:
     return a.InterestAnchors(
         offsets=i64(0, 2, 2, 3),
         codes=np.array([[0, 1], [1, 0], [1, 1]], np.int32),
-        vectors=np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32),
+        point=i32(0, 1, 2),
+        points=np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32),
         logprob=f32(-0.1, -0.2, -0.3),
         logprob_legal=f32(0, -0.1, 0),
         source="llm",

@@ -10,8 +10,9 @@ A click is int8: 1 clicked, 0 seen and not clicked, -1 unknown. They are never m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -41,6 +42,8 @@ GIVEN = (
 )
 UNIT_TOLERANCE = 1e-3
 CHECKED_ROWS = 1 << 18
+GATHERED_ROWS = 1 << 16
+"""Anchors whose vectors are gathered at once, or one user's; 17 MB with 64 dimensions."""
 
 
 def require(
@@ -93,6 +96,28 @@ def places_of(offsets: TimeArray, rows: TimeArray | IntArray) -> tuple[TimeArray
     found = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     shift = np.repeat(offsets[:-1][rows] - found[:-1], length)
     return np.arange(found[-1]) + shift, found
+
+
+def cuts_of(offsets: TimeArray, most: int) -> list[int]:
+    """Cut lists that lie end to end into chunks of whole lists.
+
+    Args:
+        offsets: (R + 1,) int64; the list of row r is ``offsets[r]:offsets[r + 1]``.
+        most: entries of a chunk; only a longer list has more, and is a chunk of its own.
+
+    Returns:
+        The first row of each chunk, and R.
+    """
+    cuts = [0]
+    while cuts[-1] < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[cuts[-1]] + most, side="right")) - 1
+        cuts.append(min(max(last, cuts[-1] + 1), len(offsets) - 1))
+    return cuts
+
+
+def rows_left(kept: NDArray[np.bool_]) -> IntArray:
+    """Return (R,) int32: the row that each kept row has where the others are left out."""
+    return np.cumsum(kept, dtype=np.int32) - np.int32(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -633,10 +658,15 @@ class SemanticIds:
 class InterestAnchors:
     """Each user's interest anchors: points of content space with their probabilities.
 
+    Many anchors lie at one point, for all users choose from the same semantic IDs and items, so a
+    point is kept once and an anchor names its row.
+
     Attributes:
         offsets: (U+1,) int64; anchors of user u are rows offsets[u]:offsets[u+1], best first.
         codes: (A, L) int32 semantic IDs.
-        vectors: (A, D) float32 unit rows in the frozen semantic space.
+        point: (A,) int32 row of ``points`` where the anchor lies.
+        points: (P, D) float32 unit rows in the frozen semantic space, shared by all users; a row
+            that no anchor names may be zeros. May be a file mapped into memory.
         logprob: (A,) float32 <= 0, over each level's whole codebook.
         logprob_legal: (A,) float32 <= 0, over the legal children only.
         source: llm, llm-debiased, history, random, popular, shuffled, or several joined by ``+``.
@@ -644,15 +674,22 @@ class InterestAnchors:
 
     offsets: TimeArray
     codes: IntArray
-    vectors: FloatArray
+    point: IntArray
+    points: FloatArray
     logprob: FloatArray
     logprob_legal: FloatArray
     source: str
 
     def __post_init__(self) -> None:
-        n = len(self.vectors)
-        flat = self.codes.ndim == self.vectors.ndim == 2
-        require(flat, "anchors must be (A, L) and (A, D)", where="InterestAnchors", must="2-D")
+        n, n_points = len(self.point), len(self.points)
+        flat = self.codes.ndim == self.points.ndim == 2
+        require(
+            flat,
+            "codes and points of anchors must be (A, L) and (P, D)",
+            where="InterestAnchors",
+            must="2-D",
+            got=f"{self.codes.shape} and {self.points.shape}",
+        )
         require(
             len(self.offsets) > 0 and self.offsets[0] == 0,
             "offsets must start at 0",
@@ -669,8 +706,15 @@ class InterestAnchors:
             int(self.offsets[-1]) == n,
             "offsets must end at the number of anchors",
             where="InterestAnchors.offsets",
-            must="the number of vectors",
+            must="the length of point",
             got=n,
+        )
+        inside = not n or (self.point.min() >= 0 and self.point.max() < n_points)
+        require(
+            inside,
+            "point out of range",
+            where="InterestAnchors.point",
+            must=f"0..{n_points - 1}",
         )
         same = len(self.codes) == len(self.logprob) == len(self.logprob_legal) == n
         require(
@@ -701,18 +745,50 @@ class InterestAnchors:
         """Return (A,) int32: the user of each anchor."""
         return np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(self.offsets))
 
+    def vectors_of(self, rows: NDArray[np.integer] | slice) -> FloatArray:
+        """Return (N, D) float32: where the anchors ``rows`` lie. Ask for a bounded number."""
+        return self.points[self.point[rows]]
+
+    def by_users(self) -> Iterator[tuple[slice, FloatArray, TimeArray]]:
+        """Yield users after users with the vectors of their anchors, `GATHERED_ROWS` at a time.
+
+        Yields:
+            Which users these are, n of them; the (K, D) float32 vectors of all their anchors; and
+            their (n + 1,) int64 offsets in these vectors.
+        """
+        for first, end in pairwise(cuts_of(self.offsets, GATHERED_ROWS)):
+            offsets = self.offsets[first : end + 1]
+            vectors = self.vectors_of(slice(offsets[0], offsets[-1]))
+            yield slice(first, end), vectors, offsets - offsets[0]
+
+    def take(self, rows: TimeArray | NDArray[np.bool_], offsets: TimeArray) -> InterestAnchors:
+        """Return the anchors ``rows`` (mask or numbers) as those of users with ``offsets``."""
+        return replace(
+            self,
+            offsets=offsets,
+            codes=self.codes[rows],
+            point=self.point[rows],
+            logprob=self.logprob[rows],
+            logprob_legal=self.logprob_legal[rows],
+        )
+
+    def only(self, keep: NDArray[np.bool_]) -> InterestAnchors:
+        """Return the anchors where ``keep`` (A,) holds; users stay as they are."""
+        before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
+        return self.take(keep, before[self.offsets])
+
     def first(self, n: int) -> InterestAnchors:
         """Return the ``n`` best anchors of each user; all of those who have fewer."""
-        place = np.arange(len(self.vectors)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
-        kept = place < n
-        return InterestAnchors(
-            offsets=np.append(0, np.cumsum(np.minimum(np.diff(self.offsets), n))),
-            codes=self.codes[kept],
-            vectors=self.vectors[kept],
-            logprob=self.logprob[kept],
-            logprob_legal=self.logprob_legal[kept],
-            source=self.source,
-        )
+        place = np.arange(len(self.point)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        return self.only(place < n)
+
+    def compact(self) -> InterestAnchors:
+        """Return the same anchors with a table of those points only that one of them names."""
+        named = np.zeros(len(self.points), bool)
+        named[self.point] = True
+        if named.all():
+            return self
+        return replace(self, point=rows_left(named)[self.point], points=self.points[named])
 
 
 @dataclass(frozen=True, eq=False)

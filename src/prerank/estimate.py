@@ -428,14 +428,17 @@ class _Reckoner:
         settings = dict(step.config)
         source, first = settings.pop("source"), settings.pop("first", None)
         config = GenerateConfig.parse(settings)
-        n_anchors = first or config.n_anchors * (1 + source.count("+"))
+        n_sources = 1 + source.count("+")
+        n_anchors = first or config.n_anchors * n_sources
         places, users = self.counts.users * n_anchors, self.counts.users
         if first is None:
             dim, n_levels = self._dim(step), self._levels(step)
         else:
             made = self._of(step, "generate")
             dim, n_levels = self._dim(made), self._levels(made)
-        size = places * (4.0 * dim + 4 * n_levels + 8) + 8 * users
+        # A source has a point an item at most; an anchor its codes, its point and two numbers.
+        points = min(places, self.counts.items * n_sources)
+        size = places * (4.0 * n_levels + 12) + 4 * dim * points + 8 * users
         if source not in DECODED or first is not None:
             return self._rows(places, "anchors", "control_anchors_per_second", size)
         model = decoder_of(FinetuneConfig.parse(self._of(step, "finetune").config))

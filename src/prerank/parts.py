@@ -8,6 +8,7 @@ all users is summed over the parts. docs/decisions/0009-parts.md says why.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 
 from prerank import artifacts as a
 from prerank.store import (
-    ANCHOR_ARRAYS,
+    ANCHOR_COLUMNS,
     StoredArray,
+    anchors_file,
+    map_rows,
     part_file,
     save_but_tables,
     stored_arrays,
@@ -164,16 +167,19 @@ class StoredAnchors:
     Attributes:
         source: as of `InterestAnchors`.
         arrays: the file's arrays.
+        points: (P, D) float32 of all users, mapped into memory.
     """
 
     source: str
     arrays: Mapping[str, StoredArray]
+    points: a.FloatArray
 
     @classmethod
     def open(cls, path: Path) -> StoredAnchors:
-        """Return the anchors of an artifact's folder."""
+        """Return the anchors of an artifact's folder; ArtifactError if an older prerank's."""
         source = json.loads((path / "anchors.json").read_text())["source"]
-        return cls(source, stored_arrays(path / "anchors.safetensors"))
+        file = anchors_file(path)
+        return cls(source, stored_arrays(file), map_rows(file, "points"))
 
     @property
     def n_users(self) -> int:
@@ -182,49 +188,79 @@ class StoredAnchors:
 
     @property
     def dim(self) -> int:
-        """Dimensions of the vectors, D."""
-        return self.arrays["vectors"].shape[1]
+        """Dimensions of the points, D."""
+        return int(self.points.shape[1])
 
     def of_users(self, first: int, end: int) -> tuple[a.InterestAnchors, int]:
         """Return the anchors of the users ``first:end``, counted from 0; and their first row."""
         offsets = self.arrays["offsets"].rows(first, end + 1)
         start, stop = int(offsets[0]), int(offsets[-1])
-        rows = {name: self.arrays[name].rows(start, stop) for name in ANCHOR_ARRAYS[1:]}
-        return a.InterestAnchors(offsets=offsets - start, **rows, source=self.source), start
+        rows = {name: self.arrays[name].rows(start, stop) for name in ANCHOR_COLUMNS}
+        found = a.InterestAnchors(
+            offsets=offsets - start, **rows, points=self.points, source=self.source
+        )
+        return found, start
 
 
-def save_anchors(path: Path, parts: Iterator[a.InterestAnchors], work: Path) -> None:
-    """Write the anchors of users after users as one artifact, as `store.save` would.
+def save_anchors(
+    path: Path, parts: Iterator[a.InterestAnchors], points: a.FloatArray, work: Path
+) -> None:
+    """Write the anchors of users after users as one artifact: the arrays of their `compact`.
 
     Args:
         path: the artifact's folder.
         parts: anchors of the users of each part, in order.
+        points: (P, D) float32, the table of every part.
         work: a folder for the arrays before their sizes are known.
+
+    Raises:
+        DataError: a part has another table of points.
     """
-    sizes = dict.fromkeys(ANCHOR_ARRAYS, 0)
+    names = ("offsets", *ANCHOR_COLUMNS, "points")
+    sizes = dict.fromkeys(names, 0)
     inner: dict[str, tuple[int, ...]] = {}
     kinds: dict[str, np.dtype[Any]] = {}
     n_anchors, source = 0, ""
-    raw = {name: work / f"{name}.raw" for name in ANCHOR_ARRAYS}
+    raw = {name: work / f"{name}.raw" for name in names}
     for file in raw.values():
         file.unlink(missing_ok=True)
+
+    def append(name: str, values: NDArray[Any]) -> None:
+        sizes[name] += len(values)
+        inner[name], kinds[name] = values.shape[1:], values.dtype
+        with writing(raw[name]), raw[name].open("ab") as out:
+            out.write(np.ascontiguousarray(values).data)
+
+    named = np.zeros(len(points), bool)
     for part in parts:
+        a.require(
+            part.points is points,
+            "parts of anchors are of different points",
+            where="InterestAnchors.points",
+            must="the one table that all parts share",
+        )
         source = part.source
-        later = slice(0 if n_anchors == sizes["offsets"] == 0 else 1, None)
-        columns: dict[str, NDArray[Any]]
-        columns = {name: getattr(part, name) for name in ANCHOR_ARRAYS[1:]}
-        columns["offsets"] = part.offsets[later] + n_anchors
-        n_anchors += len(part.vectors)
-        for name, values in columns.items():
-            sizes[name] += len(values)
-            inner[name], kinds[name] = values.shape[1:], values.dtype
-            with writing(raw[name]), raw[name].open("ab") as out:
-                out.write(np.ascontiguousarray(values).data)
-    shapes = {name: (sizes[name], *inner[name]) for name in ANCHOR_ARRAYS}
+        append("offsets", part.offsets[0 if sizes["offsets"] == 0 else 1 :] + n_anchors)
+        for name in ANCHOR_COLUMNS:
+            append(name, getattr(part, name))
+        n_anchors += len(part.point)
+        named[part.point] = True
+    _renumber(raw["point"], a.rows_left(named))
+    for some in np.array_split(np.flatnonzero(named), 1 + len(points) // a.GATHERED_ROWS):
+        append("points", points[some])
+    shapes = {name: (sizes[name], *inner[name]) for name in names}
     _join_arrays(path / "anchors.safetensors", raw, shapes, kinds, {"source": source})
     for file in raw.values():
         file.unlink()
     write_json(path / "anchors.json", {"source": source})
+
+
+def _renumber(file: Path, place: a.IntArray) -> None:
+    """Replace every number in a file of int32 by its ``place``, a piece at a time."""
+    with writing(file), file.open("r+b") as both:
+        while len(rows := np.fromfile(both, np.int32, COPY_BYTES // 4)):
+            both.seek(-rows.nbytes, os.SEEK_CUR)
+            both.write(place[rows].data)
 
 
 def _join_arrays(

@@ -348,7 +348,7 @@ def generate(run: Run, step: Step, out: Path) -> None:
     else:
         anchors = make_anchors(run, step)
         data = run.dataset
-        stores.save(out, anchors)
+        stores.save(out, anchors.compact())
     whole = _made_with_items(run, step)
     sids, space = run.semantic_ids(whole), run.embeddings(whole)
     report = anchor_quality(anchors, data, sids, space, step.seed)
@@ -368,7 +368,7 @@ def generate_parts(run: Run, step: Step, parts: DatasetParts, out: Path) -> Data
     sids, space = run.semantic_ids(step), run.embeddings(step)
     made = (history_anchors(part, sids, space, n_anchors, step.seed) for part in parts)
     work = run.store.work(step.key, step.fingerprint)
-    save_anchors(out, iter(track(made, "anchors", total=len(parts))), work)
+    save_anchors(out, iter(track(made, "anchors", total=len(parts))), space.vectors, work)
     return parts.part(0)
 
 

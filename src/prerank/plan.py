@@ -26,7 +26,7 @@ PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
 """Keys of [label] that choose unexposed pairs."""
 REVISIONS: Mapping[str, int] = {
     "prepare": 2,
-    "generate": 2,
+    "generate": 3,
     "teach": 4,
     "label": 6,
     "train": 4,

@@ -707,18 +707,41 @@ def _load_semantic_ids(path: Path) -> a.SemanticIds:
     )
 
 
-ANCHOR_ARRAYS = ("offsets", "codes", "vectors", "logprob", "logprob_legal")
+ANCHOR_COLUMNS = ("codes", "point", "logprob", "logprob_legal")
+"""Arrays of `InterestAnchors` with a row an anchor."""
+
+
+def anchors_file(path: Path) -> Path:
+    """Return the file of anchors in an artifact's folder.
+
+    Raises:
+        ArtifactError: an older prerank wrote it.
+    """
+    file = path / "anchors.safetensors"
+    if "vectors" in _head(file)[0]:
+        raise ArtifactError(
+            "an older prerank stored these anchors",
+            where=str(file),
+            must="points that anchors share",
+            got="a vector of each anchor's own",
+            hint="`prerank run RECIPE` makes them anew, and what follows from them",
+        )
+    return file
 
 
 def _save_anchors(path: Path, anchors: a.InterestAnchors) -> None:
-    tensors = {name: np.ascontiguousarray(getattr(anchors, name)) for name in ANCHOR_ARRAYS}
+    names = ("offsets", *ANCHOR_COLUMNS, "points")
+    tensors = {name: np.ascontiguousarray(getattr(anchors, name)) for name in names}
     save_file(tensors, path / "anchors.safetensors", metadata={"source": anchors.source})
     write_json(path / "anchors.json", {"source": anchors.source})
 
 
 def _load_anchors(path: Path) -> a.InterestAnchors:
     source = _read_json(path / "anchors.json")["source"]
-    return a.InterestAnchors(**load_file(path / "anchors.safetensors"), source=source)
+    with safe_open(anchors_file(path), framework="numpy") as file:
+        columns = {name: file.get_tensor(name) for name in ("offsets", *ANCHOR_COLUMNS)}
+    points = map_rows(path / "anchors.safetensors", "points")
+    return a.InterestAnchors(**columns, points=points, source=source)
 
 
 def _save_labels(path: Path, labels: a.PseudoLabels) -> None:

@@ -39,10 +39,20 @@ def test_a_semantic_id_without_content_is_nobodys_anchor() -> None:
     assert anchors.codes.tolist() == [[1, 0], [0, 1]] and anchors.logprob.tolist() == [-2, -3]
 
 
+def test_anchors_of_one_leaf_share_a_point() -> None:
+    trie = trie_of(IDS, SPACE)
+    table = bucket_vectors(trie, SPACE)
+    anchors = anchors_of_leaves(np.array([[1, 0], [0, -1]]), trie, table, "llm")
+    assert anchors.points is table and anchors.point.tolist() == [1, 0, 0]
+    assert anchors.point.dtype == np.int32
+    everybody = popular_anchors(DATA, IDS, SPACE, 2)
+    assert everybody.point[:2].tolist() == everybody.point[2:].tolist()
+
+
 def test_history_is_most_recent_first_without_empty_items() -> None:
     anchors = history_anchors(DATA, IDS, SPACE, 2)
     assert anchors.offsets.tolist() == [0, 2, 2, 4]
-    assert np.array_equal(anchors.vectors, VECTORS[[3, 1, 3, 1]])
+    assert np.array_equal(anchors.vectors_of(slice(None)), VECTORS[[3, 1, 3, 1]])
     assert np.array_equal(anchors.codes, CODES[[3, 1, 3, 1]])
     assert anchors.logprob.tolist() == [0.0] * 4
 
@@ -50,21 +60,21 @@ def test_history_is_most_recent_first_without_empty_items() -> None:
 def test_an_item_taken_several_times_is_one_anchor_where_it_was_last() -> None:
     anchors = history_anchors(dataset([[0, 1, 3, 1, 1], [3, 3], [], [0, 1, 0]], 4), IDS, SPACE, 2)
     assert anchors.offsets.tolist() == [0, 2, 3, 3, 5]
-    assert np.array_equal(anchors.vectors, VECTORS[[1, 3, 3, 0, 1]])
+    assert np.array_equal(anchors.vectors_of(slice(None)), VECTORS[[1, 3, 3, 0, 1]])
 
 
 def test_history_ends_before_the_cut() -> None:
     data = dataset([[0, 1, 3], [], [1, 3, 2]], 4, "ms", cut=1)
     anchors = history_anchors(data, IDS, SPACE, 2)
-    assert np.array_equal(anchors.vectors, VECTORS[[0, 1]])
+    assert np.array_equal(anchors.vectors_of(slice(None)), VECTORS[[0, 1]])
 
 
 def test_history_of_sets_is_a_seeded_subset() -> None:
     data = dataset([list(range(30))], 30, "none")
     ids, space = semantic_ids(random_codes(30, SIZES), SIZES), unit_rows(30)
-    drawn = [history_anchors(data, ids, space, 5, seed).vectors.tolist() for seed in (0, 0, 1)]
+    drawn = [history_anchors(data, ids, space, 5, seed).point.tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert drawn[0] != space.vectors[:-6:-1].tolist()
+    assert drawn[0] != list(range(29, 24, -1))
 
 
 def test_random_draws_different_existing_semantic_ids() -> None:
@@ -91,7 +101,8 @@ def llm(counts: list[int]) -> a.InterestAnchors:
     score = -np.arange(n, dtype=np.float32)
     codes = np.stack([np.arange(n), np.arange(n)], axis=1).astype(np.int32)
     offsets = np.cumsum([0, *counts]).astype(np.int64)
-    return a.InterestAnchors(offsets, codes, unit_rows(n).vectors, score, score, "llm")
+    point = np.arange(n, dtype=np.int32)
+    return a.InterestAnchors(offsets, codes, point, unit_rows(n).vectors, score, score, "llm")
 
 
 @settings(max_examples=50)
@@ -114,3 +125,16 @@ def test_join_keeps_both_in_order() -> None:
     assert both.codes.tolist() == [[0, 0], [1, 0], [1, 1], [2, 2], [1, 2]]
     with pytest.raises(DataError, match="different users"):
         join(llm([1]), llm([1, 1]))
+
+
+def test_join_keeps_the_points_of_each_and_one_table_where_they_share_it() -> None:
+    one, other = llm([1, 0, 2]), history_anchors(DATA, IDS, unit_rows(4), 1)
+    both = join(one, other)
+    theirs = np.concatenate([one.vectors_of([0]), other.vectors_of([0]), one.vectors_of([1, 2])])
+    assert np.array_equal(both.vectors_of([0, 1, 2, 3]), theirs)
+    assert np.array_equal(both.vectors_of([4]), other.vectors_of([1]))
+    assert len(both.points) == len(one.points) + len(other.points)
+    again = join(other, history_anchors(DATA, IDS, unit_rows(4), 2))  # equal, but another array
+    assert again.points is other.points and again.point.max() < 4
+    popular = [popular_anchors(DATA, IDS, SPACE, n) for n in (1, 2)]
+    assert join(*popular).points is popular[0].points

@@ -41,7 +41,7 @@ def run(
 
 
 def same(one: a.InterestAnchors, other: a.InterestAnchors) -> bool:
-    names = ("offsets", "codes", "vectors", "logprob", "logprob_legal")
+    names = ("offsets", "codes", "point", "points", "logprob", "logprob_legal")
     return all(getattr(one, n).tobytes() == getattr(other, n).tobytes() for n in names)
 
 
@@ -52,10 +52,10 @@ def test_every_user_with_a_history_gets_existing_semantic_ids(model: Path, tmp_p
     assert {tuple(row) for row in anchors.codes.tolist()} <= existing
     assert anchors.source == "llm"
     assert (np.diff(anchors.logprob.reshape(-1, 3), axis=1) <= 0).all()
-    np.testing.assert_allclose(np.linalg.norm(anchors.vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(anchors.points, axis=1), 1, atol=1e-5)
     shared = np.flatnonzero((IDS.codes == anchors.codes[0]).all(axis=1))
     mean = SPACE.vectors[shared].mean(axis=0)
-    np.testing.assert_allclose(anchors.vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_allclose(anchors.vectors_of([0])[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_debiased_anchors_rank_by_what_the_user_wants_more_than_everybody(
@@ -156,7 +156,7 @@ def test_quota_and_growing_widths(model: Path, tmp_path: Path) -> None:
 def test_nobody_has_a_history(model: Path, tmp_path: Path) -> None:
     anchors = run(model, tmp_path, dataset([[], []], N_ITEMS))
     assert anchors.offsets.tolist() == [0, 0, 0]
-    assert anchors.vectors.shape == (0, 4) and anchors.codes.shape == (0, 3)
+    assert anchors.point.shape == (0,) and anchors.codes.shape == (0, 3)
 
 
 def test_sets_are_read_in_a_seeded_order(model: Path, tmp_path: Path) -> None:
@@ -190,4 +190,5 @@ def test_anchors_over_item_ids(tmp_path: Path) -> None:
     data = dataset(HISTORIES, N_ITEMS)
     anchors = generate(data, ids, SPACE, path, CONFIG, 0, folder(tmp_path / "work"))
     assert np.diff(anchors.offsets).tolist() == [3, 0, 3, 3, 3, 3, 3, 3]
-    np.testing.assert_allclose(anchors.vectors, SPACE.vectors[anchors.codes[:, 0]], atol=1e-6)
+    vectors = anchors.vectors_of(slice(None))
+    np.testing.assert_allclose(vectors, SPACE.vectors[anchors.codes[:, 0]], atol=1e-6)

@@ -40,7 +40,8 @@ def data(clicks: list[tuple[int, int]]) -> a.Dataset:
 ANCHORS = a.InterestAnchors(
     offsets=np.array([0, 2, 3, 3], np.int64),
     codes=np.array([[0, 1], [1, 0], [1, 2]], np.int32),
-    vectors=np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32),
+    point=np.arange(3, dtype=np.int32),
+    points=np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32),
     logprob=np.log(np.array([0.5, 0.25, 0.125], np.float32)),
     logprob_legal=np.zeros(3, np.float32),
     source="llm",
@@ -94,7 +95,7 @@ def test_nothing_to_measure_is_null() -> None:
     none = replace(
         ANCHORS,
         offsets=np.zeros(3, np.int64),
-        **{name: getattr(ANCHORS, name)[:0] for name in ("codes", "vectors", "logprob")},
+        **{name: getattr(ANCHORS, name)[:0] for name in ("codes", "point", "logprob")},
         logprob_legal=np.zeros(0, np.float32),
     )
     found = anchor_quality(none, nobody, IDS, SPACE, 0)
@@ -106,7 +107,8 @@ def test_nearest_cosine_is_the_maximum_over_the_users_anchors() -> None:
     user, item = rng.integers(3, size=5000), rng.integers(4, size=5000)  # more than one chunk
     found = nearest_cosine(ANCHORS, VECTORS, user, item)
     for row in range(0, 5000, 97):
-        mine = ANCHORS.vectors[ANCHORS.offsets[user[row]] : ANCHORS.offsets[user[row] + 1]]
+        rows = slice(ANCHORS.offsets[user[row]], ANCHORS.offsets[user[row] + 1])
+        mine = ANCHORS.vectors_of(rows)
         expected = (mine @ VECTORS[item[row]]).max() if len(mine) else np.nan
         assert found[row] == pytest.approx(expected, nan_ok=True)
 

@@ -78,7 +78,7 @@ def test_processes_killed_at_any_moment_leave_the_same_bytes(model: Path, tmp_pa
     assert 0 < len(shards(work)) < len(shards(whole)) == 40
     found = generate(DATA, IDS, SPACE, model, CONFIG, 0, work, workers=2)
     assert shards(work) == shards(whole)
-    for name in ("offsets", "codes", "vectors", "logprob", "logprob_legal"):
+    for name in ("offsets", "codes", "point", "points", "logprob", "logprob_legal"):
         assert getattr(found, name).tobytes() == getattr(expected, name).tobytes()
 
 

@@ -81,6 +81,10 @@ def test_item_without_content_has_a_zero_row() -> None:
         ({"offsets": np.array([1, 2, 3, 3])}, "start at 0"),
         ({"offsets": np.array([0, 1, 1, 2])}, "end at the number"),
         ({"logprob": np.array([0.1, 0, 0], np.float32)}, "logprob above 0"),
+        ({"point": np.array([0, 3, 1], np.int32)}, "point out of range"),
+        ({"point": np.array([0, -1, 1], np.int32)}, "point out of range"),
+        ({"points": np.zeros((0, 2), np.float32)}, "point out of range"),
+        ({"points": np.ones(3, np.float32)}, r"must be \(A, L\) and \(P, D\)"),
     ],
 )
 def test_broken_anchors_are_refused(change: dict[str, Any], message: str) -> None:
@@ -134,8 +138,38 @@ def test_first_anchors_are_the_best_of_each_user() -> None:
     assert few.offsets.tolist() == [0, 1, 1, 2]
     assert few.codes.tolist() == [[0, 1], [1, 1]]
     assert few.logprob.tolist() == [np.float32(-0.1), np.float32(-0.3)]
-    assert few.vectors.tolist() == anchors().vectors[[0, 2]].tolist()
+    assert few.point.tolist() == [0, 2]
     assert anchors().first(5).offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_only_some_anchors_and_only_the_points_that_they_name() -> None:
+    some = anchors().only(np.array([False, True, True]))
+    assert some.offsets.tolist() == [0, 1, 1, 2]
+    assert some.point.tolist() == [1, 2] and some.codes.tolist() == [[1, 0], [1, 1]]
+    small = some.compact()
+    assert small.point.tolist() == [0, 1] and len(small.points) == 2
+    assert small.vectors_of(slice(None)).tolist() == some.vectors_of(slice(None)).tolist()
+    assert small.compact() is small
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 100])
+def test_anchors_are_gathered_user_by_user(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(a, "GATHERED_ROWS", most)
+    rng, count = np.random.default_rng(0), np.array([0, 3, 0, 0, 1, 7, 2, 0])
+    n = int(count.sum())
+    some = replace(
+        anchors(),
+        offsets=np.append(0, np.cumsum(count)),
+        codes=np.zeros((n, 2), np.int32),
+        point=rng.integers(0, 3, n).astype(np.int32),
+        logprob=np.zeros(n, np.float32),
+        logprob_legal=np.zeros(n, np.float32),
+    )
+    users, vectors, offsets = zip(*some.by_users(), strict=True)
+    assert [user for one in users for user in range(one.start, one.stop)] == list(range(8))
+    assert np.concatenate([np.diff(one) for one in offsets]).tolist() == count.tolist()
+    assert np.array_equal(np.concatenate(vectors), some.points[some.point])
+    assert all(len(v) <= most or len(o) == 2 for v, o in zip(vectors, offsets, strict=True))
 
 
 def test_rows_of_lists_end_to_end() -> None:

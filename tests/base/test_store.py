@@ -82,6 +82,15 @@ def test_embeddings_are_plain_safetensors_written_in_blocks_and_mapped(
     np.testing.assert_array_equal(load_file(tmp_path / "vectors.safetensors")["vectors"], vectors)
 
 
+def test_anchors_of_an_older_prerank_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    stores.save(tmp_path, anchors())
+    old = {"offsets": anchors().offsets, "vectors": np.eye(3, 2, dtype=np.float32)}
+    stores.save_arrays(tmp_path / "anchors.safetensors", old)
+    with pytest.raises(ArtifactError, match="an older prerank stored") as error:
+        stores.load(tmp_path, a.InterestAnchors)
+    assert "prerank run" in str(error.value)
+
+
 def test_a_full_disk_is_an_artifact_error(tmp_path: Path) -> None:
     (tmp_path / "vectors.safetensors").symlink_to("/dev/full")
     with pytest.raises(ArtifactError, match="the disk is full"):

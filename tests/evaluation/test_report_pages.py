@@ -366,7 +366,8 @@ def small() -> tuple[a.Dataset, a.ItemEmbeddings, a.InterestAnchors, a.PseudoLab
     anchors = a.InterestAnchors(
         offsets=np.array([0, 2, 2]),
         codes=np.array([[5, 0], [7, 0]], np.int32),
-        vectors=np.array([[0.8, 0.6], [-0.6, 0.8]], np.float32),
+        point=np.array([0, 1], np.int32),
+        points=np.array([[0.8, 0.6], [-0.6, 0.8]], np.float32),
         logprob=np.log(np.array([0.5, 0.25], np.float32)),
         logprob_legal=np.zeros(2, np.float32),
         source="llm",
@@ -470,7 +471,8 @@ def test_describe_anchors_of_nobody() -> None:
     empty = a.InterestAnchors(
         offsets=np.zeros(3, np.int64),
         codes=np.zeros((0, 2), np.int32),
-        vectors=np.zeros((0, 2), np.float32),
+        point=np.zeros(0, np.int32),
+        points=np.zeros((0, 2), np.float32),
         logprob=np.zeros(0, np.float32),
         logprob_legal=np.zeros(0, np.float32),
         source="llm",

@@ -187,16 +187,19 @@ def test_interest_anchors(data: st.DataObject) -> None:
     n, offsets = data.draw(st.integers(0, 3)), data.draw(st.lists(st.integers(0, 3), max_size=4))
     logprob, legal = data.draw(reals(n)), data.draw(reals(n))
     rows = data.draw(st.integers(max(0, n - 1), n))
+    point, n_points = data.draw(ints(n, -1, 2)), data.draw(st.integers(0, 3))
     found = made(
         a.InterestAnchors,
         column(offsets, np.int64),
         np.zeros((rows, 2), np.int32),
-        np.zeros((n, 3), np.float32),
+        column(point, np.int32),
+        np.zeros((n_points, 3), np.float32),
         column(logprob, np.float32),
         column(legal, np.float32),
         "llm",
     )
     sound = bool(offsets) and offsets[0] == 0 and rises(offsets) and offsets[-1] == n
+    sound &= all(0 <= place < n_points for place in point)
     assert (found is not None) == (sound and rows == n and all(p <= 0 for p in [*logprob, *legal]))
     if found is not None:
         again = _again(found)

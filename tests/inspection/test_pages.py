@@ -184,7 +184,7 @@ def test_user_by_hand(client: TestClient, run: OpenedRun, run_folder: Path) -> N
         np.exp(anchors.logprob[mine]).tolist()
     )
     assert [one["first_code"] for one in data["anchors"]] == anchors.codes[mine, 0].tolist()
-    best = (anchors.vectors[mine] @ run.space().vectors.T).argmax(axis=1)
+    best = (anchors.vectors_of(mine) @ run.space().vectors.T).argmax(axis=1)
     named = [one["near"][0]["id"] for one in data["anchors"]]
     assert named == run.dataset.items.ids[best].tolist()
 

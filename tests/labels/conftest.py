@@ -101,7 +101,8 @@ def build_anchors(
     return InterestAnchors(
         offsets=np.concatenate([[0], np.cumsum([len(v) for v in by_user])]).astype(np.int64),
         codes=np.zeros((len(vectors), 3), np.int32),
-        vectors=vectors,
+        point=np.arange(len(vectors), dtype=np.int32),
+        points=vectors,
         logprob=spoken,
         logprob_legal=spoken,
         source=source,

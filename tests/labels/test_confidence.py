@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from prerank import artifacts
 from prerank.artifacts import ItemEmbeddings
 from prerank.labels.confidence import (
     Factors,
@@ -32,6 +33,15 @@ def test_dispersion_equals_all_pairs(make_anchors):
     cosine = rows @ rows.T
     expected = cosine[~np.eye(12, dtype=bool)].mean()
     assert dispersion(make_anchors([rows]))[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_dispersion_does_not_depend_on_how_many_anchors_are_gathered(make_anchors, monkeypatch):
+    rng = np.random.default_rng(0)
+    anchors = make_anchors([rng.standard_normal((n, 32)) for n in (40, 0, 1, 17, 2, 130)])
+    whole = dispersion(anchors)
+    for most in (1, 20, 60):
+        monkeypatch.setattr(artifacts, "GATHERED_ROWS", most)
+        assert dispersion(anchors).tobytes() == whole.tobytes()
 
 
 def test_history_and_llm_by_hand(make_dataset, make_anchors, in_plane):

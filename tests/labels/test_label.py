@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from prerank.artifacts import TRAIN, ItemEmbeddings, PseudoLabels
 from prerank.data.unexposed import after_training, known_in_training, pair_keys
 from prerank.errors import ConfigError, DataError
 from prerank.labels.config import LabelConfig
-from prerank.labels.joint import only, similarities
+from prerank.labels.joint import similarities
 from prerank.labels.label import label
 from prerank.labels.matching import Pooling
 
@@ -137,7 +138,7 @@ def test_linear_and_two_threshold_by_hand(make_dataset, make_anchors, in_plane):
 
 def test_users_without_anchors_abstain(planted, make_anchors):
     dataset, items, anchors = planted
-    parts = np.split(anchors.vectors, anchors.offsets[1:-1])
+    parts = np.split(anchors.vectors_of(slice(None)), anchors.offsets[1:-1])
     parts[4] = parts[4][:0]
     found = label(dataset, items, make_anchors(parts), LabelConfig(), seed=0)
     lonely = found.user == 4
@@ -152,7 +153,7 @@ def test_matched_anchor_belongs_to_the_user_and_explains(planted):
     dataset, items, anchors = planted
     found = label(dataset, items, anchors, LabelConfig(), seed=0)
     assert (anchors.users()[found.anchor] == found.user).all()
-    cosine = (anchors.vectors[found.anchor] * items.vectors[found.item]).sum(axis=1)
+    cosine = (anchors.vectors_of(found.anchor) * items.vectors[found.item]).sum(axis=1)
     np.testing.assert_allclose(found.relevance, cosine, atol=1e-5)
 
 
@@ -212,14 +213,12 @@ def test_joined_anchors_give_two_similarities(planted):
     user, item = dataset.candidates.user[:40], dataset.candidates.item[:40]
     spoken = anchors.logprob.copy()
     spoken[::2] = 0
-    joined = type(anchors)(
-        anchors.offsets, anchors.codes, anchors.vectors, spoken, spoken, "llm+history"
-    )
+    joined = replace(anchors, logprob=spoken, logprob_legal=spoken, source="llm+history")
     two = similarities(user, item, items, joined, Pooling())
     one = similarities(user, item, items, anchors, Pooling())
     assert two.shape == (40, 2)
     np.testing.assert_allclose(two.max(axis=1), one[:, 0], atol=1e-6)
-    half = only(joined, spoken < 0)
+    half = joined.only(spoken < 0)
     assert np.diff(half.offsets).tolist() == [2] * anchors.n_users
 
 

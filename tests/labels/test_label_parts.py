@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 
 from prerank import artifacts as a
+from prerank import parts as parts_module
 from prerank import store
 from prerank.anchors.controls import history_anchors
 from prerank.data.config import PrepareConfig
 from prerank.data.parted import prepare_parts
 from prerank.data.prepare import prepare
+from prerank.errors import DataError
 from prerank.labels.config import LabelConfig, has_parts
 from prerank.labels.label import label
 from prerank.labels.parts import label_parts
@@ -140,10 +142,13 @@ def test_labels_in_parts_are_labels_of_the_whole(tmp_path: Path, name: str) -> N
     made, out, work = tmp_path / "anchors", tmp_path / "labels", tmp_path / "work"
     for folder in (made, out, work):
         folder.mkdir()
-    save_anchors(made, (history_anchors(part, sids, space, 5) for part in parts), work)
+    each = (history_anchors(part, sids, space, 5) for part in parts)
+    save_anchors(made, each, space.vectors, work)
     again = store.load(made, a.InterestAnchors)
-    for column in ("offsets", "codes", "vectors", "logprob"):
-        np.testing.assert_array_equal(getattr(again, column), getattr(anchors, column), column)
+    for column in ("offsets", "codes", "point", "points", "logprob"):
+        expected_column = getattr(anchors.compact(), column)
+        np.testing.assert_array_equal(getattr(again, column), expected_column, column)
+    assert len(again.points) == len(np.unique(whole.interactions.item))
 
     config = LabelConfig(proposed_per_user=20, **CONFIGS[name])
     assert has_parts(config)
@@ -175,6 +180,35 @@ def test_labels_in_parts_are_labels_of_the_whole(tmp_path: Path, name: str) -> N
         assert found.fit[key] == pytest.approx(expected.fit[key], abs=1e-6), key
 
 
+def test_anchors_in_parts_share_one_table_of_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "COPY_BYTES", 12)  # three numbers at a time
+    monkeypatch.setattr(a, "GATHERED_ROWS", 2)
+    points = np.eye(7, 3, dtype=np.float32)
+
+    def part(rows: list[int], table: a.FloatArray = points) -> a.InterestAnchors:
+        n = len(rows)
+        codes, zeros = np.zeros((n, 1), np.int32), np.zeros(n, np.float32)
+        offsets = np.array([0, 0, n])
+        return a.InterestAnchors(
+            offsets, codes, np.array(rows, np.int32), table, zeros, zeros, "history"
+        )
+
+    made, work = tmp_path / "anchors", tmp_path / "work"
+    for folder in (made, work):
+        folder.mkdir()
+    rows = [[6, 2, 2, 0], [], [4, 6, 6, 1, 2]]
+    save_anchors(made, (part(some) for some in rows), points, work)
+    again = store.load(made, a.InterestAnchors)
+    assert again.offsets.tolist() == [0, 0, 4, 4, 4, 4, 9]
+    assert len(again.points) == 5 and not list(work.iterdir())
+    expected = points[[row for some in rows for row in some]]
+    np.testing.assert_array_equal(again.vectors_of(slice(None)), expected)
+    with pytest.raises(DataError, match="different points"):
+        save_anchors(made, iter([part([0]), part([0], points.copy())]), points, work)
+
+
 def test_many_held_out_rows_are_sampled_by_user(tmp_path: Path) -> None:
     whole, parts = both(tmp_path, False)
     assert whole.catalog.vectors is not None
@@ -185,7 +219,8 @@ def test_many_held_out_rows_are_sampled_by_user(tmp_path: Path) -> None:
     work, made, out = tmp_path / "work", tmp_path / "anchors", tmp_path / "labels"
     for folder in (work, made, out):
         folder.mkdir()
-    save_anchors(made, (history_anchors(part, sids, space, 5) for part in parts), work)
+    each = (history_anchors(part, sids, space, 5) for part in parts)
+    save_anchors(made, each, space.vectors, work)
     stored = StoredAnchors.open(made)
     label_parts(parts, space, stored, LabelConfig(), 5, out, work, max_held=600)
     made_first = (out / "labels-00001.parquet").read_bytes()

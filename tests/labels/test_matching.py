@@ -21,7 +21,7 @@ def brute_force(user, item, embeddings, anchors, pooling):
             relevance.append(np.nan)
             nearest.append(-1)
             continue
-        cosine = anchors.vectors[rows].astype(np.float64) @ e
+        cosine = anchors.vectors_of(rows).astype(np.float64) @ e
         nearest.append(int(rows[cosine.argmax()]))
         probability = np.exp(anchors.logprob[rows].astype(np.float64))
         exponential = np.exp(cosine / pooling.temperature)
@@ -46,9 +46,10 @@ def random_case(rng, n_users=7, n_items=23, n_pairs=60, dim=6, most_anchors=9):
     offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     n = int(offsets[-1])
     logprob = (-rng.random(n) * 4).astype(np.float32)
-    anchors = InterestAnchors(
-        offsets, np.zeros((n, 3), np.int32), unit_rows(n), logprob, logprob, "llm"
-    )
+    points = unit_rows(n + 2)  # no two alike: ties would be broken by their order
+    point = rng.permutation(len(points))[:n].astype(np.int32)
+    codes = np.zeros((n, 3), np.int32)
+    anchors = InterestAnchors(offsets, codes, point, points, logprob, logprob, "llm")
     vectors = unit_rows(n_items)
     vectors[0] = 0
     user = rng.integers(0, n_users, n_pairs).astype(np.int32)
@@ -129,7 +130,8 @@ def test_order_of_anchors_and_of_pairs_does_not_matter(seed, pool):
     other = InterestAnchors(
         anchors.offsets,
         anchors.codes,
-        anchors.vectors[order],
+        anchors.point[order],
+        anchors.points,
         anchors.logprob[order],
         anchors.logprob_legal[order],
         "llm",
@@ -163,6 +165,7 @@ def test_tasks_of_any_size_equal_brute_force(at_once, monkeypatch):
 
         def counting(ready, tasks, sizes=sizes):
             sizes += [len(task["item"]) for task in tasks]
+            assert all(values.ndim == 1 for task in tasks for values in task.values())  # no points
             work = ready()
             return [(n, work(task)) for n, task in reversed(list(enumerate(tasks)))]
 
@@ -193,7 +196,8 @@ def test_the_nearest_anchor_is_one_of_the_users_own():
     of_anchors[offsets[1:] - 1] = vectors
     nothing = np.zeros(offsets[-1], np.float32)
     codes = np.zeros((offsets[-1], 1), np.int32)
-    anchors = InterestAnchors(offsets, codes, of_anchors, nothing, nothing, "history")
+    point = np.arange(offsets[-1], dtype=np.int32)
+    anchors = InterestAnchors(offsets, codes, point, of_anchors, nothing, nothing, "history")
     user = np.repeat(np.arange(n_users, dtype=np.int32), 40)
     found = match_pairs(user, user, ItemEmbeddings(vectors), anchors)
     assert found.anchor.tolist() == (offsets[1:] - 1)[user].tolist()

@@ -138,7 +138,8 @@ def test_hours_of_a_day_of_traffic_by_hand(tmp_path: Path) -> None:
     user = 2 * (151 * (23 * layer + 2 * 896 * 128) + layer + 40 * 24 * layer)
     assert step["rate"] == pytest.approx(96 * 100e12 * 0.2 / user)
     assert step["seconds"] == pytest.approx(300e6 * user / (96 * 20e12))
-    assert step["bytes"] == 300_000_000 * (20 * (4 * 96 + 4 * 3 + 8) + 8)
+    anchors = 300_000_000 * (20 * (4 * 3 + 12) + 8)
+    assert step["bytes"] == anchors + 4 * 96 * 10_000_000  # a point an item at most
     on_gpus = sum(one["seconds"] for one in found["steps"] if one["on"] == "GPU")
     assert found["total"]["gpu_hours"] == pytest.approx(96 * on_gpus / 3600)
 
@@ -150,11 +151,12 @@ def test_anchors_take_the_bytes_foretold(tmp_path: Path, recipe: Recipe) -> None
     step = next(one for one in found["steps"] if one["key"] == "anchors/llm")
     n, dim = 100 * 5, recipe.encode.embedding_dim
     zeros = np.zeros(n, np.float32)
-    vectors = np.zeros((n, dim), np.float32)
-    vectors[:, 0] = 1
+    points = np.zeros((min(n, found["counts"]["items"]), dim), np.float32)
+    points[:, 0] = 1
+    point = np.arange(n, dtype=np.int32) % np.int32(len(points))
     codes = np.zeros((n, recipe.tokenize.n_levels), np.int32)
     offsets = np.arange(0, n + 1, 5, dtype=np.int64)
-    store.save(tmp_path, InterestAnchors(offsets, codes, vectors, zeros, zeros, source="llm"))
+    store.save(tmp_path, InterestAnchors(offsets, codes, point, points, zeros, zeros, "llm"))
     size = (tmp_path / "anchors.safetensors").stat().st_size
     assert size == pytest.approx(step["bytes"], abs=1000)  # a header, and one more offset
 

@@ -71,7 +71,8 @@ def test_a_method_reads_the_first_anchors_of_each_source(replication: Replicatio
         for of_source in (spoken, ~spoken):
             assert np.bincount(user[of_source]).max() == most
     whole = replication._decoded("llm", life, data).first(2)
-    np.testing.assert_array_equal(read[1].vectors[read[1].logprob < 0], whole.vectors)
+    of_llm = read[1].only(read[1].logprob < 0)
+    np.testing.assert_array_equal(of_llm.vectors_of(slice(None)), whole.vectors_of(slice(None)))
 
 
 def test_the_anchors_of_an_arm_are_not_those_of_another_number(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_the_anchors_of_an_arm_are_not_those_of_another_number(tmp_path: Path) -
         replication = Replication(small_recipe(tmp_path, methods=methods), None, 0, tmp_path / "w")
         life = replication.begin()
         data, arm = replication._dataset(life), replication.recipe.methods["few"]
-        found.append(replication._anchors_read(arm, life, data).vectors)
+        found.append(replication._anchors_read(arm, life, data).point)
     np.testing.assert_array_equal(*found)
 
 
@@ -106,7 +107,7 @@ def test_mornings_with_the_same_histories_share_their_anchors(
             cuts.append(replication._anchor_day(life.day))
             fresh = decode("llm", cuts[-1], data)
             np.testing.assert_array_equal(
-                replication._decoded("llm", life, data).vectors, fresh.vectors
+                replication._decoded("llm", life, data).point, fresh.point
             )
             life = replication.live_a_day(life, replication.prerank_of(arm, life))
     parted = replication.first_arm_day

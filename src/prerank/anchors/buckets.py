@@ -1,4 +1,4 @@
-"""The vector of each semantic ID, and anchors made of semantic IDs (method.md stage 5, form C)."""
+"""The point of each semantic ID, and anchors made of semantic IDs (method.md stage 5, form C)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def anchors_of_leaves(
 ) -> InterestAnchors:
     """Return anchors from the leaves of all users, (U, A) with -1 for none, best first.
 
-    Leaves without content are none. Log-probabilities are 0 where none are given.
+    Leaves without content are none. All anchors of a leaf share its point. Log-probabilities are 0
+    where none are given.
     """
     has_content_S = (vectors_SD != 0).any(axis=1)
     is_real = (leaf_UA >= 0) & has_content_S[leaf_UA]
@@ -60,7 +61,8 @@ def anchors_of_leaves(
     return InterestAnchors(
         offsets=np.concatenate([[0], np.cumsum(is_real.sum(axis=1))]).astype(np.int64),
         codes=trie.codes[leaf],
-        vectors=vectors_SD[leaf],
+        point=leaf.astype(np.int32),
+        points=vectors_SD,
         logprob=zeros if logprob_UA is None else logprob_UA[is_real],
         logprob_legal=zeros if logprob_legal_UA is None else logprob_legal_UA[is_real],
         source=source,

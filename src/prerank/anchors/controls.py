@@ -6,6 +6,7 @@ a history before the anchor cut get anchors, like those of the LLM; log-probabil
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from prerank.anchors.buckets import anchors_of_leaves, bucket_vectors, trie_of
 from prerank.anchors.sequences import anchor_sequences, is_unordered
 from prerank.artifacts import (
     Dataset,
+    FloatArray,
     InterestAnchors,
     ItemEmbeddings,
     SemanticIds,
@@ -33,7 +35,7 @@ def history_anchors(
 ) -> InterestAnchors:
     """Return each user's ``n_anchors`` most recent different items, last first; no LLM at all.
 
-    The vector is the item's own, not its bucket's; items without content are left out. Where the
+    The point is the item's own, not its bucket's; items without content are left out. Where the
     data has no time, they are a random subset drawn with ``seed``.
     """
     histories = anchor_sequences(dataset)
@@ -48,7 +50,8 @@ def history_anchors(
     return InterestAnchors(
         offsets=histories.offsets,
         codes=semantic_ids.codes[item],
-        vectors=embeddings.vectors[item],
+        point=item.astype(np.int32),
+        points=embeddings.vectors,
         logprob=zeros,
         logprob_legal=zeros.copy(),
         source="history",
@@ -108,20 +111,14 @@ def shuffled_anchors(anchors: InterestAnchors, seed: int) -> InterestAnchors:
     if len(cycle) > 1:
         donor[cycle] = np.roll(cycle, 1)
     rows, offsets = places_of(anchors.offsets, donor)
-    return InterestAnchors(
-        offsets=offsets,
-        codes=anchors.codes[rows],
-        vectors=anchors.vectors[rows],
-        logprob=anchors.logprob[rows],
-        logprob_legal=anchors.logprob_legal[rows],
-        source="shuffled",
-    )
+    return replace(anchors.take(rows, offsets), source="shuffled")
 
 
 def join(first: InterestAnchors, second: InterestAnchors) -> InterestAnchors:
     """Return each user's anchors of both sources, those of ``first`` before those of ``second``.
 
-    Extension, ours: the user's own history beside the anchors that the LLM generated.
+    Extension, ours: the user's own history beside the anchors that the LLM generated. Points that
+    both know as one table stay one; else those of ``second`` follow those of ``first``.
     """
     require(first.n_users == second.n_users, "anchors to join are of different users")
     # A row moves on by the other source's rows before it: its user's own stand behind the first's.
@@ -135,11 +132,19 @@ def join(first: InterestAnchors, second: InterestAnchors) -> InterestAnchors:
         out[place_first], out[place_second] = one, other
         return out
 
+    points, moved = first.points, 0
+    if not _same(points, second.points):
+        points, moved = np.concatenate([points, second.points]), len(points)
     return InterestAnchors(
         offsets=first.offsets + second.offsets,
         codes=merged(first.codes, second.codes),
-        vectors=merged(first.vectors, second.vectors),
+        point=merged(first.point, second.point + np.int32(moved)),
+        points=points,
         logprob=merged(first.logprob, second.logprob),
         logprob_legal=merged(first.logprob_legal, second.logprob_legal),
         source=f"{first.source}+{second.source}",
     )
+
+
+def _same(one: FloatArray, other: FloatArray) -> bool:
+    return one is other or np.array_equal(one, other)

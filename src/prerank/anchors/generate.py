@@ -181,7 +181,7 @@ def _announce(decoder: Decoder, todo: list[int], n_processes: int, n_dims: int) 
     n_users = sum(len(shard) for shard in shards)
     places = n_users * config.n_anchors
     gigabytes = places * BYTES_A_PLACE / 1e9
-    stored = places * (4 * n_dims + 4 * len(job.codebook_sizes) + 8) / 1e9
+    stored = places * (4 * len(job.codebook_sizes) + 12) + 4 * n_dims * decoder.trie.n_leaves
     message = f"generate: {n_users} users in {len(todo)} of {len(job.shards)} shards"
     if n_users > 8 * config.batch_size:
         batches = decoder.batches(shards[len(shards) // 2])
@@ -191,7 +191,7 @@ def _announce(decoder: Decoder, todo: list[int], n_processes: int, n_dims: int) 
         rate = n_processes * len(middle) / (time.monotonic() - started)
         message += f"; about {rate:.0f} users/s, {n_users / rate / 3600:.2f} h"
     several = f" in {n_processes} processes" if n_processes > 1 else ""
-    log(f"{message}{several}; {gigabytes:.3f} GB of shards, then {stored:.3f} GB of anchors")
+    log(f"{message}{several}; {gigabytes:.3f} GB of shards, then {stored / 1e9:.3f} GB of anchors")
 
 
 @contextmanager

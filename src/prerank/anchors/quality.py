@@ -144,7 +144,7 @@ def nearest_cosine(
         rows, offsets = places_of(anchors.offsets, user[has])
         if len(rows):
             repeated = np.repeat(item[has], np.diff(offsets))
-            cosine = np.einsum("nd,nd->n", anchors.vectors[rows], vectors_ID[repeated])
+            cosine = np.einsum("nd,nd->n", anchors.vectors_of(rows), vectors_ID[repeated])
             found[start : start + CHUNK][has] = np.maximum.reduceat(cosine, offsets[:-1])
     return found
 

@@ -118,9 +118,19 @@ def _cosine_within(anchors: InterestAnchors, count: NDArray[np.int64]) -> float:
     many = count > 1
     if not many.any():
         return 0.0
-    sums = np.add.reduceat(anchors.vectors, anchors.offsets[:-1][count > 0], axis=0)
-    sums, n = sums[many[count > 0]].astype(np.float64), count[many]
+    parts = [_sums_of_several(vectors, offsets) for _, vectors, offsets in anchors.by_users()]
+    sums, n = np.concatenate(parts).astype(np.float64), count[many]
     return float(((np.einsum("ud,ud->u", sums, sums) - n) / (n * (n - 1))).mean())
+
+
+def _sums_of_several(
+    vectors: NDArray[np.float32], offsets: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the (n, D) sums of the n groups of rows that have two or more."""
+    count = np.diff(offsets)
+    filled = count > 0
+    sums: NDArray[np.float32] = np.add.reduceat(vectors, offsets[:-1][filled], axis=0)
+    return sums[count[filled] > 1]
 
 
 def sample_users(
@@ -172,7 +182,7 @@ def _anchors_of(
 ) -> list[UserAnchor]:
     low = int(anchors.offsets[user])
     rows = np.arange(low, min(low + N_ANCHORS, int(anchors.offsets[user + 1])))
-    found, cosines = nearest_items(anchors.vectors[rows], embeddings)
+    found, cosines = nearest_items(anchors.vectors_of(rows), embeddings)
     item, cosine = found[:, 0], cosines[:, 0]
     return [
         {
@@ -200,7 +210,7 @@ def _labels_of(
         half = N_LABELS // 2
         rows = np.concatenate([rows[: N_LABELS - half], rows[-half:]])
     matched = np.maximum(labels.anchor[rows], 0)
-    near = nearest_items(anchors.vectors[matched], embeddings)[0][:, 0]
+    near = nearest_items(anchors.vectors_of(matched), embeddings)[0][:, 0]
     truth = truth_of(dataset, labels.user[rows], labels.item[rows])
     titles = dataset.catalog.title
     return [

@@ -43,7 +43,15 @@ from prerank.evaluation.view import View, view
 from prerank.inspection.asked import not_found
 from prerank.inspection.tree import SidTree
 from prerank.progress import log
-from prerank.store import MANIFEST, Manifest, Store, table_files
+from prerank.store import (
+    ANCHOR_COLUMNS,
+    MANIFEST,
+    Manifest,
+    Store,
+    anchors_file,
+    map_rows,
+    table_files,
+)
 
 if TYPE_CHECKING:
     from prerank.ranking.pre_ranker import PreRanker
@@ -115,27 +123,30 @@ class AnchorTable:
 
     Attributes:
         offsets: (U + 1,) int64.
+        points: (P, D) float32 of all users, mapped into memory.
         source: of the anchors.
     """
 
     path: Path
     offsets: TimeArray
+    points: FloatArray
     source: str
 
     @classmethod
     def open(cls, folder: Path) -> AnchorTable:
-        """Open the anchors in an artifact's folder."""
-        path = folder / "anchors.safetensors"
+        """Open the anchors in an artifact's folder; ArtifactError if an older prerank's."""
+        path = anchors_file(folder)
         with safe_open(path, framework="numpy") as file:
             offsets = file.get_tensor("offsets")
-        return cls(path, offsets, json.loads((folder / "anchors.json").read_text())["source"])
+        source = json.loads((folder / "anchors.json").read_text())["source"]
+        return cls(path, offsets, map_rows(path, "points"), source)
 
     def of_user(self, user: int) -> dict[str, NDArray[Any]]:
-        """Return the arrays of one user's anchors, best first."""
+        """Return the columns of one user's anchors, best first, and their ``vectors``."""
         low, high = int(self.offsets[user]), int(self.offsets[user + 1])
-        names = ("codes", "vectors", "logprob", "logprob_legal")
         with safe_open(self.path, framework="numpy") as file:
-            return {name: file.get_slice(name)[low:high] for name in names}
+            columns = {name: file.get_slice(name)[low:high] for name in ANCHOR_COLUMNS}
+        return {**columns, "vectors": self.points[columns["point"]]}
 
 
 class OpenedRun:

@@ -65,12 +65,14 @@ def dispersion(anchors: InterestAnchors) -> FloatArray:
     is ever formed. NaN for users with fewer than two anchors.
     """
     n = np.diff(anchors.offsets)
-    total = _group_sums(anchors.vectors, anchors.offsets)
-    square = _group_sums((anchors.vectors**2).sum(axis=1)[:, None], anchors.offsets)[:, 0]
+    cosines = np.empty(len(n))
+    for users, vectors, offsets in anchors.by_users():
+        total = _group_sums(vectors, offsets)
+        square = _group_sums((vectors**2).sum(axis=1)[:, None], offsets)[:, 0]
+        cosines[users] = (total**2).sum(axis=1) - square
     mean = np.full(len(n), np.nan)
     several = n > 1
-    pairs = (n * (n - 1))[several]
-    mean[several] = ((total**2).sum(axis=1) - square)[several] / pairs
+    mean[several] = cosines[several] / (n * (n - 1))[several]
     return mean.astype(np.float32)
 
 
@@ -97,12 +99,7 @@ def history_closeness(
     start = before[past.offsets(len(dataset.users))[:-1]]
     end = before[anchor_ends(dataset)]
     first = np.maximum(start, end - history_length)
-    queries = Groups(
-        anchors.vectors,
-        np.arange(len(anchors.vectors)),
-        anchors.offsets[:-1],
-        np.diff(anchors.offsets),
-    )
+    queries = Groups(anchors.points, anchors.point, anchors.offsets[:-1], np.diff(anchors.offsets))
     keys = Groups(embeddings.vectors, past.item[told], first, end - first)
     return match_groups(queries, keys, Pooling()).relevance
 

@@ -66,22 +66,9 @@ def similarities(
     """
     spoken = anchors.logprob < 0
     kinds = [spoken, ~spoken] if spoken.any() and not spoken.all() else [np.ones_like(spoken)]
-    parts = [only(anchors, kind) for kind in kinds]
+    parts = [anchors.only(kind) for kind in kinds]
     found = [match_pairs(user, item, embeddings, part, pooling).relevance for part in parts]
     return np.column_stack(found)
-
-
-def only(anchors: InterestAnchors, keep: NDArray[np.bool_]) -> InterestAnchors:
-    """Return the anchors where ``keep`` (A,) holds; users stay as they are."""
-    before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
-    return InterestAnchors(
-        offsets=before[anchors.offsets],
-        codes=anchors.codes[keep],
-        vectors=anchors.vectors[keep],
-        logprob=anchors.logprob[keep],
-        logprob_legal=anchors.logprob_legal[keep],
-        source=anchors.source,
-    )
 
 
 def exposures_by_fold(dataset: Dataset, fold: IntArray, n_folds: int) -> TimeArray:

@@ -77,7 +77,7 @@ def label(
                 got="gpl",
             )
         sizes = len(dataset.users), len(dataset.items)
-        require_fit(*sizes, embeddings, anchors.n_users, anchors.vectors.shape[1])
+        require_fit(*sizes, embeddings, anchors.n_users, anchors.points.shape[1])
         asked = _needed(teacher) if config.joint_teacher else None
         labels = gpl_labels(dataset, embeddings, anchors, chosen, config, seed, asked, spread)
     elif config.source == "plugin":

@@ -19,7 +19,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.artifacts import FloatArray, IntArray, InterestAnchors, ItemEmbeddings, TimeArray
+from prerank.artifacts import (
+    FloatArray,
+    IntArray,
+    InterestAnchors,
+    ItemEmbeddings,
+    TimeArray,
+    cuts_of,
+)
 from prerank.labels.config import LabelConfig
 from prerank.spread import Arrays, Spread, here
 
@@ -115,7 +122,7 @@ def match_pairs(
     """
     order = np.argsort(user, kind="stable")
     bounds = np.searchsorted(user[order], np.arange(anchors.n_users + 1)).astype(np.int64)
-    cuts = _cuts(bounds)
+    cuts = cuts_of(bounds, PAIRS_AT_ONCE)
     ordered, share = item[order], None
     if pooling.pool == "probability-weighted":
         share = _shares(anchors)
@@ -123,9 +130,10 @@ def match_pairs(
         _task(ordered, bounds[first : last + 1], anchors, share, first)
         for first, last in pairwise(cuts)
     ]
+    ready = partial(_ready, embeddings.vectors, anchors.points, pooling)
     relevance = np.empty(len(user), dtype=np.float32)
     anchor = np.empty(len(user), dtype=np.int64)
-    for number, found in spread(partial(_ready, embeddings.vectors, pooling), tasks):
+    for number, found in spread(ready, tasks):
         first, last = cuts[number], cuts[number + 1]
         rows = order[bounds[first] : bounds[last]]
         matched = found["anchor"] >= 0
@@ -136,16 +144,6 @@ def match_pairs(
     return Match(relevance, anchor)
 
 
-def _cuts(bounds: TimeArray) -> list[int]:
-    """Return the first user of each task, and the end: `PAIRS_AT_ONCE` pairs, or one user's."""
-    cuts = [0]
-    while cuts[-1] < len(bounds) - 1:
-        most = bounds[cuts[-1]] + PAIRS_AT_ONCE
-        last = int(np.searchsorted(bounds, most, side="right")) - 1
-        cuts.append(min(max(last, cuts[-1] + 1), len(bounds) - 1))
-    return cuts
-
-
 def _task(
     item: IntArray,
     bounds: TimeArray,
@@ -153,24 +151,23 @@ def _task(
     share: FloatArray | None,
     first: int,
 ) -> Arrays:
-    """Return the pairs of some users, and what they are matched with; views, no copies."""
+    """Return the pairs of some users, and the points they are matched with; views, no copies."""
     offsets = anchors.offsets[first : first + len(bounds)]
     known = slice(offsets[0], offsets[-1])
     task: dict[str, NDArray[Any]] = {
         "item": item[bounds[0] : bounds[-1]],
         "pairs": np.diff(bounds),
         "anchors": np.diff(offsets),
-        "vectors": anchors.vectors[known],
+        "point": anchors.point[known],
     }
     return task if share is None else {**task, "share": share[known]}
 
 
-def _ready(vectors: FloatArray, pooling: Pooling) -> Callable[[Arrays], Arrays]:
+def _ready(vectors: FloatArray, points: FloatArray, pooling: Pooling) -> Callable[[Arrays], Arrays]:
     def match(task: Arrays) -> Arrays:
         pairs, known = task["pairs"], task["anchors"]
         queries = Groups(vectors, task["item"], np.cumsum(pairs) - pairs, pairs)
-        every = np.arange(len(task["vectors"]))
-        keys = Groups(task["vectors"], every, np.cumsum(known) - known, known)
+        keys = Groups(points, task["point"], np.cumsum(known) - known, known)
         found = match_groups(queries, keys, pooling, task.get("share"))
         return {"relevance": found.relevance, "anchor": found.anchor}
 
