@@ -7,6 +7,7 @@ The fingerprint is a hash of all that decides the content: equal fingerprint, no
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -37,6 +38,7 @@ from prerank.errors import (
     full_disk,
     is_full_disk,
 )
+from prerank.lock import WORK, alone
 from prerank.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
@@ -287,7 +289,7 @@ class Store:
 
     def work(self, key: str, fingerprint: str) -> Path:
         """Return a folder that survives a kill, for parts of the artifact to come."""
-        path = self.root / ".work" / f"{key.replace('/', '-')}-{fingerprint}"
+        path = self.root / WORK / f"{key.replace('/', '-')}-{fingerprint}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -295,7 +297,7 @@ class Store:
     def publish(self, key: str, manifest: Manifest) -> Iterator[Path]:
         """Yield an empty folder to fill; on a clean exit it becomes the artifact ``key``."""
         final = self.path(key)
-        temporary = self.root / ".work" / f"new-{uuid.uuid4().hex}"
+        temporary = self.root / WORK / f"new-{uuid.uuid4().hex}"
         started = time.monotonic()
         try:
             with writing(final):
@@ -315,11 +317,10 @@ class Store:
                 (temporary / MANIFEST).write_text(json.dumps(complete, indent=1, default=str))
                 _settle(*files, temporary / MANIFEST, temporary)
                 swap(temporary, final)
-                _settle(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(
-            self.root / ".work" / f"{key.replace('/', '-')}-{manifest.fingerprint}",
+            self.root / WORK / f"{key.replace('/', '-')}-{manifest.fingerprint}",
             ignore_errors=True,
         )
 
@@ -347,15 +348,61 @@ def _settle(*paths: Path) -> None:
 
 
 def swap(temporary: Path, final: Path) -> None:
-    """Move ``temporary`` to ``final``; an old folder is moved away first, then deleted."""
+    """Move ``temporary`` to ``final`` and delete the old folder there.
+
+    Readers, and a kill, find the old or the new one there at any moment. Only where the system
+    cannot exchange two names at once is the old one first moved away, to ``old-...`` beside
+    ``temporary``.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
+    if not final.exists():
+        temporary.replace(final)
+        _settle(final.parent)
+        return
+    old = temporary
+    if not _exchange(temporary, final):
         old = temporary.with_name(f"old-{uuid.uuid4().hex}")
         final.replace(old)
         temporary.replace(final)
-        shutil.rmtree(old)
-    else:
-        temporary.replace(final)
+    _settle(final.parent)
+    shutil.rmtree(old)
+
+
+HERE, EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names by one call; False where the system or the disk has none."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    done: int = rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE)
+    return done == 0
+
+
+@contextmanager
+def replacing(out: Path, manifest: Manifest) -> Iterator[Path]:
+    """Yield an empty folder to fill; on a clean exit it is the artifact ``out``, of no run's store.
+
+    It is filled where no run that starts beside ``out`` clears leftovers; a second writer of
+    ``out`` waits. What a killed writer left is deleted by the next one, which first puts back an
+    older artifact that was moved away.
+    """
+    work = out.parent / WORK
+    try:
+        with alone(work / f"export-{out.name}") as aside:
+            for left in sorted(aside.iterdir()):
+                if left.name.startswith("old-") and not out.exists():
+                    left.replace(out)
+                shutil.rmtree(left, ignore_errors=True)
+            with Store(aside).publish(out.name, manifest) as folder:
+                yield folder
+            swap(aside / out.name, out)
+    finally:
+        with suppress(OSError):  # a run's, or another writer is at work
+            work.rmdir()
 
 
 # ---- large arrays: written in blocks, mapped instead of read ----------------------------------
