@@ -39,6 +39,7 @@ from prerank.errors import (
     is_full_disk,
 )
 from prerank.lock import WORK, alone
+from prerank.progress import log
 from prerank.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
@@ -226,6 +227,17 @@ def verify(path: Path, manifest: Manifest) -> None:
             must=f"only what {MANIFEST} names",
             hint="move it elsewhere",
         )
+
+
+def require_whole(folder: str) -> None:
+    """Raise ArtifactError if ``folder``, named in a recipe, is an artifact and damaged.
+
+    Its manifest alone decides the fingerprints of what is made from it, so nothing else would
+    notice. Empty, a hub id or any other folder will do.
+    """
+    manifest = read_manifest(Path(folder)) if folder else None
+    if manifest is not None:
+        verify(Path(folder), manifest)
 
 
 def _matters(name: str) -> bool:
@@ -441,6 +453,25 @@ def _whole(file: Path) -> Iterator[Path]:
             partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_record(file: Path, n_values: int) -> dict[str, list[Any]]:
+    """Read what this machine remembers, a JSON object of lists of ``n_values``.
+
+    It is only there to save time: where it is cut short or odd it counts as empty.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(
+        isinstance(entry, list) and len(entry) == n_values for entry in found.values()
+    ):
+        log(f"{file}: cannot be read, is made anew")
+        return {}
+    return found
 
 
 def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:
