@@ -309,6 +309,7 @@ def finetune(run: Run, step: Step, out: Path) -> None:
     if config.reuse:
         reuse_model(Path(config.reuse), run.semantic_ids(step), out)
         return
+    stores.require_whole(config.checkpoint)
     work = run.store.work(step.key, step.fingerprint)
     start = prefix(step.stage, step.key)
 
