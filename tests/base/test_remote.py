@@ -113,6 +113,23 @@ def test_other_places_of_fsspec(scheme: str, tmp_path: Path) -> None:
     assert two.has("embeddings", MARK) and read(two) == 3
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_commands_take_a_uri_of_three_slashes(
+    tmp_path: Path, slash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = f"file://{tmp_path}/there/run"
+    make(RemoteStore(tmp_path / "one", uri))
+    for place, told in ((uri, '"key": "embeddings"'), (f"{uri}/embeddings", MARK)):
+        shown = CliRunner().invoke(app, ["show", place + slash, "--json"])
+        assert shown.exit_code == 0 and told in shown.stdout, shown.exception
+    for command in (["verify", uri], ["export", uri, "--out", "b"], ["skew", uri]):
+        refused = CliRunner().invoke(app, command).exception  # there is no recipe.toml
+        assert isinstance(refused, ConfigError) and refused.what == "no run here", command
+    compared = CliRunner().invoke(app, ["compare", uri]).exception
+    assert isinstance(compared, ArtifactError) and compared.where.endswith("/report")
+
+
 def test_without_a_manifest_nothing_is_there(bucket: str, tmp_path: Path) -> None:
     make(RemoteStore(tmp_path / "one", bucket))
     (Place(bucket) / "embeddings/manifest.json").delete()
