@@ -583,7 +583,7 @@ def read_part(file: Path) -> dict[str, NDArray[Any]] | None:
         with safe_open(file, framework="numpy") as opened:
             about = opened.metadata() or {}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, TypeError):
+    except UNREADABLE:
         return None
     return arrays if about.get("sha256") == _hash_arrays(arrays) else None
 
