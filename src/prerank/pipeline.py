@@ -262,7 +262,7 @@ def prepare(run: Run, step: Step, out: Path) -> None:
         folder = Path(run.recipe.cache) / "logs" / remote.local_name(config.path) / name
         here = remote.fetch_folder(config.path, folder)
         config = config.model_copy(update={"path": str(here)})
-    logs = Path(config.path).expanduser()
+    logs = Path(config.path)
     if is_large(logs, config):
         work = run.store.work(step.key, step.fingerprint)
         prepare_parts(config, logs, step.seed, out, work)
