@@ -1,6 +1,6 @@
 """One run at a time in a folder: a lock that dies with its process, and says who holds it.
 
-Beside it a smaller one: `alone`, for a folder of work that has nothing to do with runs.
+Beside it `alone`, for folders of work of what is no run: exports, and copies of what lies at a URI.
 """
 
 from __future__ import annotations

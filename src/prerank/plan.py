@@ -40,10 +40,10 @@ REVISIONS: Mapping[str, int] = {
 
 A mended mistake, or another algorithm, raises it: what an older prerank made is then made anew.
 """
-LOGGED = ("split", "pools", "files", "reader")
-"""Settings of `prepare` that count for every source but the world."""
 READERS: Mapping[str, int] = {"games": 2, "mind": 1, "movielens": 2, "recbole": 2}
 """The same for what `prepare` makes of one source."""
+LOGGED = ("split", "pools", "files", "reader")
+"""Settings of `prepare` that count for every source but the world."""
 
 
 @dataclass(frozen=True)
