@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
+# A Path would lose one of a URI's slashes.
+RunPlace = Annotated[str, typer.Argument(help="folder or URI of a run", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a key: stage.key=value; may be repeated"),
@@ -45,18 +47,18 @@ DryRun = Annotated[
 ]
 
 
-def _here(place: Path, cache: Path | None = None) -> Path:
-    """Return a folder as it is; what lies at a URI (a Path of it has lost a slash) is fetched.
+def _here(place: str, cache: Path | None = None) -> Path:
+    """Return a folder as it is; what lies at a URI is fetched.
 
     ``cache``: where to; the recipes' usual one if None, where what is there already is kept.
     """
-    scheme, found, rest = str(place).partition(":/")
-    if not found or "/" in scheme or len(scheme) < 2:
-        return place
-    from prerank.recipe import Recipe
-    from prerank.remote import bring, local_name
+    from prerank.remote import bring, is_uri, local_name
 
-    uri = f"{scheme}://{rest.lstrip('/')}"
+    if not is_uri(place):
+        return Path(place)
+    from prerank.recipe import Recipe
+
+    uri = place.rstrip("/")
     return bring(uri, (cache or Path(Recipe().cache)) / local_name(uri))
 
 
@@ -233,8 +235,8 @@ for _stage, _text in {
 @app.command()
 def compare(
     paths: Annotated[
-        list[Path],
-        typer.Argument(help="a recipe (a .toml file), or folders of finished runs"),
+        list[str],
+        typer.Argument(help="a recipe (a .toml file), or folders or URIs of finished runs"),
     ],
     methods: Annotated[
         str, typer.Option(help="`all`, or names separated by commas, added to the recipe's own")
@@ -248,7 +250,7 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Compare every method of a recipe fairly, or print finished runs side by side."""
-    recipes = [path for path in paths if path.suffix == ".toml"]
+    recipes = [path for path in paths if path.endswith(".toml")]
     if not recipes:
         given = {"--methods": methods, "--seeds": seeds, "--trials": trials >= 0, "--set": set_}
         ignored = [name for name, value in given.items() if value]
@@ -257,7 +259,7 @@ def compare(
                 "finished runs are printed as they are",
                 where=", ".join(ignored),
                 must="a recipe (a .toml file), to run more",
-                got=", ".join(map(str, paths)),
+                got=", ".join(paths),
             )
         _print_runs(paths, as_json)
         return
@@ -289,12 +291,12 @@ def compare(
     print(f"comparison: {folder / 'comparison.html'}")
 
 
-def _print_runs(runs: list[Path], as_json: bool) -> None:
+def _print_runs(runs: list[str], as_json: bool) -> None:
     from prerank.artifacts import Report
     from prerank.evaluation.table import print_table
     from prerank.store import Store, load
 
-    reports = {str(run): load(Store(_here(run)).checked("report"), Report) for run in runs}
+    reports = {run: load(Store(_here(run)).checked("report"), Report) for run in runs}
     if as_json:
         _out({name: [vars(r) for r in report.records] for name, report in reports.items()})
         return
@@ -333,7 +335,7 @@ def simulate(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run", show_default=False)],
+    run: RunPlace,
     out: Annotated[Path, typer.Option(help="where the bundle goes: a new path or an older bundle")],
     method: Annotated[str, typer.Option(help="empty: the recipe's evaluate.method")] = "",
     seed: Annotated[int | None, typer.Option(help="default: the smallest one trained")] = None,
@@ -448,7 +450,7 @@ def inspect_(
 
 @app.command()
 def skew(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run", show_default=False)],
+    run: RunPlace,
     url: Annotated[str, typer.Option(help="of a running server")] = "http://127.0.0.1:8080",
     method: Annotated[str, typer.Option(help="empty: the recipe's evaluate.method")] = "",
     seed: Annotated[int | None, typer.Option(help="default: the smallest one trained")] = None,
@@ -484,7 +486,7 @@ def fill_users(
 
 @app.command()
 def show(
-    artifact: Annotated[Path, typer.Argument(help="the folder, or URI, of an artifact or a run")],
+    artifact: Annotated[str, typer.Argument(help="the folder, or URI, of an artifact or a run")],
     everything: Annotated[
         bool, typer.Option("--all", help="every setting, file and package, too")
     ] = False,
@@ -502,7 +504,7 @@ def show(
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(help="folder or URI of a run", show_default=False)],
+    run: RunPlace,
     users: Annotated[int, typer.Option(min=0, help="users to replay; 0: hashes only")] = 64,
     full: Annotated[
         bool, typer.Option("--full", help="run every stage again and compare bytes")
@@ -516,7 +518,7 @@ def verify(
     with tempfile.TemporaryDirectory() as fresh:  # of a URI every byte is fetched again
         found = examine(_here(run, Path(fresh)), users, full=full)
     if as_json:
-        _out({"run": str(run), "artifacts": [vars(one) for one in found]})
+        _out({"run": run, "artifacts": [vars(one) for one in found]})
     else:
         shown = ("key", "state", "replayed")
         print_rows([{name: vars(one)[name] for name in shown} for one in found])

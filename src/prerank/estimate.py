@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import polars as pl
 
 from prerank.anchors.config import DECODED, FinetuneConfig, GenerateConfig
 from prerank.data.config import LogsConfig
+from prerank.data.parted import is_large
 from prerank.data.world_config import WorldConfig
 from prerank.embeddings.config import EncodeConfig, EncoderConfig
 from prerank.errors import ConfigError, DataError, PrerankError
@@ -42,6 +44,8 @@ TEXT_PARAMETERS, TEXT_TOKENS, TEXT_DIM = 22.7e6, 64, 384
 """Assumed of a text encoder: all-MiniLM-L6-v2, and the tokens of an item's text."""
 IMAGE_FLOPS, IMAGE_DIM, GIVEN_DIM = 8.8e9, 512, 128
 """Assumed of an image encoder: CLIP ViT-B/32; and the size of vectors that come with the items."""
+USER_TABLES = ("exposures", "candidates", "interactions", "users")
+"""Tables of own logs that name users."""
 LABEL_BYTES = 40
 """Of a pseudo-labeled pair: two ids, time, label, confidence, relevance, anchor, three factors;
 before compression."""
@@ -157,7 +161,7 @@ def counts_of_dataset(folder: Path) -> Counts:
 
 
 def counts_of_logs(path: Path, config: LogsConfig, anchored: float) -> Counts:
-    """Return the counts of own logs: rows exactly, users and clicks by one pass over a column.
+    """Return the counts of own logs: rows exactly, users and clicks by one pass over columns.
 
     Args:
         path: the folder of the tables.
@@ -177,22 +181,27 @@ def counts_of_logs(path: Path, config: LogsConfig, anchored: float) -> Counts:
             return 0
         return int(frame.select(what).collect(engine="streaming").item() or 0)
 
-    shown, named = scan("exposures"), config.exposures.columns
+    tables = {name: scan(name) for name in (*USER_TABLES, "items")}
+    shown, liked = tables["exposures"], tables["interactions"]
     if shown is None:
         raise ConfigError("there is no table `exposures` to count", where=str(path))
-    user, click = named.get("user", "user"), named.get("click", "click")
+    click = config.exposures.columns.get("click", "click")
     exposures = one(shown, pl.len())
-    users = one(shown, pl.col(user).cast(pl.String).approx_n_unique())
+    ids = [
+        frame.select(user=pl.col(getattr(config, name).columns.get("user", "user")).cast(pl.String))
+        for name in USER_TABLES
+        if (frame := tables[name]) is not None
+    ]
+    users = one(pl.concat(ids), pl.col("user").approx_n_unique())
     has_click = click in shown.collect_schema().names()
     clicked = pl.col(click).cast(pl.String).str.to_lowercase().is_in(["1", "1.0", "true"])
     clicks = one(shown, clicked.sum()) if has_click else 0
-    liked = scan("interactions")
     positives, share = (clicks, anchored) if liked is None else (one(liked, pl.len()), 1.0)
     return Counts(
         users=users,
-        items=one(scan("items"), pl.len()),
+        items=one(tables["items"], pl.len()),
         exposures=exposures,
-        candidates=one(scan("candidates"), pl.len()),
+        candidates=one(tables["candidates"], pl.len()),
         interactions=positives,
         history=share * positives / max(users, 1),
         source=f"the tables in {path}: rows exact, users within 2 % or so",
@@ -345,6 +354,7 @@ class _Reckoner:
     counts: Counts
     machine: Machine
     rates: Mapping[str, float]
+    given: bool = False
 
     def cost(self, step: Step) -> Cost:
         """Return what ``step`` costs."""
@@ -390,11 +400,13 @@ class _Reckoner:
         rate = "prepare_parts_rows_per_second" if self._in_parts else "prepare_rows_per_second"
         return self._rows(rows, "rows", rate, size)
 
-    @property
+    @cached_property
     def _in_parts(self) -> bool:
-        """Say whether the log is prepared and labelled in parts."""
-        rows = self.counts.exposures + self.counts.candidates
-        return self.run.recipe.prepare.source == "logs" and rows > PART_ROWS
+        """Say whether the log is prepared and labelled in parts: by its size, or that given."""
+        config = self.run.recipe.prepare
+        if self.given or is_uri(config.path):
+            return config.source == "logs" and self.counts.rows > PART_ROWS
+        return is_large(Path(config.path), config)
 
     def _encode(self, step: Step) -> Cost:
         config = EncodeConfig.parse(step.config)
@@ -524,7 +536,7 @@ def estimate(
     counts = count(run, known)
     used = machine or Machine(cores=os.cpu_count() or 1)
     table = json.loads(RATES.read_text())
-    reckoner = _Reckoner(run, counts, used, table["rates"])
+    reckoner = _Reckoner(run, counts, used, table["rates"], given=bool(known))
     steps = []
     for step in run.steps.values():
         cost = reckoner.cost(step)

@@ -1,4 +1,7 @@
-"""One run at a time in a folder: a lock that dies with its process, and says who holds it."""
+"""One run at a time in a folder: a lock that dies with its process, and says who holds it.
+
+Beside it `alone`, for folders of work of what is no run: exports, and copies of what lies at a URI.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: the folder cannot be written.
     """
     work = folder / WORK
-    if work.is_symlink():  # leftovers in it are deleted: they must be ours
-        raise ConfigError("the run's work folder is a link", where=str(work), must="a folder")
+    _refuse_link(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
         # Opened without truncation: what stands there is the holder's name until we are it.
@@ -62,17 +64,68 @@ def locked(folder: Path) -> Iterator[None]:
                 hint="wait for it, or give this run another --set name=...",
             ) from None
         except OSError as error:
-            raise ConfigError(
-                "the run's folder cannot be locked",
-                where=str(folder),
-                must="on a file system with locks (flock)",
-                got=error.strerror,
-                hint="give the run another place with --set out=...",
-            ) from None
+            hint = "give the run another place with --set out=..."
+            raise _no_locks("the run's folder cannot be locked", folder, error, hint) from None
         _sign(file)
         for leftover in [*work.glob("new-*"), *work.glob("old-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def _refuse_link(work: Path) -> None:
+    if work.is_symlink():  # leftovers in it are deleted: they must be ours
+        raise ConfigError("the run's work folder is a link", where=str(work), must="a folder")
+
+
+def _no_locks(what: str, folder: Path, error: OSError, hint: str = "") -> ConfigError:
+    must = "on a file system with locks (flock)"
+    return ConfigError(what, where=str(folder), must=must, got=error.strerror, hint=hint)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[Path]:
+    """Wait until nobody else holds ``folder``; hold it, and delete it at the end.
+
+    It is made if it is not there. What a killed process left in it is the next one's to look at.
+    No run that starts beside it clears it.
+
+    Raises:
+        ConfigError: its disk has no locks.
+    """
+    _refuse_link(folder.parent)
+    file = folder.with_name(f"{folder.name}.{LOCK}")
+    with _held(file):
+        folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            file.unlink(missing_ok=True)
+
+
+def _held(file: Path) -> IO[str]:
+    """Return ``file`` opened and locked; whoever held it before has deleted it at the end."""
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = file.open("a")
+        except FileNotFoundError:  # the folder was cleared away between the two
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            handle.close()
+            raise _no_locks("a folder cannot be locked", file.parent, error) from None
+        if _is_still(handle, file):
+            return handle
+        handle.close()
+
+
+def _is_still(handle: IO[str], file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sign(file: IO[str]) -> None:

@@ -262,7 +262,7 @@ def prepare(run: Run, step: Step, out: Path) -> None:
         folder = Path(run.recipe.cache) / "logs" / remote.local_name(config.path) / name
         here = remote.fetch_folder(config.path, folder)
         config = config.model_copy(update={"path": str(here)})
-    logs = Path(config.path).expanduser()
+    logs = Path(config.path)
     if is_large(logs, config):
         work = run.store.work(step.key, step.fingerprint)
         prepare_parts(config, logs, step.seed, out, work)
@@ -309,6 +309,7 @@ def finetune(run: Run, step: Step, out: Path) -> None:
     if config.reuse:
         reuse_model(Path(config.reuse), run.semantic_ids(step), out)
         return
+    stores.require_whole(config.checkpoint)
     work = run.store.work(step.key, step.fingerprint)
     start = prefix(step.stage, step.key)
 

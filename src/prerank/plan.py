@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from prerank import store as stores
 from prerank.anchors.config import DECODED
 from prerank.artifacts import UNLABELED
 from prerank.config import Config
-from prerank.errors import ConfigError
+from prerank.data.config import own_section
+from prerank.errors import ConfigError, PrerankError
 from prerank.recipe import AT, STAGES, Recipe
+from prerank.remote import is_uri, store_at
 from prerank.sources import source_files
 
 PAIR_KEYS = {"pairs", "proposed_per_user", "proposal_power", "max_pairs"}
@@ -39,6 +42,8 @@ A mended mistake, or another algorithm, raises it: what an older prerank made is
 """
 READERS: Mapping[str, int] = {"games": 2, "mind": 1, "movielens": 2, "recbole": 2}
 """The same for what `prepare` makes of one source."""
+LOGGED = ("split", "pools", "files", "reader")
+"""Settings of `prepare` that count for every source but the world."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
     source = {**recipe.prepare.model_dump(mode="json"), "files": files}
     if recipe.prepare.source in READERS:
         source["reader"] = READERS[recipe.prepare.source]
-    dataset = planner.add("prepare", "dataset", source, seed)
+    dataset = planner.add("prepare", "dataset", _as_made(recipe, source), seed)
     _plan_branch(planner, _Branch(recipe, recipe, ""), dataset)
     for name in recipe.variants:
         _plan_branch(planner, _Branch(recipe.variant(name), recipe, f"{AT}{name}"), dataset)
@@ -144,6 +149,32 @@ def plan(recipe: Recipe) -> tuple[Step, ...]:
     others = [key for key in planner.steps if not key.startswith("rankers/")]
     planner.add("evaluate", "report", recipe.evaluate, seed, *others, *rankers)
     return tuple(sorted(planner.steps.values(), key=lambda step: STAGES.index(step.stage)))
+
+
+def _as_made(recipe: Recipe, source: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the run's dataset where they come to the same as ``source``.
+
+    So neither sections of other sources nor the spelling of the path make it stale, and what was
+    made before stays what it is.
+    """
+    made = None
+    with suppress(PrerankError):  # what cannot be read now is told by what needs it
+        made = store_at(recipe.folder, recipe.uri).manifest("dataset")
+    if made is None or made.kind != "prepare" or _deciding(made.config) != _deciding(source):
+        return source
+    return dict(made.config)
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the settings of `prepare` decides a dataset."""
+    source = str(config.get("source"))
+    own = {key: config.get(key) for key in ("source", own_section(source))}
+    if source == "world":
+        return own
+    path = str(config.get("path"))
+    # The last name becomes the data set's, and relative places of images start at the folder.
+    place = (path.rstrip("/"), "") if is_uri(path) else (str(Path(path).resolve()), Path(path).name)
+    return {**own, "place": place, **{key: config.get(key) for key in LOGGED}}
 
 
 def _plan_branch(planner: _Planner, branch: _Branch, dataset: str) -> None:

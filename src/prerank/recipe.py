@@ -283,7 +283,7 @@ class Recipe(Config):
             problem = contradiction(method, self.label_of(method), self.train_of(method))
             if problem:
                 raise ValueError(f"method {name!r}: {problem}")
-        self._require_beams("generate")
+        self._require_beams()
         for name in self.variants:
             self.variant(name)  # raises if it names no method or changes a key that is not there
         self._require_known_arms()
@@ -363,11 +363,21 @@ class Recipe(Config):
         found._require_beams(f"{where}.generate")
         return found
 
-    def _require_beams(self, where: str) -> None:
-        """Raise ConfigError where a method reads more anchors than there are beams."""
-        for source in DECODED:
-            most = max(self.most_anchors(source), 1)
-            GenerateConfig.parse({**self.generate.model_dump(), "n_anchors": most}, where=where)
+    def _require_beams(self, where: str = "") -> None:
+        """Raise ConfigError where a method reads more anchors than there are beams.
+
+        ``where``: whose beams they are, of a variant.
+        """
+        for name, method in self.methods.items():
+            n_anchors, decoded = self.n_anchors_of(method), any(_reads(method, s) for s in DECODED)
+            if decoded and not self.generate.has_beams(n_anchors):
+                raise ConfigError(
+                    f"method {name!r} reads more anchors than there are beams",
+                    where=where or f"methods.{name}.n_anchors",
+                    must=f"at most {self.generate.beam_width}, the constant generate.beam_width",
+                    got=n_anchors,
+                    hint="raise generate.beam_width, or let it grow: generate.beam_growth",
+                )
 
     def arms(self) -> dict[str, str]:
         """Return arm -> method of all that is trained: the methods, then ``method@variant``."""
@@ -382,13 +392,8 @@ class Recipe(Config):
 
     def most_anchors(self, source: str) -> int:
         """Return the largest number of anchors ``source`` that a method reads; 0 if none does."""
-
-        def reads(method: MethodConfig) -> bool:
-            sources = {method.anchors, *method.anchors.split("+")}
-            # Another user's anchors are the language model's too.
-            return source in sources or (source == "llm" and "shuffled" in sources)
-
-        return max((self.n_anchors_of(m) for m in self.methods.values() if reads(m)), default=0)
+        read = (self.n_anchors_of(m) for m in self.methods.values() if _reads(m, source))
+        return max(read, default=0)
 
     def label_of(self, method: MethodConfig) -> LabelConfig:
         """Return the label config of ``method``: the recipe's, with the method's differences."""
@@ -426,6 +431,13 @@ class Recipe(Config):
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML; reading it back gives an equal recipe."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _reads(method: MethodConfig, source: str) -> bool:
+    """Say whether a method reads anchors ``source``, alone or among others."""
+    sources = {method.anchors, *method.anchors.split("+")}
+    # Another user's anchors are the language model's too.
+    return source in sources or (source == "llm" and "shuffled" in sources)
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prerank.errors import ArtifactError, ConfigError, DataError, MissingExtraError, PrerankError
+from prerank.lock import WORK, alone
 from prerank.progress import log
 from prerank.store import (
     MANIFEST,
@@ -37,8 +38,10 @@ from prerank.store import (
     is_inside,
     parse_manifest,
     read_manifest,
+    read_record,
     swap,
     verify,
+    write_whole,
 )
 
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "oss")
@@ -47,7 +50,7 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hdfs": "hdfs"}
 MIRROR_SECONDS = 5.0
 """How long finished work may lie on this machine alone; what a lost machine can cost."""
 FETCH_TRIES = 3
-FETCHED = ".fetched.json"
+FETCHING, FETCHED = "fetch", ".fetched.json"
 ENDS_BYTES = 1 << 20
 
 
@@ -222,9 +225,10 @@ class RemoteStore(Store):
 
     def manifest(self, key: str) -> Manifest | None:
         """Return the manifest of ``key`` here, else the published one, else None."""
-        found = super().manifest(key)
-        if found is not None:
-            return found
+        with suppress(ArtifactError):  # a damaged one counts as none: another may be published
+            found = super().manifest(key)
+            if found is not None:
+                return found
         there = self.published(key)
         return there.manifest if there else None
 
@@ -236,12 +240,16 @@ class RemoteStore(Store):
         return parents is None or dict(there.manifest.parents) == dict(parents)
 
     def checked(self, key: str, fingerprint: str | None = None) -> Path:
-        """Return the local folder of a finished, undamaged artifact, fetched if it is not here."""
-        here = super().manifest(key)
-        if here is None or (fingerprint is not None and here.fingerprint != fingerprint):
-            there = self.published(key)
-            if there and fingerprint in (None, there.manifest.fingerprint):
-                self._fetch(key, there)
+        """Return the local folder of a finished, undamaged artifact.
+
+        It is fetched if it is not here, or not whole.
+        """
+        with suppress(ArtifactError):
+            if super().manifest(key) is not None:
+                return super().checked(key, fingerprint)
+        there = self.published(key)
+        if there is not None and fingerprint in (None, there.manifest.fingerprint):
+            self.fetch(key, there)
         return super().checked(key, fingerprint)
 
     def catch_up(self, key: str, fingerprint: str) -> None:
@@ -288,42 +296,57 @@ class RemoteStore(Store):
         if before is not None:
             (self.place / key / before.generation).delete()
 
-    def _fetch(self, key: str, there: Published) -> None:
-        """Copy a published artifact here; nothing is here before all of it is, and whole.
+    def fetch(self, key: str, there: Published) -> None:
+        """Copy a published artifact here unless it is here, whole; one process at a time.
+
+        Nothing is here before all of it is, and whole.
 
         Raises:
             ArtifactError: an object is missing or damaged.
         """
-        for _ in range(FETCH_TRIES):
-            with self._aside() as folder:
-                try:
-                    for name in there.manifest.files:
-                        (self.place / key / there.generation / name).download(folder / name)
-                except FileNotFoundError as error:
-                    newer = self.published(key)
-                    if newer is not None and newer.generation != there.generation:
-                        there = newer  # replaced while we read: the new one is whole, too
-                        continue
-                    raise ArtifactError(
-                        "an object of the artifact is missing",
-                        where=f"{self.uri}/{key}/{there.generation}",
-                        got=str(error)[:200],
-                        hint=f"delete {self.uri}/{key}/{MANIFEST} and run the stage again",
-                    ) from None
-                _verified(folder, there, f"{self.uri}/{key}")
-                (folder / MANIFEST).write_text(there.text)
-                swap(folder, self.path(key))
+        with alone(self.root / WORK / FETCHING) as aside:
+            if self._is_here(key, there.manifest):
                 return
+            if (self.path(key) / MANIFEST).exists():
+                log(f"{key}: what is here is damaged, or not what is published; fetched again")
+            for _ in range(FETCH_TRIES):
+                newer = self._download(key, there, aside / "made")
+                if newer is None:
+                    return
+                there = newer  # replaced while we read: the new one is whole, too
         raise ArtifactError("the artifact is replaced again and again", where=f"{self.uri}/{key}")
 
-    @contextmanager
-    def _aside(self) -> Iterator[Path]:
-        folder = self.root / ".work" / f"new-{uuid.uuid4().hex}"
-        folder.mkdir(parents=True)
+    def _is_here(self, key: str, wanted: Manifest) -> bool:
+        folder = self.path(key)
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if read_manifest(folder) != wanted:
+                return False
+            verify(folder, wanted)
+        except ArtifactError:
+            return False
+        return True
+
+    def _download(self, key: str, there: Published, folder: Path) -> Published | None:
+        """Fetch an artifact by way of ``folder``; return the one that took its place meanwhile."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            for name in there.manifest.files:
+                (self.place / key / there.generation / name).download(folder / name)
+        except FileNotFoundError as error:
+            newer = self.published(key)
+            if newer is not None and newer.generation != there.generation:
+                return newer
+            raise ArtifactError(
+                "an object of the artifact is missing",
+                where=f"{self.uri}/{key}/{there.generation}",
+                got=str(error)[:200],
+                hint=f"delete {self.uri}/{key}/{MANIFEST} and run the stage again",
+            ) from None
+        _verified(folder, there, f"{self.uri}/{key}")
+        (folder / MANIFEST).write_text(there.text)
+        swap(folder, self.path(key))
+        return None
 
 
 def _verified(folder: Path, there: Published, where: str) -> None:
@@ -346,16 +369,15 @@ def store_at(folder: Path, uri: str) -> Store:
 def bring(uri: str, folder: Path) -> Path:
     """Fetch what is published at ``uri``, a run or one artifact, into ``folder``; return it.
 
-    What lies there already and is the same is not fetched again.
+    What lies there already, whole and the same, is not fetched again.
 
     Raises:
         ArtifactError: nothing is published there, or an object is missing or damaged.
     """
     parent, _, own = uri.rstrip("/").rpartition("/")
-    alone = RemoteStore(folder, parent)
-    if not parent.endswith(":/") and (there := alone.published(own)) is not None:
-        if read_manifest(folder / own) != there.manifest:
-            alone._fetch(own, there)
+    single = RemoteStore(folder, parent)
+    if not parent.endswith(":/") and (there := single.published(own)) is not None:
+        single.fetch(own, there)
         return folder / own
     store, found = RemoteStore(folder, uri), False
     for name in Place(uri).listing():
@@ -364,15 +386,16 @@ def bring(uri: str, folder: Path) -> Path:
         if path.name != MANIFEST or key == "." or ".work" in path.parts or _in_generation(path):
             continue
         found = True
-        there = store.published(key)
-        if there is not None and read_manifest(folder / key) != there.manifest:
-            store._fetch(key, there)
+        if (there := store.published(key)) is not None:
+            store.fetch(key, there)
     if not found:
         raise ArtifactError(
             "no artifact here", where=uri, must=f"a run's URI, or one with a {MANIFEST}"
         )
     with suppress(FileNotFoundError):  # a folder of artifacts, and no run
-        (folder / "recipe.toml").write_bytes((Place(uri) / "recipe.toml").read())
+        write_whole(
+            folder / "recipe.toml", (Place(uri) / "recipe.toml").read().decode(errors="replace")
+        )
     return folder
 
 
@@ -496,9 +519,15 @@ def fetch_folder(uri: str, folder: Path) -> Path:
     found = Place(uri).listing()
     if not found:
         raise DataError("the data is not there", where=uri, must="a folder of files")
-    record = folder / FETCHED
-    known = json.loads(record.read_text()) if record.is_file() else {}
+    with alone(folder.with_name(f".{folder.name}.{FETCHING}")):
+        _fetch_files(uri, found, folder)
+    return folder
+
+
+def _fetch_files(uri: str, found: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    record = folder / FETCHED
+    known = {name: mark for name, mark in read_record(record, 2).items() if is_inside(name)}
     for name, about in found.items():
         file = folder / name
         mark = [about["size"], _version(about)]
@@ -508,9 +537,8 @@ def fetch_folder(uri: str, folder: Path) -> Path:
         (Place(uri) / name).download(part)
         part.replace(file)
         known[name] = mark
-        record.write_text(json.dumps(known))
+        write_whole(record, json.dumps(known))
     for name in [name for name in known if name not in found]:
         (folder / name).unlink(missing_ok=True)
         del known[name]
-    record.write_text(json.dumps(known))
-    return folder
+    write_whole(record, json.dumps(known))

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prerank.artifacts import SPLITS, UNKNOWN_CLICK, Dataset, PseudoLabels, Report
-from prerank.data.config import PrepareConfig
+from prerank.data.config import PrepareConfig, own_section
 from prerank.errors import ArtifactError
 from prerank.evaluation.audit import audit
 from prerank.evaluation.extra import AuditExtra
@@ -51,8 +51,6 @@ DATASET, REPORT = "dataset.json", "report.json"
 LONGEST_LIST = 200
 HEAD = ("artifact", "stage", "fingerprint", "seed", "created", "seconds")
 ORIGIN = ("parents", "config", "files", "packages")
-READERS = {"recbole": "ratings", "movielens": "ratings"}
-"""The section of ``prepare`` that a source reads, where it has another name than the source."""
 
 
 def describe_folder(path: Path) -> dict[str, Any]:
@@ -342,7 +340,7 @@ def _changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what differs from the defaults of ``prepare``, without sections of other sources."""
     defaults = PrepareConfig().model_dump(mode="json")
     source = str(config.get("source"))
-    own = {"split", "pools", READERS.get(source, source.replace("-", "_"))}
+    own = {"split", "pools", own_section(source)}
     sections = {name for name, value in defaults.items() if isinstance(value, Mapping)}
     read = {name: value for name, value in config.items() if name not in sections - own}
     return {"source": source, **_differences(read, defaults)}

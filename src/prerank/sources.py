@@ -84,10 +84,7 @@ def _hash(path: Path, _size: int, _changed_ns: int) -> str:
 
 def _remembered(files: list[Path], memory: Path) -> dict[Path, str]:
     """Return the hash of each file; those that ``memory`` knows unchanged are not read."""
-    try:
-        known: dict[str, list[Any]] = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = {n: e for n, e in stores.read_record(memory, 3).items() if isinstance(e[2], str)}
     now, found, learned = time.time_ns(), {}, dict(known)
     for file in files:
         about, name = file.stat(), str(file.resolve())

@@ -7,6 +7,7 @@ The fingerprint is a hash of all that decides the content: equal fingerprint, no
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -37,6 +38,8 @@ from prerank.errors import (
     full_disk,
     is_full_disk,
 )
+from prerank.lock import WORK, alone
+from prerank.progress import log
 from prerank.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
@@ -226,6 +229,17 @@ def verify(path: Path, manifest: Manifest) -> None:
         )
 
 
+def require_whole(folder: str) -> None:
+    """Raise ArtifactError if ``folder``, named in a recipe, is an artifact and damaged.
+
+    Its manifest alone decides the fingerprints of what is made from it, so nothing else would
+    notice. Empty, a hub id or any other folder will do.
+    """
+    manifest = read_manifest(Path(folder)) if folder else None
+    if manifest is not None:
+        verify(Path(folder), manifest)
+
+
 def _matters(name: str) -> bool:
     """Say whether a file may be read by mistake: not the manifest, nor what systems leave."""
     return name != MANIFEST and not Path(name).name.startswith(".")
@@ -287,7 +301,7 @@ class Store:
 
     def work(self, key: str, fingerprint: str) -> Path:
         """Return a folder that survives a kill, for parts of the artifact to come."""
-        path = self.root / ".work" / f"{key.replace('/', '-')}-{fingerprint}"
+        path = self.root / WORK / f"{key.replace('/', '-')}-{fingerprint}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -295,7 +309,7 @@ class Store:
     def publish(self, key: str, manifest: Manifest) -> Iterator[Path]:
         """Yield an empty folder to fill; on a clean exit it becomes the artifact ``key``."""
         final = self.path(key)
-        temporary = self.root / ".work" / f"new-{uuid.uuid4().hex}"
+        temporary = self.root / WORK / f"new-{uuid.uuid4().hex}"
         started = time.monotonic()
         try:
             with writing(final):
@@ -315,11 +329,10 @@ class Store:
                 (temporary / MANIFEST).write_text(json.dumps(complete, indent=1, default=str))
                 _settle(*files, temporary / MANIFEST, temporary)
                 swap(temporary, final)
-                _settle(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(
-            self.root / ".work" / f"{key.replace('/', '-')}-{manifest.fingerprint}",
+            self.root / WORK / f"{key.replace('/', '-')}-{manifest.fingerprint}",
             ignore_errors=True,
         )
 
@@ -347,15 +360,61 @@ def _settle(*paths: Path) -> None:
 
 
 def swap(temporary: Path, final: Path) -> None:
-    """Move ``temporary`` to ``final``; an old folder is moved away first, then deleted."""
+    """Move ``temporary`` to ``final`` and delete the old folder there.
+
+    Readers, and a kill, find the old or the new one there at any moment. Only where the system
+    cannot exchange two names at once is the old one first moved away, to ``old-...`` beside
+    ``temporary``.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
+    if not final.exists():
+        temporary.replace(final)
+        _settle(final.parent)
+        return
+    old = temporary
+    if not _exchange(temporary, final):
         old = temporary.with_name(f"old-{uuid.uuid4().hex}")
         final.replace(old)
         temporary.replace(final)
-        shutil.rmtree(old)
-    else:
-        temporary.replace(final)
+    _settle(final.parent)
+    shutil.rmtree(old)
+
+
+HERE, EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names by one call; False where the system or the disk has none."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    done: int = rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE)
+    return done == 0
+
+
+@contextmanager
+def replacing(out: Path, manifest: Manifest) -> Iterator[Path]:
+    """Yield an empty folder to fill; on a clean exit it is the artifact ``out``, of no run's store.
+
+    It is filled where no run that starts beside ``out`` clears leftovers; a second writer of
+    ``out`` waits. What a killed writer left is deleted by the next one, which first puts back an
+    older artifact that was moved away.
+    """
+    work = out.parent / WORK
+    try:
+        with alone(work / f"export-{out.name}") as aside:
+            for left in sorted(aside.iterdir()):
+                if left.name.startswith("old-") and not out.exists():
+                    left.replace(out)
+                shutil.rmtree(left, ignore_errors=True)
+            with Store(aside).publish(out.name, manifest) as folder:
+                yield folder
+            swap(aside / out.name, out)
+    finally:
+        with suppress(OSError):  # a run's, or another writer is at work
+            work.rmdir()
 
 
 # ---- large arrays: written in blocks, mapped instead of read ----------------------------------
@@ -394,6 +453,25 @@ def _whole(file: Path) -> Iterator[Path]:
             partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_record(file: Path, n_values: int) -> dict[str, list[Any]]:
+    """Read what this machine remembers, a JSON object of lists of ``n_values``.
+
+    It is only there to save time: where it is cut short or odd it counts as empty.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(
+        isinstance(entry, list) and len(entry) == n_values for entry in found.values()
+    ):
+        log(f"{file}: cannot be read, is made anew")
+        return {}
+    return found
 
 
 def write_rows(file: Path, name: str, rows: NDArray[np.float32]) -> None:
@@ -505,7 +583,7 @@ def read_part(file: Path) -> dict[str, NDArray[Any]] | None:
         with safe_open(file, framework="numpy") as opened:
             about = opened.metadata() or {}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, TypeError):
+    except UNREADABLE:
         return None
     return arrays if about.get("sha256") == _hash_arrays(arrays) else None
 

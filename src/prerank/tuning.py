@@ -11,10 +11,12 @@ a method has a seed of its own, so it ends as an undisturbed one does.
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -308,8 +310,10 @@ def _mark(run: Run, name: str, pool: str, ranges: Mapping[str, Any]) -> str:
 
 
 def _storage(recipe: Recipe) -> Any:
-    optuna = _optuna()
-    return optuna.storages.RDBStorage(f"sqlite:///{(recipe.folder / STUDIES).resolve()}")
+    """Return the studies in the run's folder; no URL says where: `?`, `#` or `%` may be in it."""
+    file = (recipe.folder / STUDIES).resolve()
+    opened = partial(sqlite3.connect, file, check_same_thread=False)
+    return _optuna().storages.RDBStorage(f"sqlite:///{STUDIES}", {"creator": opened})
 
 
 def _optuna() -> Any:

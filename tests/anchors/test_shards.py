@@ -1,6 +1,7 @@
 """Many processes on one job, killed at will; full disks; bounded batches; bare catalogues."""
 
 import ast
+import json
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 
 from prerank import progress
 from prerank.anchors import beam, fused, trie
@@ -23,6 +25,7 @@ from prerank.anchors.model import SidLM, save
 from prerank.anchors.shards import Decoder, Job, claimed, main
 from prerank.anchors.tokens import SidTokens
 from prerank.errors import ArtifactError, ConfigError
+from prerank.store import read_part, write_part
 
 from .sid_world import dataset, folder, random_codes, random_lm, semantic_ids, unit_rows
 
@@ -118,6 +121,52 @@ def test_another_process_may_finish_the_job(model: Path, tmp_path: Path) -> None
     assert len(shards(tmp_path)) == 3
     with pytest.raises(ArtifactError, match="no decoding job"):
         main([str(tmp_path / "nowhere")])
+
+
+def test_damaged_and_foreign_shards_are_made_anew(model: Path, tmp_path: Path) -> None:
+    large = CONFIG.model_copy(update={"shard_users": 70})
+    work = folder(tmp_path / "work")
+    expected = generate(DATA, IDS, SPACE, model, large, 0, work)
+    whole = shards(work)
+    file = work / "anchors-00001.safetensors"
+    right = read_part(file)
+    assert right is not None
+    fewer = {n: v[:, :2] if v.ndim == 2 else v for n, v in right.items()}
+    for foreign in (
+        {n: v for n, v in right.items() if n != "leaf"},
+        {n: v for n, v in right.items() if n != "user"},
+        right | {"leaf": right["leaf"] + N_ITEMS},  # of a larger catalogue
+        right | {"leaf": right["logprob"]},
+        right | {"user": right["user"][::-1]},
+        fewer,
+    ):
+        write_part(file, foreign)
+        found = generate(DATA, IDS, SPACE, model, large, 0, work)
+        assert shards(work) == whole and found.codes.tobytes() == expected.codes.tobytes()
+    tensors = {"user": torch.zeros(3, dtype=torch.float8_e4m3fn)}  # no type of NumPy
+    for content in (b"", b"\0" * 99, whole[file.name][:-9], save_tensors(tensors)):
+        file.write_bytes(content)
+        assert read_part(file) is None
+        generate(DATA, IDS, SPACE, model, large, 0, work)
+        assert shards(work) == whole
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 1}', "5"])
+def test_a_folder_of_something_else_is_no_job(model: Path, tmp_path: Path, text: str) -> None:
+    job(model).save(tmp_path)
+    (tmp_path / "job.json").write_text(text)
+    with pytest.raises(ArtifactError, match="no decoding job"):
+        Job.load(tmp_path)
+    job(model).save(tmp_path)
+    write_part(tmp_path / "job.safetensors", {"user": np.zeros(3, np.int64)})
+    with pytest.raises(ArtifactError, match="KeyError"):
+        Job.load(tmp_path)
+    about = json.loads((tmp_path / "job.json").read_text())
+    job(model).save(tmp_path)
+    (tmp_path / "job.json").write_text(json.dumps(about | {"config": {"n_anchors": -1}}))
+    with pytest.raises(ConfigError, match="n_anchors") as told:
+        Job.load(tmp_path)
+    assert told.value.where == f"{tmp_path / 'job.json'} -> n_anchors"
 
 
 def test_a_full_disk_is_a_clear_error_and_costs_nothing_finished(

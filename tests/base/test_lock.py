@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prerank.errors import BusyError, ConfigError
-from prerank.lock import given_up_when_stopped, locked
+from prerank.lock import alone, given_up_when_stopped, locked
 
 HOLD = """
 import sys, time
@@ -89,4 +89,40 @@ def test_a_work_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 def test_a_place_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"), locked(tmp_path / "run"):
+        pass
+
+
+ALONE = """
+import os, sys
+from pathlib import Path
+from prerank.lock import alone
+for _ in range(40):
+    with alone(Path(sys.argv[1]) / ".work" / "mine") as folder:
+        mark = folder / str(os.getpid())
+        mark.mkdir()
+        assert [one.name for one in folder.iterdir()] == [mark.name], "not alone"
+"""
+
+
+def test_one_after_the_other_has_a_folder_alone_and_nothing_is_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ALONE, str(tmp_path)]
+    those = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [one.communicate()[1] for one in those] == [""] * 4
+    assert not list((tmp_path / ".work").iterdir())
+
+
+def test_what_a_killed_one_left_is_the_next_ones_and_a_run_leaves_it_alone(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from prerank.lock import alone\n"
+        "with alone(Path(sys.argv[1])) as folder: (folder / 'new-1').mkdir(); os._exit(9)"
+    )
+    folder = tmp_path / ".work" / "mine"
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
+    assert done.returncode == 9
+    with locked(tmp_path), alone(folder) as same:
+        assert [one.name for one in same.iterdir()] == ["new-1"]
+    assert [one.name for one in (tmp_path / ".work").iterdir()] == ["lock"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".work").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is a link"), alone(tmp_path / "run" / ".work" / "x"):
         pass

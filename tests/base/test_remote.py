@@ -27,7 +27,7 @@ from prerank.pipeline import run_recipe
 from prerank.recipe import STAGES, load_recipe
 from prerank.remote import Mirror, Place, RemoteStore, bring
 from prerank.sources import source_files
-from prerank.store import Manifest, fingerprint, load, save
+from prerank.store import Manifest, Store, fingerprint, load, save
 
 MARK = "0123456789abcdef"
 
@@ -111,6 +111,23 @@ def test_other_places_of_fsspec(scheme: str, tmp_path: Path) -> None:
     make(RemoteStore(tmp_path / "one", uri))
     two = RemoteStore(tmp_path / "two", uri)
     assert two.has("embeddings", MARK) and read(two) == 3
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_commands_take_a_uri_of_three_slashes(
+    tmp_path: Path, slash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = f"file://{tmp_path}/there/run"
+    make(RemoteStore(tmp_path / "one", uri))
+    for place, told in ((uri, '"key": "embeddings"'), (f"{uri}/embeddings", MARK)):
+        shown = CliRunner().invoke(app, ["show", place + slash, "--json"])
+        assert shown.exit_code == 0 and told in shown.stdout, shown.exception
+    for command in (["verify", uri], ["export", uri, "--out", "b"], ["skew", uri]):
+        refused = CliRunner().invoke(app, command).exception  # there is no recipe.toml
+        assert isinstance(refused, ConfigError) and refused.what == "no run here", command
+    compared = CliRunner().invoke(app, ["compare", uri]).exception
+    assert isinstance(compared, ArtifactError) and compared.where.endswith("/report")
 
 
 def test_without_a_manifest_nothing_is_there(bucket: str, tmp_path: Path) -> None:
@@ -202,8 +219,68 @@ def test_a_reader_whose_files_are_replaced_starts_again(bucket: str, tmp_path: P
     old = two.published("embeddings")
     assert old is not None
     make(one, 5)
-    two._fetch("embeddings", old)  # its generation was deleted
+    two.fetch("embeddings", old)  # its generation was deleted
     assert read(two) == 5
+
+
+READER = """
+import sys
+from pathlib import Path
+from prerank.remote import bring
+from prerank.store import Store
+uri, folder = sys.argv[1], Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+bring(uri, folder)
+for number in range(12):
+    Store(folder).checked(f"e{number}")
+"""
+
+
+def test_many_processes_that_fetch_one_run_at_once_all_have_it(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/there/run"
+    for number in range(12):
+        with RemoteStore(tmp_path / "one", uri).publish(f"e{number}", manifest()) as out:
+            save(out, embeddings(40))
+    command = [sys.executable, "-c", READER, uri, str(tmp_path / "two")]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    readers = [subprocess.Popen(command, text=True, **pipes) for _ in range(6)]
+    for reader in readers:
+        assert reader.stdout.readline() == "ready\n"
+    for reader in readers:
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
+    assert [reader.communicate()[1] for reader in readers] == [""] * 6
+    assert [reader.returncode for reader in readers] == [0] * 6
+    assert not list((tmp_path / "two" / ".work").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "no manifest", "half a manifest"])
+def test_what_is_not_whole_here_is_fetched_again(tmp_path: Path, damage: str) -> None:
+    """A local copy of what lies at a URI is no reason to stop."""
+    uri = f"memory://{tmp_path.name}"
+    make(RemoteStore(tmp_path / "one", uri))
+    two = RemoteStore(tmp_path / "two", uri)
+
+    def harm() -> None:
+        file = two.checked("embeddings", MARK) / "vectors.safetensors"
+        if damage == "missing":
+            file.unlink()
+        elif damage == "damaged":
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+        elif damage == "no manifest":
+            (file.parent / "manifest.json").unlink()
+        else:
+            (file.parent / "manifest.json").write_text("{")
+
+    harm()
+    assert two.manifest("embeddings") is not None
+    assert read(two) == 3
+    harm()
+    here = bring(uri, two.root)
+    assert len(load(Store(here).checked("embeddings"), ItemEmbeddings).vectors) == 3
+    harm()
+    assert len(load(bring(f"{uri}/embeddings", two.root), ItemEmbeddings).vectors) == 3
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "/etc/x", "a/../../out.txt"])
@@ -283,6 +360,27 @@ def test_logs_are_listed_like_a_local_folder_and_fetched_once(bucket: str, tmp_p
     changed.delete()
     remote.fetch_folder(f"{bucket}/logs", tmp_path / "here")
     assert not (here / "exposures" / "0.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"items.csv": 5}', '{"items.csv": [1]}', '{"../precious": [1, "2"]}']
+)
+def test_an_odd_memory_of_fetched_logs_is_made_anew(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("prerank.store.log", said.append)
+    uri, here = f"memory://{tmp_path.name}-logs", tmp_path / "cache" / "logs"
+    (Place(uri) / "items.csv").write(b"item\na\n")
+    remote.fetch_folder(uri, here)
+    whole = (here / ".fetched.json").read_text()
+    (here / ".fetched.json").write_text(text)
+    (tmp_path / "cache" / "precious").write_text("not ours")
+    assert (remote.fetch_folder(uri, here) / "items.csv").read_text() == "item\na\n"
+    assert (here / ".fetched.json").read_text() == whole
+    assert (tmp_path / "cache" / "precious").read_text() == "not ours"
+    assert len(said) == ("precious" not in text)
+    assert sorted(path.name for path in here.parent.iterdir()) == ["logs", "precious"]
 
 
 def test_messages_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,16 @@ def test_hashes_are_remembered_while_size_and_moment_stay(
     os.utime(log)
     assert source_files(str(log.parent), folder, []) == made
     assert json.loads((folder / ".work" / "sources.json").read_text()) == {}
-    (folder / ".work" / "sources.json").write_text("no json")
-    assert source_files(str(log.parent), folder, []) == made
+    for text in (
+        "no json",
+        "",
+        "[1]",
+        f'{{"{log}": 1}}',
+        f'{{"{log}": [1, 2]}}',
+        '{"a": [1, 2, {}]}',
+    ):
+        (folder / ".work" / "sources.json").write_text(text)
+        assert source_files(str(log.parent), folder, []) == made
 
 
 def test_what_runs_write_is_no_log(tmp_path: Path) -> None:

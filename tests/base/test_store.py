@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from prerank import artifacts as a
 from prerank import store as stores
 from prerank.errors import ArtifactError, SchemaError, StaleArtifactError
+from prerank.lock import locked
 from prerank.store import MANIFEST, Manifest, Store
 from tiny import anchors, dataset, labels
 
@@ -174,6 +178,108 @@ def test_publish_replaces(tmp_path: Path) -> None:
     _publish(store)
     path = _publish(store, "new")
     assert (path / "data.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_what_is_replaced_is_deleted(
+    tmp_path: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(stores, "_exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which").write_text(name)
+    stores.swap(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "which").read_text() == "new"
+
+
+def test_a_reader_never_finds_nothing_while_an_artifact_is_replaced(tmp_path: Path) -> None:
+    final, over, missed = tmp_path / "final", threading.Event(), []
+    final.mkdir()
+
+    def look() -> None:
+        while not over.is_set():
+            if not final.exists():
+                missed.append(1)
+
+    if not stores._exchange(_folder(tmp_path / "one"), _folder(tmp_path / "two")):
+        pytest.skip("this disk cannot exchange two names")
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(300):
+        stores.swap(_folder(tmp_path / f"new-{number}"), final)
+    over.set()
+    reader.join()
+    assert not missed
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+REPLACE = """
+import os, sys
+from pathlib import Path
+from prerank import store
+from prerank.store import Manifest
+out, dies = Path(sys.argv[1]), sys.argv[2]
+exchange, replace = store._exchange, Path.replace
+
+def exchanged(one, other):
+    if dies == "before":
+        os._exit(9)
+    done = dies != "between" and exchange(one, other)
+    if dies == "after":
+        os._exit(9)
+    return done
+
+def replaced(one, other):
+    if dies == "between" and one.parent.name == "export-bundle":
+        os._exit(9)  # the old one is away
+    return replace(one, other)
+
+store._exchange, Path.replace = exchanged, replaced
+with store.replacing(out, Manifest("export", sys.argv[3], {}, 0, {})) as folder:
+    (folder / "which").write_text(sys.argv[3])
+    if dies == "filling":
+        os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("dies", ["filling", "before", "between", "after"])
+def test_killed_while_a_bundle_is_replaced_the_old_or_the_new_one_is_there(
+    tmp_path: Path, dies: str
+) -> None:
+    out = tmp_path / "bundle"
+
+    def write(mark: str, dies: str = "") -> int:
+        command = [sys.executable, "-c", REPLACE, str(out), dies, mark]
+        return subprocess.run(command, check=False).returncode
+
+    assert write("old") == 0 and [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert write("new", dies) == 9
+    with locked(tmp_path):  # a run that starts in the same folder clears its own leftovers only
+        pass
+    if dies == "between":
+        assert not out.exists()  # the next writer puts the old one back, before anything else
+        with pytest.raises(KeyboardInterrupt), stores.replacing(out, Manifest("", "", {}, 0, {})):
+            raise KeyboardInterrupt
+    found = stores.read_manifest(out)
+    assert found is not None and found.fingerprint == ("new" if dies == "after" else "old")
+    stores.verify(out, found)
+    assert write("newer") == 0
+    assert (out / "which").read_text() == "newer"
+    assert [path.name for path in (tmp_path / ".work").iterdir()] == ["lock"]
+
+
+def test_a_run_that_starts_beside_an_export_does_not_disturb_it(tmp_path: Path) -> None:
+    with stores.replacing(tmp_path / "bundle", Manifest("export", "mark", {}, 0, {})) as folder:
+        with locked(tmp_path):
+            assert folder.is_dir()
+        (folder / "which").write_text("whole")
+    assert (tmp_path / "bundle" / "which").read_text() == "whole"
 
 
 def test_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:

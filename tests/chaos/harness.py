@@ -88,20 +88,22 @@ def make_stale(folder: Path) -> None:
         file.write_text(json.dumps({**values, "fingerprint": "of another recipe"}))
 
 
-def campaign(zygote: Zygote, out: Path, kills: Sequence[str | float], truth: Path) -> Outcome:
+def campaign(
+    zygote: Zygote, out: Path, kills: Sequence[str | float], truth: Path, **ask: Any
+) -> Outcome:
     """Kill a run at each of ``kills``, in their order, then let it end; compare with ``truth``.
 
-    A kill is the name of a moment, or the seconds after which the run dies.
+    A kill is the name of a moment, or the seconds after which the run dies. ``ask``: of every run.
     """
     found, folder = Outcome(), out / "small"
     for kill in kills:
-        ask = {"kill_at": kill} if isinstance(kill, str) else {"kill_after": kill}
-        status = zygote.run(out, **ask)
+        when = {"kill_at": kill} if isinstance(kill, str) else {"kill_after": kill}
+        status = zygote.run(out, **when, **ask)
         assert status in (0, -9), zygote.log
         (found.kills if status == -9 else found.not_reached).append(str(kill))
         if folder.exists():
             check_whole(folder)
-    status = zygote.run(out)
+    status = zygote.run(out, **ask)
     assert status == 0, zygote.log
     check_whole(folder)
     found.same_fingerprints = fingerprints(folder) == fingerprints(truth)

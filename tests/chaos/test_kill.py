@@ -70,19 +70,29 @@ def test_killed_at_any_moment_it_ends_alike(
     assert found.left_over == []
 
 
-def test_killed_while_an_older_artifact_is_replaced(
-    zygote: Zygote, truth: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    """Between two renames the old artifact is away and the new one not there yet."""
-    shutil.copytree(truth[0], tmp_path / "small")
-    make_stale(tmp_path / "small")
-    kills = [
-        "after folder old [dataset]",  # the old one has been moved aside
+REPLACING = {
+    True: [
+        "before exchange [dataset]",
+        "after exchange [semantic_ids]",  # the old one lies under the temporary name
+        "after exchange [report]",
+    ],
+    False: [
+        "after folder old [dataset]",  # the old one has been moved aside, the new one not there yet
         "before folder new [semantic_ids]",
         "before folder old [anchors/llm]",
         "after folder new [report]",
-    ]
-    found = campaign(zygote, tmp_path, kills, truth[0])
+    ],
+}
+"""Whether the disk can exchange two names -> moments at which an artifact is replaced."""
+
+
+@pytest.mark.parametrize("exchange", REPLACING)
+def test_killed_while_an_older_artifact_is_replaced(
+    zygote: Zygote, truth: tuple[Path, list[str]], tmp_path: Path, exchange: bool
+) -> None:
+    shutil.copytree(truth[0], tmp_path / "small")
+    make_stale(tmp_path / "small")
+    found = campaign(zygote, tmp_path, REPLACING[exchange], truth[0], exchange=exchange)
     assert not found.not_reached
     assert found.same_fingerprints and found.same_bytes and not found.left_over
 

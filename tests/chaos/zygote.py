@@ -6,7 +6,8 @@ a real one. Nothing may be computed here before a fork: thread pools do not surv
 A line is a JSON object: ``argv``; ``kill_at``: the name of the moment at which the child kills
 itself; ``signal``: by which signal (9); ``kill_after``: seconds after which it is killed from
 outside; ``moments``: a file to write the names of all moments to; ``clock``: "back" lets the
-system's clock go backwards. The answer is one line: the status, negative for a signal.
+system's clock go backwards; ``exchange``: false for a disk that cannot exchange two names. The
+answer is one line: the status, negative for a signal.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Moments:
         if self.wanted == name:
             os.kill(os.getpid(), self.number)
 
-    def watch(self) -> None:
+    def watch(self, can_exchange: bool) -> None:
         """Put a moment before and after each stage, file that appears, and half a text."""
         from prerank import pipeline, store
 
@@ -94,6 +95,15 @@ class Moments:
             swap(temporary, final)
             self.pass_("published")
 
+        exchange = store._exchange
+
+        def watched_exchange(one: Path, other: Path) -> bool:
+            self.pass_("before exchange")
+            done = can_exchange and exchange(one, other)
+            self.pass_("after exchange")
+            return done
+
+        store._exchange = watched_exchange
         Path.replace = watched_replace  # type: ignore[method-assign,assignment]
         Path.write_text = watched_write  # type: ignore[method-assign,assignment]
         store.swap = watched_swap
@@ -123,7 +133,7 @@ def child(ask: dict[str, Any]) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     moments = Moments(ask.get("kill_at"), ask.get("signal", signal.SIGKILL), ask.get("moments"))
-    moments.watch()
+    moments.watch(ask.get("exchange", True))
     if ask.get("clock") == "back":
         set_back()
     sys.argv = ["prerank", *ask["argv"]]

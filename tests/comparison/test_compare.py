@@ -26,7 +26,7 @@ from prerank.evaluation.view import view
 from prerank.lock import locked
 from prerank.pipeline import Run
 from prerank.plan import REVISIONS
-from prerank.recipe import MethodConfig, Recipe, TuneConfig, load_recipe
+from prerank.recipe import MethodConfig, Recipe, TuneConfig, load_recipe, parse_recipe
 from prerank.store import read_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,6 +252,21 @@ def test_methods_try_the_same_settings(recipe: Recipe, folder: Path) -> None:
     for key in found:
         tried = {params[key] for params in second.values() if key in params}
         assert len(tried) == 1, f"{key}: methods try different values in one trial"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%3fb", "a{b}", "ü b"])
+def test_the_studies_lie_in_the_runs_folder_whatever_it_is_called(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    tuned = parse_recipe({"out": name, "name": "tiny"})
+    storage = tuning._storage(tuned)
+    optuna.create_study(storage=storage, study_name="one")
+    again = optuna.load_study(storage=tuning._storage(tuned), study_name="one")
+    assert again.study_name == "one"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == [tmp_path / name / "tiny" / "tuning.db"]
 
 
 def test_startup_settings_cover_every_range() -> None:

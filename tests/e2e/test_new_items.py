@@ -1,5 +1,6 @@
 """New items become reachable anchors without retraining: append, then generate as before."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from prerank.anchors.generate import generate
 from prerank.anchors.model import SidLM, save
 from prerank.anchors.tokens import SidTokens
 from prerank.embeddings.vectors import unit_rows
-from prerank.errors import ConfigError
+from prerank.errors import ArtifactError, ConfigError
 from prerank.pipeline import run_recipe
 from prerank.recipe import parse_recipe
 from prerank.semantic_ids.config import TokenizeConfig
@@ -142,3 +143,10 @@ def test_a_later_run_reuses_the_anchor_model_of_an_earlier_one(tmp_path: Path) -
     assert fresh <= written
     with pytest.raises(ConfigError, match="other codebooks"):
         generated("march", 60, finetune=reuse)
+    # A model to train on from is an artifact as well: its bytes are held against its manifest.
+    damaged = shutil.copytree(january / "anchor_model", tmp_path / "damaged")
+    (damaged / weights).write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
+    further = {"init": "checkpoint", "checkpoint": str(damaged)}
+    with pytest.raises(ArtifactError, match="damaged") as told:
+        generated("april", 60, finetune=further)
+    assert told.value.where == str(damaged / weights)

@@ -12,7 +12,7 @@ import pytest
 from malformed.told import told
 from prerank.data.config import PrepareConfig
 from prerank.data.prepare import prepare
-from prerank.data.tables import as_vectors
+from prerank.data.tables import as_vectors, read_frame
 
 SOUND = {
     "items.csv": "item,title,price\ni1,red,1\ni2,blue,2\ni3,green,\n",
@@ -70,6 +70,10 @@ CASES: dict[str, tuple[dict[str, str | bytes | None], str]] = {
     "JSON in place of a table": ({ITEMS: '{"item": 1}'}, ITEMS),
     "semicolons": ({EXPOSURES: SOUND[EXPOSURES].replace(",", ";")}, EXPOSURES),
     "tabs": ({EXPOSURES: SOUND[EXPOSURES].replace(",", "\t")}, EXPOSURES),
+    "a column twice": (header(EXPOSURES, "position", "click"), "exposures.csv -> click"),
+    "a feature twice": (header(ITEMS, "price", "title"), "items.csv -> title"),
+    "a row cut short": ({EXPOSURES: SOUND[EXPOSURES] + "r0,u1,i1,1700000000\n"}, "csv, row 11"),
+    "a file cut short": ({ITEMS: SOUND[ITEMS] + "i4,pink"}, "items.csv, row 4"),
     "no user column": (header(EXPOSURES, "user", "person"), "exposures.csv -> user"),
     "no item column": (header(EXPOSURES, "item", "video"), "exposures.csv -> item"),
     "capital letters": (header(EXPOSURES, "item", "Item"), "exposures.csv -> item"),
@@ -155,3 +159,19 @@ COLUMNS: dict[str, pl.Series] = {
 def test_vectors_that_cannot_be_are_named(case: str) -> None:
     with told("items.parquet -> vector"):
         as_vectors(COLUMNS[case].alias("vector"), Path("items.parquet"))
+
+
+def test_empty_values_blank_names_and_quotes_are_no_rows_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    for text, rows in (
+        ("a,b\n1,\n,\n", [("1", None), (None, None)]),
+        ("a,,\n1,2,\n", [("1", "2", None)]),  # what a spreadsheet leaves
+        ('a,b\n"x\ny\nz",\n1,2\n', [("x\ny\nz", None), ("1", "2")]),
+        ("a\n1\n\n2\n", [("1",), (None,), ("2",)]),
+    ):
+        file.write_text(text)
+        assert read_frame(file).rows() == rows
+    file.write_text("a,b\n" + "1,\n" * 9 + "1\n")
+    assert len(read_frame(file, rows=(3, 6))) == 6
+    with told("a.csv, row 10", about="got: 1 fields, and 1 such rows in all"):
+        read_frame(file, rows=(6, 9))

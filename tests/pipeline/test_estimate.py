@@ -108,6 +108,47 @@ def test_logs_are_counted_in_every_form_that_prepare_reads(tmp_path: Path) -> No
         assert (found.users, found.exposures, found.interactions) == (3, rows, clicks)
 
 
+def test_users_of_every_table_are_counted(tmp_path: Path) -> None:
+    pl.DataFrame({"item": ["a", "b"]}).write_parquet(tmp_path / "items.parquet")
+    for name, users in {
+        "exposures": [1, 2],
+        "candidates": [2, 3],
+        "interactions": [4, 4],
+        "users": [1, 5],
+    }.items():
+        pl.DataFrame({"user": users, "item": ["a", "b"]}).write_parquet(
+            tmp_path / f"{name}.parquet"
+        )
+    found = estimate.counts_of_logs(tmp_path, LogsConfig(), anchored=1.0)
+    assert (found.users, found.history) == (5, pytest.approx(2 / 5))
+
+
+def test_logs_are_large_where_prepare_takes_them_for_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interactions count, and so does whether there is a time."""
+    pl.DataFrame({"item": ["a", "b"]}).write_parquet(tmp_path / "items.parquet")
+    for name, n in {"exposures": 60, "interactions": 50}.items():
+        columns = {"user": [1] * n, "item": ["a"] * n, "time": [10**9] * n}
+        pl.DataFrame(columns).write_parquet(tmp_path / f"{name}.parquet")
+    monkeypatch.setattr("prerank.data.parted.is_large.__defaults__", (100,))
+    prepare = {"source": "logs", "path": str(tmp_path)}
+    recipe = parse_recipe({"out": str(tmp_path / "runs"), "prepare": prepare})
+    rates = json.loads(estimate.RATES.read_text())["rates"]
+
+    def rate() -> float:
+        found = estimate.estimate(recipe)["steps"][0]["rate"]
+        assert isinstance(found, float)
+        return found
+
+    assert rate() == rates["prepare_parts_rows_per_second"]
+    for name in ("exposures", "interactions"):
+        pl.read_parquet(tmp_path / f"{name}.parquet").drop("time").write_parquet(
+            tmp_path / f"{name}.parquet"
+        )
+    assert rate() == rates["prepare_rows_per_second"]
+
+
 def test_a_plug_in_is_reckoned_as_a_two_tower(tmp_path: Path) -> None:
     train = {"model": "plugin", "plugin": "some.where:build"}
     counts = estimate.Counts(100, 100, 1000, 0, 100, 3.0, "")
@@ -209,12 +250,13 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path) -> None:
 def test_a_large_log_costs_what_parts_cost(tmp_path: Path) -> None:
     logs = {"source": "logs", "path": str(tmp_path / "far")}
     recipe = parse_recipe({"prepare": logs, "methods": {"gpl-history": {"anchors": "history"}}})
-    given = {"users": 10**6, "items": 10**5, "exposures": 10**8, "history": 5.0}
+    given = {"items": 10**5, "history": 5.0}
     rates = json.loads(estimate.RATES.read_text())["rates"]
     machine = estimate.Machine(cores=64)
 
     def steps_of(rows: int) -> dict[str, dict[str, float]]:
-        found = estimate.estimate(recipe, given | {"exposures": rows}, machine)
+        size = {"exposures": rows, "users": rows // 100}
+        found = estimate.estimate(recipe, given | size, machine)
         return {step["stage"]: step for step in found["steps"]}
 
     large, small = steps_of(10**8), steps_of(10**5)

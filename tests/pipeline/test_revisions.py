@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from chaos.small import small_recipe
@@ -43,6 +45,69 @@ def test_a_stage_of_another_revision_is_made_anew_with_all_that_follows(
     run_recipe(recipe)
     again = Store(recipe.folder).manifest("labels/gpl")
     assert again is not None and again.revision == made.revision + 1
+
+
+def written_logs(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    n, rng = 200, np.random.default_rng(0)
+    pl.DataFrame({"item": [f"i{k}" for k in range(20)], "title": ["a", "b"] * 10}).write_csv(
+        folder / "items.csv"
+    )
+    pl.DataFrame(
+        {
+            "user": rng.integers(20, size=n),
+            "item": [f"i{k}" for k in rng.integers(20, size=n)],
+            "time": np.arange(n) * 1000 + 10**9,
+            "click": rng.integers(2, size=n),
+        }
+    ).write_csv(folder / "exposures.csv")
+    return folder
+
+
+def test_settings_that_decide_nothing_leave_all_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another spelling of the logs' place, and sections of sources that were not chosen."""
+    logs = written_logs(tmp_path / "logs")
+    monkeypatch.chdir(tmp_path)
+
+    def recipe(path: str, **more: object) -> Recipe:
+        prepare = {"source": "logs", "path": path, **more}
+        return parse_recipe({"out": str(tmp_path / "runs"), "prepare": prepare})
+
+    written = {path: marks(recipe(path))["dataset"] for path in ("logs", "logs/", str(logs))}
+    assert len(set(written.values())) == 3  # as ever, where no dataset is there yet
+    run_recipe(recipe("logs/"), ("prepare",))
+    before = marks(recipe("logs/"))
+    assert before["dataset"] == written["logs/"]
+    for path in ("logs", "./logs", f"{logs}/", str(tmp_path / "runs" / ".." / "logs")):
+        assert marks(recipe(path)) == before, path
+    assert marks(recipe("logs", world={"n_users": 7}, anime={"funnel": "rating"})) == before
+    again = run_recipe(recipe(str(logs), ratings={"threshold": 3}), ("prepare",))
+    assert [step["status"] for step in again] == ["done before"]
+    for more in ({"logs": {"time_unit": "s"}}, {"pools": {"n_negatives": 9}}):
+        assert marks(recipe("logs", **more))["dataset"] != before["dataset"]
+    logs.rename(tmp_path / "other")  # a data set has its folder's name
+    assert marks(recipe("other"))["dataset"] != before["dataset"]
+    (tmp_path / "other").rename(logs)
+    with (logs / "exposures.csv").open("a") as file:
+        file.write("1,i1,2000000000,1\n")
+    assert marks(recipe("logs"))["dataset"] != before["dataset"]
+
+
+def test_the_world_is_decided_by_its_own_settings(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    run_recipe(recipe, ("prepare",))
+    before = marks(recipe)
+
+    def changed(**more: object) -> bool:
+        values = recipe.prepare.model_dump() | more
+        return marks(recipe.model_copy(update={"prepare": type(recipe.prepare).parse(values)})) != (
+            before
+        )
+
+    assert not changed(games={"min_history": 3}) and not changed(split={"test_fraction": 0.2})
+    assert changed(world={**recipe.prepare.world.model_dump(), "n_items": 81})
 
 
 def test_other_weights_in_the_folder_of_a_model_are_noticed(tmp_path: Path) -> None:

@@ -129,11 +129,16 @@ def test_the_number_of_a_variant_wins_over_that_of_its_method() -> None:
 
 
 def test_more_anchors_than_beams_are_refused() -> None:
+    for anchors in ("llm", "llm+history", "shuffled"):
+        with pytest.raises(ConfigError, match="beam_width") as told:
+            with_methods(first={"anchors": "llm"}, gpl={"anchors": anchors, "n_anchors": 21})
+        assert told.value.where == "methods.gpl.n_anchors" and told.value.got == "21"
     with pytest.raises(ConfigError, match="beam_width"):
-        with_methods(gpl={"anchors": "llm", "n_anchors": 21})
-    with pytest.raises(ConfigError, match="beam_width"):
+        parse_recipe({"generate": {"n_anchors": 21, "beam_width": 20}})
+    with pytest.raises(ConfigError, match=r"'gpl' .* beams") as told:
         narrow = {"narrow": {"generate": {"beam_width": 10}}}
         with_methods(narrow, gpl={"anchors": "llm", "n_anchors": 15})
+    assert told.value.where == "variants.narrow.generate"
     assert with_methods(gpl={"anchors": "history", "n_anchors": 21})  # needs no beams
 
 

@@ -318,6 +318,8 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
     "empty CSV": ("empty.csv", b"", "cannot be read"),
     "header only": ("header.csv", b"user,item\n", "no rows"),
     "an id left out": ("short.csv", b"user,item\n1,2\n,3\n", "row 2"),
+    "a column twice": ("twice.csv", b"user,item,user\n1,2,3\n", "stands in the header twice"),
+    "too few cells": ("cut.tsv", b"user\titem\tnote\n1\t2\ta\n3\t4\n", "row 2"),
     "too many cells": ("long.csv", b"user,item\n1,2\n1,2,3,4\n", "cannot be read"),
     "UTF-16": ("wide.csv", "user,item\n1,2\n".encode("utf-16"), ""),
     "a glob of nothing": ("day-*.parquet", None, "no table here"),

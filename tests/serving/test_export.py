@@ -322,6 +322,17 @@ def test_failed_export_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_older_bundle_is_replaced_and_a_link_to_one_stays_a_link(
+    bundle: Bundle, run_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle.path, tmp_path / "bundle-1")
+    (tmp_path / "current").symlink_to("bundle-1")
+    made = export(load_trained(run_folder), tmp_path / "current", seconds_per_size=0)
+    assert made.fingerprint == Bundle.read(tmp_path / "bundle-1").fingerprint != bundle.fingerprint
+    assert (tmp_path / "current").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle-1", "current"]
+
+
 def test_unknown_method_seed_and_run(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such method") as told:
         load_trained(run_folder, "kd")

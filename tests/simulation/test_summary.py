@@ -42,7 +42,6 @@ def test_lift_is_paired_inside_a_replication() -> None:
     assert lift is not None and lift.value == pytest.approx(10)
     # Levels differ fourfold between replications, lifts do not: the interval is a point.
     assert lift.low == pytest.approx(10) and lift.high == pytest.approx(10)
-    assert lift.excludes_zero
     assert lines["base", "ctr"].lift is None
     assert lines["arm", "ctr"].level.value == pytest.approx(0.275)
     assert lines["arm", "new_discovered"].level.value is None  # no new item at all

@@ -172,8 +172,12 @@ class GenerateConfig(Config):
         grown = (self.beam_width * self.beam_growth**level for level in range(n_levels))
         return tuple(int(width) for width in grown)
 
+    def has_beams(self, n_anchors: int) -> bool:
+        """Say whether there may be so many anchors; where the width grows the levels tell."""
+        return self.beam_growth > 1 or n_anchors <= self.beam_width
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.beam_growth == 1 and self.n_anchors > self.beam_width:
+        if not self.has_beams(self.n_anchors):
             raise ValueError("`n_anchors` must not exceed `beam_width` when the width is constant")
         return self

@@ -34,7 +34,7 @@ from prerank.anchors.shards import (
 )
 from prerank.anchors.trie import Trie
 from prerank.artifacts import Dataset, FloatArray, InterestAnchors, ItemEmbeddings, SemanticIds
-from prerank.errors import ConfigError
+from prerank.errors import ArtifactError, ConfigError
 from prerank.progress import log
 from prerank.spread import Spread, here
 
@@ -75,11 +75,8 @@ def generate(
     trie = trie_of(semantic_ids, embeddings)
     config = config.of_source(source)
     job = make_job(dataset, semantic_ids, model_dir, config, seed)
-    todo = [
-        number
-        for number, shard in enumerate(job.shards)
-        if read_shard(shard_file(work, number), shard) is None
-    ]
+    made = _finished(job, work, trie)
+    todo = [number for number, shard in enumerate(made) if shard is None]
     n_processes = max(1, min(workers, len(todo)))
     if spread is not here:
         decode_elsewhere(job, todo, work, spread)
@@ -90,9 +87,27 @@ def generate(
             job.save(work)
             with _helpers(work, decoder, n_processes - 1):
                 work_through(decoder, work)
-    parts = [read_shard(shard_file(work, n), shard) or {} for n, shard in enumerate(job.shards)]
+    parts = [_whole(work, number, shard) for number, shard in enumerate(_finished(job, work, trie))]
     vectors_SD = bucket_vectors(trie, embeddings)
     return _assemble(parts, len(dataset.users), config.n_anchors, trie, vectors_SD, source)
+
+
+def _finished(job: Job, work: Path, trie: Trie) -> Iterator[Shard | None]:
+    """Yield every shard of a job, None where it is not finished."""
+    about = (job.config.n_anchors, trie.n_leaves)
+    for number, users in enumerate(job.shards):
+        yield read_shard(shard_file(work, number), users, *about)
+
+
+def _whole(work: Path, number: int, shard: Shard | None) -> Shard:
+    if shard is None:
+        raise ArtifactError(
+            "a finished shard of anchors has been changed",
+            where=str(shard_file(work, number)),
+            must="as it was written",
+            hint="run the same command again: it is made anew",
+        )
+    return shard
 
 
 def make_job(
@@ -170,7 +185,7 @@ def _require_enough_beams(config: GenerateConfig, n_levels: int) -> None:
             where="generate.n_anchors",
             must=f"at most {last}, the beams of the last level",
             got=config.n_anchors,
-            hint="raise beam_width or beam_growth",
+            hint="raise beam_width or beam_growth; the largest n_anchors of a method counts",
         )
 
 

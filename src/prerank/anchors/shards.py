@@ -41,7 +41,7 @@ from prerank.anchors.tokens import SidTokens
 from prerank.anchors.trie import LevelTable, Trie, level_tables
 from prerank.artifacts import IntArray
 from prerank.devices import resolve_device
-from prerank.errors import ArtifactError
+from prerank.errors import ArtifactError, first_line
 from prerank.lock import die_with
 from prerank.progress import log, silence, track
 from prerank.spread import Arrays, Spread
@@ -50,6 +50,7 @@ from prerank.store import read_part, write_part, write_whole
 Shard = dict[str, NDArray[Any]]
 PRIOR_COUNT = 5.0
 """Occurrences added to each semantic ID's own: a rare one must not be preferred for its rarity."""
+PLACES = ("leaf", "logprob", "logprob_legal")
 JOB_JSON, JOB_ARRAYS = "job.json", "job.safetensors"
 WAIT_S = 0.2
 
@@ -107,22 +108,23 @@ class Job:
             arrays = read_part(folder / JOB_ARRAYS)
             if arrays is None:
                 raise ValueError(f"{JOB_ARRAYS} is absent or damaged")
-        except (OSError, ValueError, SafetensorError) as error:
+            return cls(
+                Path(about["model"]),
+                GenerateConfig.parse(about["config"], where=str(folder / JOB_JSON)),
+                Sequences(arrays["item"], arrays["offsets"]),
+                arrays["users"],
+                arrays["codes"],
+                tuple(about["codebook_sizes"]),
+                arrays["frequency"],
+            )
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise ArtifactError(
                 "the folder holds no decoding job",
                 where=str(folder),
-                got=error,
+                must=f"{JOB_JSON} and {JOB_ARRAYS}, as `prerank generate` wrote them",
+                got=f"{type(error).__name__}: {first_line(error)[:200]}",
                 hint="`prerank generate` makes one in its run's folder, under .work/",
             ) from None
-        return cls(
-            Path(about["model"]),
-            GenerateConfig.parse(about["config"]),
-            Sequences(arrays["item"], arrays["offsets"]),
-            arrays["users"],
-            arrays["codes"],
-            tuple(about["codebook_sizes"]),
-            arrays["frequency"],
-        )
 
     def bonus(self, trie: Trie) -> tuple[NDArray[np.float32], ...] | None:
         """Return what popularity takes off the rank of each child of the trie; None: nothing.
@@ -224,11 +226,16 @@ def shard_file(folder: Path, number: int) -> Path:
     return folder / f"anchors-{number:05d}.safetensors"
 
 
-def read_shard(file: Path, users: NDArray[np.int64]) -> Shard | None:
-    """Return the finished shard of ``users``; None if absent, damaged or of other users."""
+def read_shard(file: Path, users: NDArray[np.int64], n_anchors: int, n_leaves: int) -> Shard | None:
+    """Return the finished shard of ``users``; None if it is absent, damaged or another job's."""
     shard: Shard | None = read_part(file)
-    same = shard is not None and "user" in shard and np.array_equal(shard["user"], users)
-    return shard if same else None
+    if shard is None or not np.array_equal(shard.get("user", ()), users):
+        return None
+    shape = (len(users), n_anchors)
+    if not all(name in shard and shard[name].shape == shape for name in PLACES):
+        return None
+    leaf = shard["leaf"]
+    return shard if leaf.dtype.kind == "i" and leaf.max(initial=-1) < n_leaves else None
 
 
 def work_through(decoder: Decoder, folder: Path) -> None:
@@ -278,10 +285,11 @@ def _ready(job: Job, files: Arrays) -> Callable[[Arrays], Arrays]:
 def _finish(decoder: Decoder, folder: Path, number: int, users: NDArray[np.int64]) -> bool:
     """Make shard ``number`` unless it stands; False if another process is at it."""
     file = shard_file(folder, number)
-    if read_shard(file, users) is not None:
+    about = (users, decoder.job.config.n_anchors, decoder.trie.n_leaves)
+    if read_shard(file, *about) is not None:
         return True
     with claimed(file.with_suffix(".claim")) as is_ours:
-        if is_ours and read_shard(file, users) is None:
+        if is_ours and read_shard(file, *about) is None:
             _write(file, decoder.decode_shard(users))
     return is_ours
 

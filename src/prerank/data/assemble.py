@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import unescape
 from typing import Any
 
@@ -109,10 +109,6 @@ class Logs:
     stages: tuple[str, ...] = ("recalled",)
     cuts: Cuts = NO_CUTS
     notes: tuple[str, ...] = ()
-
-    def with_notes(self, *notes: str) -> Logs:
-        """Return the logs with more notes."""
-        return replace(self, notes=self.notes + notes)
 
 
 def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> Dataset:

@@ -260,3 +260,9 @@ class PrepareConfig(Config):
     )
     recflow: RecFlowConfig = Field(default_factory=RecFlowConfig, description="RecFlow.")
     taobao_mm: TaobaoMmConfig = Field(default_factory=TaobaoMmConfig, description="Taobao-MM.")
+
+
+def own_section(source: str) -> str:
+    """Return the name of the section that ``source`` alone reads; not every source has one."""
+    shared = {"recbole": "ratings", "movielens": "ratings"}
+    return shared.get(source, source.replace("-", "_"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,8 +22,10 @@ from prerank.errors import DataError, first_line
 # From 1973 on, each range holds the moments of one unit only.
 UNIT_RANGES = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 ROW = "row in the file"
+PACKED = (".gz", ".zst")
 ID_LENGTH = 512
 END_OF_INT32 = 2.0**31
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 NO_TEXT = (pl.Binary, pl.Duration)
 TO_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000_001}
@@ -83,23 +87,80 @@ class Files:
 Where = Path | Rows | Files
 
 
+def _kind(file: Path) -> str:
+    """Return a file's suffix; of a packed CSV, which polars unpacks by itself, that of the CSV."""
+    plain = file.with_suffix("") if file.suffix.lower() in PACKED else file
+    return plain.suffix.lower()
+
+
 def scan_file(file: Path) -> pl.LazyFrame:
     """Return a file as a query; the columns of CSV, plain or packed, are text.
 
     Raises:
-        DataError: the file is missing.
+        DataError: the file is missing, or a header names a column twice.
     """
     if not file.is_file():
         raise DataError("the file is not there", where=str(file), hint="check `prepare.path`")
-    # Polars unpacks CSV itself, all of it before the first row.
-    plain = file.with_suffix("") if file.suffix.lower() in (".gz", ".zst") else file
-    suffix = plain.suffix.lower()
+    suffix = _kind(file)
     if suffix in (".feather", ".arrow", ".ipc"):
         return pl.scan_ipc(file)
-    if suffix in (".csv", ".tsv"):
-        separator = "\t" if suffix == ".tsv" else ","
-        return pl.scan_csv(file, separator=separator, infer_schema=False)
-    return pl.scan_parquet(file)
+    separator = SEPARATORS.get(suffix)
+    if separator is None:
+        return pl.scan_parquet(file)
+    _require_distinct_header(file, separator)
+    return pl.scan_csv(file, separator=separator, infer_schema=False)
+
+
+def _require_distinct_header(file: Path, separator: str) -> None:
+    """Raise DataError where a CSV file names a column twice: polars renames the second one."""
+    about: dict[str, Any] = {"separator": separator, "infer_schema": False, "has_header": False}
+    names = pl.scan_csv(file, n_rows=1, **about).collect().row(0)
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"column `{twice[0]}` stands in the header twice",
+            where=f"{file} -> {twice[0]}",
+            must="each name once",
+            hint="rename or drop one of the two",
+        )
+
+
+def _require_whole_rows(file: Path, frame: pl.DataFrame, first: int) -> None:
+    """Raise DataError at a row of a CSV file with fewer fields than the header.
+
+    Polars fills it up with nulls, which would pass for values that are not known. Lines are taken
+    for rows, so a file with quotes, where one value may have several lines, is not looked at.
+
+    Args:
+        frame: the rows of the file from ``first`` on, all columns.
+    """
+    if frame.width < 2 or not frame[:, -1].null_count() or _has_quotes(file, file.stat().st_mtime):
+        return
+    fields = pl.first().str.count_matches(SEPARATORS[_kind(file)], literal=True).fill_null(0) + 1
+    found = _lines(file).slice(first, len(frame)).select(n=fields).collect()["n"]
+    short = found < frame.width
+    if len(found) == len(frame) and short.any():
+        row = int(short.arg_max() or 0)
+        raise DataError(
+            "a row has fewer fields than the header",
+            where=f"{file}, row {first + row + 1}",
+            must=f"{frame.width} fields",
+            got=f"{found[row]} fields, and {short.sum()} such rows in all",
+            hint="the file may be cut short; leave a value that is not known empty",
+        )
+
+
+@lru_cache(maxsize=256)
+def _has_quotes(file: Path, _changed: float) -> bool:
+    found = _lines(file).select(pl.first().str.contains('"', literal=True).any())
+    return bool(found.collect(engine="streaming").item())
+
+
+def _lines(file: Path) -> pl.LazyFrame:
+    """Return the lines below the header as a query of one column."""
+    return pl.scan_csv(
+        file, separator="\x01", quote_char=None, infer_schema=False, truncate_ragged_lines=True
+    )
 
 
 @contextmanager
@@ -130,7 +191,8 @@ def read_frame(
     never is in memory, and no row at all is legal.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, or lacks a column.
+        DataError: the file is missing, unreadable, empty, or lacks a column; a header names one
+            twice, or a row of CSV has fewer fields than the header.
     """
     with sound(file):
         lazy = scan_file(file)
@@ -151,6 +213,8 @@ def read_frame(
             found = numbered.join(keys.lazy(), on=keys.columns, how="semi")
             return found.collect(engine="streaming").sort(ROW).drop(ROW)
         frame = chosen.collect()
+        if _kind(file) in SEPARATORS and not columns:
+            _require_whole_rows(file, frame, rows[0] if rows else 0)
     if not len(frame):
         raise DataError("the table has no rows", where=str(file), must="at least one row")
     return frame

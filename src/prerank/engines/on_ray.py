@@ -226,6 +226,7 @@ def finetune(run: Run, step: Step, out: Path) -> None:
     if step.config["reuse"]:
         pipeline.finetune(run, step, out)
         return
+    store.require_whole(step.config["checkpoint"])
     parents = {"dataset": "dataset", "semantic_ids": run.parents(step, "tokenize")[0]}
     _fit(run, step, out, _finetune_loop, parents, dict(step.config))
 

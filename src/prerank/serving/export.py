@@ -169,7 +169,8 @@ def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bun
 
     Args:
         trained: see `load_trained`.
-        out: must not exist, or be an older bundle, which is replaced.
+        out: must not exist, or be an older bundle, which is replaced, or a link to one, which
+            stays a link.
         seconds_per_size: time spent on measuring the latency of each number of candidates.
 
     Raises:
@@ -177,7 +178,7 @@ def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bun
         ArtifactError: PyTorch and ONNX Runtime differ by more than 1e-4.
         MissingExtraError: the export extra is not installed.
     """
-    out = out.absolute()
+    out = out.resolve()
     _refuse_foreign(out)
     if trained.weightless:
         log(f"export: the labels of {trained.method} had no weight: it learned from clicks alone")
@@ -185,15 +186,8 @@ def export(trained: Trained, out: Path, *, seconds_per_size: float = 0.5) -> Bun
     decided = {"method": trained.method, "seed": trained.seed, "time": time.time_ns()}
     parents = {f"rankers/{trained.method}/seed{trained.seed}": trained.fingerprint}
     mark = stores.fingerprint(KIND, decided, trained.seed, parents)
-    store = Store(out.parent)
-    try:
-        manifest = Manifest(KIND, mark, decided, trained.seed, parents)
-        with store.publish(out.name, manifest) as folder:
-            _write(trained, folder, mark, seconds_per_size)
-    finally:
-        work = out.parent / ".work"
-        if work.is_dir() and not any(work.iterdir()):
-            work.rmdir()
+    with stores.replacing(out, Manifest(KIND, mark, decided, trained.seed, parents)) as folder:
+        _write(trained, folder, mark, seconds_per_size)
     return Bundle.read(out)
 
 

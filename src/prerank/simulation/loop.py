@@ -56,7 +56,7 @@ from prerank.recipe import MethodConfig, Recipe
 from prerank.semantic_ids.tokenize import tokenize
 from prerank.simulation.measures import Counts, Yardstick, count, final_counts, item_counts
 from prerank.simulation.shops import PRODUCTION, Market, open_market, with_history
-from prerank.store import read_part, write_part
+from prerank.store import read_part, require_whole, write_part
 
 if TYPE_CHECKING:
     from prerank.ranking.pre_ranker import PreRanker
@@ -340,6 +340,7 @@ class Replication:
         done = self.work / "anchor_model"
         if not done.exists():
             dataset = with_history(self.market.blank, self.start.past, self.market.first_day)
+            require_whole(self.recipe.finetune.checkpoint)
             out, work = self.work / "anchor_model.part", self.work / "finetune"
             out.mkdir(parents=True, exist_ok=True)
             work.mkdir(parents=True, exist_ok=True)

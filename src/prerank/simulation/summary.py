@@ -30,11 +30,6 @@ class Estimate:
     high: float | None
     n: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Say whether the interval leaves zero out."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 @dataclass(frozen=True)
 class Line:
