@@ -123,7 +123,8 @@ def test_unknown_users_and_items_are_flagged_and_counted(
         precision="float32",
     )
     strangers = found.filter(~pl.col("known_user")).group_by("item")  # one user to the model
-    assert strangers.agg(pl.col("logit").n_unique())["logit"].max() == 1
+    # Products of other shapes round otherwise, on some processors.
+    assert strangers.agg(pl.col("logit").max() - pl.col("logit").min())["logit"].max() < 1e-6
 
 
 def test_a_smaller_precision_is_close(bundle: Bundle, pairs: Path) -> None:
