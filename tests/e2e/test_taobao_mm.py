@@ -55,7 +55,7 @@ def test_the_recipe_finds_the_clusters_of_a_small_world_in_the_published_layout(
         for record in report.records
         if (record.pool, record.segment, record.metric) == ("unexposed-uniform", "all", "auc")
     }
-    # Histories are of the liked cluster: their cosine must tell liked items from random ones, though
-    # no clicked item of the pool stands in a history itself.
+    # Histories are of the liked cluster: their cosine must tell liked items from random ones, even
+    # though no clicked item of the pool stands in a history itself.
     assert auc["match history"] > 0.7
     assert auc["gpl"] is not None
