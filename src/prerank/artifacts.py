@@ -98,7 +98,7 @@ def places_of(offsets: TimeArray, rows: TimeArray | IntArray) -> tuple[TimeArray
     return np.arange(found[-1]) + shift, found
 
 
-def cuts_of(offsets: TimeArray, most: int) -> list[int]:
+def chunk_bounds(offsets: TimeArray, most: int) -> list[int]:
     """Cut lists that lie end to end into chunks of whole lists.
 
     Args:
@@ -756,7 +756,7 @@ class InterestAnchors:
             Which users these are, n of them; the (K, D) float32 vectors of all their anchors; and
             their (n + 1,) int64 offsets in these vectors.
         """
-        for first, end in pairwise(cuts_of(self.offsets, GATHERED_ROWS)):
+        for first, end in pairwise(chunk_bounds(self.offsets, GATHERED_ROWS)):
             offsets = self.offsets[first : end + 1]
             vectors = self.vectors_of(slice(offsets[0], offsets[-1]))
             yield slice(first, end), vectors, offsets - offsets[0]

@@ -143,8 +143,8 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
         notes.append("no time: exposures are split at random, histories are sets")
     period, cuts = _periods(shown, logs, split, seed)
     n_train, _, n_test = np.bincount(period, minlength=3).tolist()
-    n_test += sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
-    require_periods(n_train, n_test, given="split" in shown)
+    n_judged = sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
+    require_periods(n_train, n_test + n_judged, given="split" in shown)
     if logs.negatives is not None:
         luck = rng(seed, "simulated exposures")
         shown = simulated_exposures(shown, liked, period, len(items), logs.negatives, luck)
@@ -154,7 +154,7 @@ def assemble(logs: Logs, split: SplitConfig, pools: PoolsConfig, seed: int) -> D
     if not len(liked["user"]):
         require_clicks(n_training_clicks(exposures))
     by_period = known_by_period(exposures)
-    by_period[TEST] += sum(int((frame["split"] == TEST).sum()) for frame in logs.pools.values())
+    by_period[TEST] += n_judged
     notes += known_or_note(by_period)
     interactions, n_late = interactions_of(
         exposures, liked, cuts, logs.time_unit, logs.clicks_are_interactions

@@ -127,7 +127,7 @@ def sources(path: Path, config: PrepareConfig) -> list[Source]:
     found = []
     for spec in (shown, candidates_table(logs, timed), interactions_table(logs, timed)):
         files = table_files(path, spec.name, spec.table)
-        counted = Files.of(files)
+        counted = Files(tuple(files))
         found.append(Source(spec, counted.files, counted.rows))
     return found
 
@@ -431,7 +431,7 @@ def _name_request(shown: Source, mixed: pl.DataFrame) -> None:
     found = pl.concat(parts).sort("row")
     first = pl.col("user").first().over("request")
     odd = found.filter(pl.col("user") != first)
-    file, row = Files(shown.files, shown.rows).place(int(odd["row"][0]))
+    file, row = Files(shown.files).place(int(odd["row"][0]))
     ids = found.filter(pl.col("row") <= odd["row"][0])
     one_user_a_request(ids.select("request", "user"), Rows(file, row + 1 - len(ids)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +62,15 @@ class Files:
 
     Attributes:
         files: of a table.
-        rows: how many each holds.
     """
 
     files: tuple[Path, ...]
-    rows: tuple[int, ...]
 
-    @classmethod
-    def of(cls, files: Sequence[Path]) -> Files:
-        """Count the rows of files that can be read."""
-        counts = (scan_file(file).select(pl.len()).collect().item() for file in files)
-        return cls(tuple(files), tuple(map(int, counts)))
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """How many each holds; counted when asked for, as few complaints are made."""
+        counts = (scan_file(file).select(pl.len()).collect().item() for file in self.files)
+        return tuple(map(int, counts))
 
     def __str__(self) -> str:
         return str(self.files[0].parent if len(self.files) > 1 else self.files[0])

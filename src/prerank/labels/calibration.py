@@ -271,6 +271,14 @@ def folds_of_users(n_users: int, n_folds: int, rng: np.random.Generator) -> IntA
     return rng.permutation(np.arange(n_users) % n_folds).astype(np.int32)
 
 
+def counts_by_fold(dataset: Dataset, rows: TimeArray, fold: IntArray, n_folds: int) -> DoubleArray:
+    """Return (n_folds, I): how many of the exposures ``rows`` are of each fold's users and item."""
+    table, n_items = dataset.exposures, len(dataset.items)
+    cell = fold[table.user[rows]] * np.int64(n_items) + table.item[rows]
+    counts = np.bincount(cell, minlength=n_folds * n_items).astype(np.float64)
+    return counts.reshape(n_folds, n_items)
+
+
 def cross_fitted(
     score: FloatArray,
     click: NDArray[np.int8],

@@ -26,6 +26,7 @@ from prerank.labels.calibration import (
     LabelMap,
     PriorCounts,
     brier_skill,
+    counts_by_fold,
     cross_fitted,
     fit_map,
     folds_of_users,
@@ -41,7 +42,7 @@ from prerank.labels.confidence import combine, factors, of_pairs
 from prerank.labels.config import LabelConfig
 from prerank.labels.joint import (
     Space,
-    exposures_by_fold,
+    exposures_elsewhere,
     joint_scores,
     similarities,
 )
@@ -328,13 +329,13 @@ def _joint(
         # A ranker speaks too well of the rows that it was trained on.
         held = held.only(dataset.exposures.split[held.row] == VALIDATION)
 
-    shown_FI = exposures_by_fold(dataset, world.fold, config.n_folds)
+    elsewhere_FI = exposures_elsewhere(dataset, world.fold, config.n_folds)
 
     def space(user: IntArray, item: IntArray, time: TimeArray) -> Space:
         rising = [similarities(user, item, world.embeddings, world.anchors, world.pooling)]
         rising += [teacher(user, item, time)[:, None]] if teacher is not None else []
         near_NS = np.hstack(rising)
-        seen = np.log1p(shown_FI.sum(axis=0)[item] - shown_FI[world.fold[user], item])
+        seen = np.log1p(elsewhere_FI[world.fold[user], item])
         features = np.column_stack([near_NS, seen]).astype(np.float32)
         return Space(features, user, near_NS.shape[1])
 
@@ -378,14 +379,9 @@ def skill_of(held: HeldOut, counts: NDArray[np.float64], config: LabelConfig) ->
 def rate_counts(dataset: Dataset, fold: IntArray, n_folds: int) -> NDArray[np.float64]:
     """Return (2, n_folds, I): exposures and clicks before test, of each fold's users and item."""
     rows = dataset.exposures
-    known = (rows.split != TEST) & (rows.click >= 0)
-    n_items = len(dataset.items)
-    cell = fold[rows.user[known]] * np.int64(n_items) + rows.item[known]
-    size = n_folds * n_items
-    shown = np.bincount(cell, minlength=size)
-    clicks = np.bincount(cell, rows.click[known], minlength=size)
-    both = np.stack([shown.astype(np.float64), clicks])
-    return both.reshape(2, n_folds, n_items)
+    known = np.flatnonzero((rows.split != TEST) & (rows.click >= 0))
+    clicked = known[rows.click[known] == 1]
+    return np.stack([counts_by_fold(dataset, some, fold, n_folds) for some in (known, clicked)])
 
 
 def item_rate(counts: NDArray[np.float64], held: HeldOut) -> DoubleArray:

@@ -28,7 +28,7 @@ from prerank.artifacts import (
     TimeArray,
 )
 from prerank.errors import DataError
-from prerank.labels.calibration import LEAST_PROPENSITY, DoubleArray
+from prerank.labels.calibration import LEAST_PROPENSITY, DoubleArray, counts_by_fold
 from prerank.labels.matching import Pooling, match_pairs
 from prerank.progress import track
 
@@ -71,16 +71,15 @@ def similarities(
     return np.column_stack(found)
 
 
-def exposures_by_fold(dataset: Dataset, fold: IntArray, n_folds: int) -> TimeArray:
-    """Return (n_folds, I) int64: training exposures of each item to the users of each fold.
+def exposures_elsewhere(dataset: Dataset, fold: IntArray, n_folds: int) -> DoubleArray:
+    """Return (n_folds, I): training exposures of each item to users of all folds but this one.
 
-    What a row sees of its item are the other folds' exposures: with those of the same user among
-    them, of exposed rows alone, trees would tell exposed from unexposed by one more or less.
+    What a row sees of its item: with those of the same user among them, of exposed rows alone,
+    trees would tell exposed from unexposed by one more or less.
     """
-    rows, n_items = dataset.exposures, len(dataset.items)
-    train = rows.split == TRAIN
-    cell = fold[rows.user[train]] * np.int64(n_items) + rows.item[train]
-    return np.bincount(cell, minlength=n_folds * n_items).reshape(n_folds, n_items)
+    train = np.flatnonzero(dataset.exposures.split == TRAIN)
+    shown_FI = counts_by_fold(dataset, train, fold, n_folds)
+    return np.asarray(shown_FI.sum(axis=0) - shown_FI)
 
 
 def joint_scores(

@@ -25,7 +25,7 @@ from prerank.artifacts import (
     InterestAnchors,
     ItemEmbeddings,
     TimeArray,
-    cuts_of,
+    chunk_bounds,
 )
 from prerank.labels.config import LabelConfig
 from prerank.spread import Arrays, Spread, here
@@ -122,7 +122,7 @@ def match_pairs(
     """
     order = np.argsort(user, kind="stable")
     bounds = np.searchsorted(user[order], np.arange(anchors.n_users + 1)).astype(np.int64)
-    cuts = cuts_of(bounds, PAIRS_AT_ONCE)
+    cuts = chunk_bounds(bounds, PAIRS_AT_ONCE)
     ordered, share = item[order], None
     if pooling.pool == "probability-weighted":
         share = _shares(anchors)

@@ -87,7 +87,7 @@ def read_logs(path: Path, config: LogsConfig, split: SplitConfig) -> Logs:
     candidates = _events(path, config, catalog, notes, candidates_table(config, timed))
     interactions = _events(path, config, catalog, notes, interactions_table(config, timed))
     files = table_files(path, shown.name, shown.table)
-    one_user_a_request(exposures, Files.of(files))
+    one_user_a_request(exposures, Files(tuple(files)))
     strangers = 0
     if users is not None:
         known = exposures["user"].unique().is_in(users["user"].implode())
@@ -469,7 +469,7 @@ def read_items(path: Path, config: ItemTableConfig) -> tuple[pl.DataFrame, Float
         )
     _require_one_shape(frames, files)
     items = pl.concat(frames)
-    no_repeats(items["item"], Files(tuple(files), tuple(map(len, frames))), "an item id")
+    no_repeats(items["item"], Files(tuple(files)), "an item id")
     dims = sorted({v.shape[1] for v in vectors})
     if len(dims) > 1 or 0 < len(vectors) < len(frames):
         raise DataError(
@@ -505,7 +505,7 @@ def read_users(path: Path, config: FeatureTableConfig) -> pl.DataFrame | None:
         return None
     _require_one_shape(frames, files)
     users = pl.concat(frames)
-    no_repeats(users["user"], Files(tuple(files), tuple(map(len, frames))), "a user id")
+    no_repeats(users["user"], Files(tuple(files)), "a user id")
     return _frequent_only(users, config)
 
 
